@@ -1,0 +1,121 @@
+"""The process group of one trial: rank, world size, device, and the few collectives the project uses.
+
+`Group()` is the one-process case: every collective is the identity and torch.distributed is not touched, so
+losses and trainer read the same on a laptop and on a cluster.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+INIT_TIMEOUT_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Group:
+    """Who takes part in a trial, seen from one rank."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    data: Any = None
+    """The torch.distributed group of tensors on `device` (NCCL or gloo); None means the default group."""
+    control: Any = None
+    """A gloo group for flags and barriers on CPU tensors, so that a decision never waits behind a GPU."""
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def all_gather(self, x_BD: Tensor) -> Tensor:
+        """Rows of all ranks in rank order, no gradient; ranks may hold different numbers of rows."""
+        if self.world == 1:
+            return x_BD.detach()
+        sizes = self.sizes(len(x_BD))
+        if len(set(sizes)) == 1:
+            x_GD = x_BD.new_empty((self.world * len(x_BD), *x_BD.shape[1:]))
+            dist.all_gather_into_tensor(x_GD, x_BD.detach().contiguous(), group=self.data)
+            return x_GD
+        padded = x_BD.new_zeros((max(sizes), *x_BD.shape[1:]))
+        padded[: len(x_BD)] = x_BD.detach()
+        pieces = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(pieces, padded, group=self.data)
+        return torch.cat([piece[:size] for piece, size in zip(pieces, sizes, strict=True)])
+
+    def sizes(self, own: int) -> list[int]:
+        """How many rows each rank holds."""
+        if self.world == 1:
+            return [own]
+        counts = torch.zeros(self.world, dtype=torch.int64)
+        counts[self.rank] = own
+        dist.all_reduce(counts, group=self.control)
+        return [int(count) for count in counts]
+
+    def all_reduce_sum(self, x: Tensor) -> Tensor:
+        """The sum over ranks, as a new tensor without gradient."""
+        total = x.detach().clone()
+        if self.world > 1:
+            dist.all_reduce(total, group=self.data)
+        return total
+
+    def agree_max(self, value: int) -> int:
+        """The largest value of any rank, over the control group."""
+        if self.world == 1:
+            return value
+        flag = torch.tensor([value], dtype=torch.int64)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.control)
+        return int(flag)
+
+    def barrier(self) -> None:
+        """Wait for every rank, over the control group."""
+        if self.world > 1:
+            dist.barrier(group=self.control)
+
+
+def pick_device(local_rank: int, backend: str = "auto") -> torch.device:
+    """The device of a rank: its own GPU where there is one, unless gloo was asked for."""
+    if backend != "gloo" and torch.cuda.is_available():
+        return torch.device("cuda", local_rank % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+@contextmanager
+def joined(
+    rank: int = 0, world: int = 1, local_rank: int = 0, backend: str = "auto", init_method: str = "env://"
+) -> Iterator[Group]:
+    """Join the process group of `world` ranks and leave it at the end, whatever happened.
+
+    NCCL carries tensors when CUDA is there, gloo otherwise; a second gloo group carries control messages.
+    A rank that never shows up is an error after INIT_TIMEOUT_SECONDS, not after torch's half hour.
+    """
+    device = pick_device(local_rank, backend)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world == 1:
+        yield Group(device=device)
+        return
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo") if init_method.startswith(
+        ("tcp://127.", "tcp://localhost", "file://")
+    ) else None
+    timeout = timedelta(seconds=INIT_TIMEOUT_SECONDS)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=init_method,
+        rank=rank,
+        world_size=world,
+        timeout=timeout,
+        device_id=device if device.type == "cuda" else None,
+    )
+    try:
+        control = dist.new_group(backend="gloo", timeout=timeout)
+        yield Group(rank, world, local_rank, device, dist.group.WORLD, control)
+    finally:
+        dist.destroy_process_group()
