@@ -1,0 +1,95 @@
+"""What every method is: a model with its loss, and hooks that do nothing unless a method needs them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from runner.batch import Batch
+
+Losses = Tensor | Sequence[Tensor] | dict[str, Tensor]
+
+
+class BreakEpoch(Exception):  # noqa: N818 - it is a request, not an error
+    """Raised by a hook or a loss to end the epoch at this step, on all ranks."""
+
+
+class BreakAllEpochs(Exception):  # noqa: N818 - it is a request, not an error
+    """Raised by a hook or a loss to end the training at this step, on all ranks; the trial is evaluated and done."""
+
+
+class Output(NamedTuple):
+    """What one forward pass gives the trainer."""
+
+    loss: Tensor
+    """The scalar to differentiate: the sum of the parts."""
+
+    measurements: dict[str, Tensor]
+    """Scalars to log without gradient: every part of the loss by name, and what the method measured."""
+
+
+class Method(nn.Module):
+    """Base class of all methods; a subclass gives `compute_loss` and `encode`.
+
+    State that must survive a requeue lives in registered buffers, parameters and modules; stages and schedules
+    are functions of the step, so nothing else has to be saved.
+    """
+
+    def forward(self, batch: Batch, step: int) -> Output:
+        """The summed loss of this rank's rows, and what to log."""
+        losses = self.compute_loss(batch, step)
+        measured: dict[str, Tensor] = {}
+        if isinstance(losses, tuple) and len(losses) == 2 and isinstance(losses[1], dict):
+            losses, measured = losses
+        named = name_losses(losses)
+        total = torch.stack([part.float() for part in named.values()]).sum() if len(named) > 1 else named["loss"]
+        return Output(total, {"loss": total.detach(), **{k: v.detach() for k, v in (named | measured).items()}})
+
+    def compute_loss(self, batch: Batch, step: int) -> Losses | tuple[Losses, dict[str, Tensor]]:
+        """A loss, a list or a dict of losses (each logged, all summed), optionally with measurements to log."""
+        raise NotImplementedError(f"{type(self).__name__} must define compute_loss")
+
+    def encode(self, images_BCHW: Tensor) -> Tensor:
+        """(B, width) features for frozen evaluation."""
+        raise NotImplementedError(f"{type(self).__name__} must define encode")
+
+    def predict(self, batch: Batch) -> Tensor:
+        """(B, classes) scores for supervised evaluation; only methods with a classifier have it."""
+        raise NotImplementedError(f"{type(self).__name__} has no classifier to predict with")
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters by the names that `optimizer.groups` may use."""
+        groups: dict[str, list[nn.Parameter]] = {"encoder": [], "head": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups["encoder" if name.startswith("encoder.") else "head"].append(parameter)
+        return groups
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that weight decay must leave alone, such as a temperature."""
+        return set()
+
+    def before_fit(self) -> None: ...
+    def before_fit_epoch(self, epoch: int) -> None: ...
+    def before_fit_step(self, step: int) -> None: ...
+    def after_fit_step(self, step: int) -> None: ...
+    def after_fit_epoch(self, epoch: int) -> None: ...
+    def before_eval(self) -> None: ...
+    def before_eval_step(self, index: int) -> None: ...
+    def after_eval_step(self, index: int) -> None: ...
+    def after_eval(self) -> None: ...
+    def after_fit(self) -> None: ...
+
+
+def name_losses(losses: Losses) -> dict[str, Tensor]:
+    """One tensor is `loss`; a list becomes loss_0, loss_1, ...; a dict keeps its names."""
+    if isinstance(losses, Tensor):
+        return {"loss": losses}
+    if isinstance(losses, dict):
+        named = losses
+    else:
+        named = {f"loss_{index}": loss for index, loss in enumerate(losses)}
+    if not named:
+        raise ValueError("compute_loss returned no loss at all")
+    return named if len(named) > 1 else {"loss": next(iter(named.values()))}
