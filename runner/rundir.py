@@ -1,0 +1,286 @@
+"""Every path and file format inside a run folder, and the few ways to write them without tearing.
+
+ROOT/<experiment>/<trial id>/ is the truth about a trial; schedulers and trackers are hints and mirrors.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from runner.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder of one trial."""
+
+    path: Path
+
+    @property
+    def trial(self) -> str:
+        return self.path.name
+
+    @property
+    def experiment(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def config(self) -> Path:
+        """The resolved config, as YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def overrides(self) -> Path:
+        """What the sweep set, as YAML."""
+        return self.path / "overrides.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def attempts(self) -> Path:
+        """One JSON row at each start and each end of an attempt."""
+        return self.path / "attempts.jsonl"
+
+    @property
+    def jobs(self) -> Path:
+        """One JSON row for each submission: when, to which cluster, as which job."""
+        return self.path / "jobs.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def result(self) -> Path:
+        """Written last; a trial is done when it exists."""
+        return self.path / "result.json"
+
+    @property
+    def failure(self) -> Path:
+        """Written when the trial failed for good."""
+        return self.path / "failure.json"
+
+    @property
+    def cancelled(self) -> Path:
+        """Written before a job is cancelled, so that nothing requeues it afterwards."""
+        return self.path / "cancelled.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def log(self, attempt: int, rank: int) -> Path:
+        return self.logs / f"attempt_{attempt:03d}.rank_{rank}.log"
+
+    def token(self, attempt: int) -> Path:
+        """The folder whose creation made this attempt; it also holds what the attempt's ranks tell each other."""
+        return self.path / "tokens" / f"{attempt:05d}"
+
+    def crash(self, attempt: int, rank: int) -> Path:
+        """Why a rank of an attempt died: {"cause", "error", "rank", "step", "traceback", "time"}."""
+        return self.token(attempt) / f"crash.rank_{rank}.json"
+
+    def attempt_rows(self) -> list[dict[str, Any]]:
+        return read_rows(self.attempts)
+
+    def job_rows(self) -> list[dict[str, Any]]:
+        return read_rows(self.jobs)
+
+
+def experiment_dir(root: Path, experiment: str) -> Path:
+    return root / experiment
+
+
+def find_experiments(root: Path) -> list[Path]:
+    """Folders under the run root that hold at least one trial."""
+    if not root.is_dir():
+        return []
+    return [path for path in sorted(root.iterdir()) if path.is_dir() and find_trials(path)]
+
+
+def find_trials(experiment: Path) -> list[RunDir]:
+    """The trials of one experiment folder, by id. Hidden folders belong to the runner itself."""
+    if not experiment.is_dir():
+        return []
+    with os.scandir(experiment) as entries:
+        names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and e.name[0] != ".")
+    return [RunDir(experiment / name) for name in names if (experiment / name / "config.yaml").exists()]
+
+
+def find_trial(root: Path, prefix: str) -> RunDir:
+    """The one trial whose id starts with `prefix`; also accepts a path or EXPERIMENT/PREFIX.
+
+    Raises: ConfigError when there is none, or more than one.
+    """
+    if (Path(prefix) / "config.yaml").exists():
+        return RunDir(Path(prefix).resolve())
+    experiment, _, start = prefix.rpartition("/")
+    folders = [root / experiment] if experiment else find_experiments(root)
+    found = [run for folder in folders for run in find_trials(folder) if start and run.trial.startswith(start)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ConfigError(f"trial {prefix!r}: no trial under {root} starts with it; `runner status` lists them")
+    names = ", ".join(f"{run.experiment}/{run.trial}" for run in found[:4])
+    raise ConfigError(f"trial {prefix!r}: {len(found)} trials start with it: {names}; give more of the id")
+
+
+def find_sweep(root: Path, name: str) -> Path:
+    """The folder of an experiment, by its name under the run root or by its path.
+
+    Raises: ConfigError when there is no such experiment.
+    """
+    for folder in (root / name, Path(name)):
+        if find_trials(folder):
+            return folder.resolve()
+    known = ", ".join(path.name for path in find_experiments(root)) or "none yet"
+    raise ConfigError(f"sweep {name!r}: no trials of that name under {root}; there is: {known}")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The document, or None when the file does not exist."""
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    assert isinstance(document, dict), path
+    return document
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file; a torn last line (killed while writing) is left out."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line) if line.strip() else None
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add one row in a single write, so that concurrent writers never mix their lines."""
+    line = json.dumps(row, separators=(",", ":"), allow_nan=True).encode() + b"\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        if _ends_torn(path):
+            line = b"\n" + line
+        os.write(descriptor, line)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _ends_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return False
+        file.seek(size - 1)
+        return file.read(1) != b"\n"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file beside its place, fsync it, rename it: readers see the old file or the whole new one."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    with replacing(path) as file:
+        file.write(json.dumps(document, indent=2, default=str).encode() + b"\n")
+
+
+def write_yaml(path: Path, document: dict[str, Any]) -> None:
+    with replacing(path) as file:
+        file.write(yaml.safe_dump(document, sort_keys=False).encode())
+
+
+def sync_folder(path: Path) -> None:
+    """fsync a folder, so that a rename in it survives a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path, timeout_seconds: float = 60) -> Iterator[None]:
+    """Hold a lock made by mkdir, which is atomic on shared file systems where flock is not.
+
+    A lock whose holder died on this host, or that is older than ten minutes, is taken over.
+    """
+    lock = folder / ".lock"
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            lock.mkdir()
+            break
+        except FileExistsError:
+            if _is_stale(lock):
+                _break_lock(lock)
+            elif time.monotonic() > deadline:
+                raise ConfigError(
+                    f"{lock}: held by another `runner` for {timeout_seconds:.0f} s; remove it if none is running"
+                ) from None
+            else:
+                time.sleep(0.05)
+    try:
+        write_json(lock / "holder.json", {"host": os.uname().nodename, "pid": os.getpid(), "time": time.time()})
+        yield
+    finally:
+        (lock / "holder.json").unlink(missing_ok=True)
+        lock.rmdir()
+
+
+def _is_stale(lock: Path) -> bool:
+    try:
+        age_seconds = time.time() - lock.stat().st_mtime
+        holder = read_json(lock / "holder.json")
+    except (FileNotFoundError, ValueError):
+        return False
+    if holder is not None and holder["host"] == os.uname().nodename and not Path(f"/proc/{holder['pid']}").exists():
+        return True
+    return age_seconds > 600
+
+
+def _break_lock(lock: Path) -> None:
+    # The rename decides who of several waiters breaks the lock.
+    grave = lock.with_name(f".lock.stale.{os.getpid()}")
+    try:
+        os.rename(lock, grave)
+    except FileNotFoundError:
+        return
+    (grave / "holder.json").unlink(missing_ok=True)
+    grave.rmdir()
