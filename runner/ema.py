@@ -8,10 +8,9 @@ from torch import Tensor, nn
 def update_ema(target: nn.Module, online: nn.Module, momentum: float) -> None:
     """Move every tensor of `target` towards `online`: t <- momentum * t + (1 - momentum) * o.
 
-    Parameters and floating-point buffers of any dtype are averaged; integer buffers, such as the batch counter
-    of batch norm, are copied. Momentum 1 leaves the averaged tensors as they are and 0 copies them, both
-    bitwise. Nothing waits for the device. The two modules must be built alike: same tensors, same order, same
-    dtypes.
+    Parameters and floating-point buffers of any dtype are averaged; integer buffers, such as the batch counter of
+    batch norm, are copied. Momentum 1 leaves the averaged tensors as they are and 0 copies them, both bitwise.
+    Nothing waits for the device. The two modules must be built alike: the same tensors, order and dtypes.
 
     The average is rounded to the dtype of the target: in bfloat16 a momentum of 0.999 hardly moves at all, so
     keep targets in float32 and let autocast lower the precision of their forward pass.
@@ -36,7 +35,7 @@ def copy_state(target: nn.Module, online: nn.Module) -> None:
 def _pair(
     target: nn.Module, online: nn.Module
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """(floats of target, floats of online, integers of target, integers of online), each pair in one order."""
+    """Floats of target and online, integers of target and online, each pair in one order."""
     averaged: list[Tensor] = []
     followed: list[Tensor] = []
     counters: list[Tensor] = []
@@ -51,7 +50,7 @@ def _pair(
 
 def _tensors(module: nn.Module) -> dict[Tensor, None]:
     """Every parameter and buffer once, as an ordered set."""
-    # One walk over the tree: parameters() and buffers() together take twice as long, which shows at every step.
+    # One walk over the tree: parameters() and buffers() together take twice as long, and this is every step.
     return dict.fromkeys(
         tensor
         for part in module.modules()

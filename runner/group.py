@@ -4,7 +4,7 @@
 losses and trainer read the same on a laptop and on a cluster.
 """
 
-import os
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-INIT_TIMEOUT_SECONDS = 120
+COLLECTIVE_TIMEOUT_SECONDS = 600
+"""How long a rank waits for its peers inside a collective; meeting at the store has its own, shorter limit."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,17 @@ class Group:
         dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.control)
         return int(flag)
 
+    def broadcast_json(self, document: Any) -> Any:
+        """Rank 0's JSON document on every rank, over the control group; JSON, because pickles from a network run."""
+        if self.world == 1:
+            return document
+        content = json.dumps(document).encode() if self.is_main else b""
+        size = torch.tensor([len(content)], dtype=torch.int64)
+        dist.broadcast(size, 0, group=self.control)
+        data = torch.frombuffer(bytearray(content or bytes(int(size))), dtype=torch.uint8)
+        dist.broadcast(data, 0, group=self.control)
+        return json.loads(data.numpy().tobytes())
+
     def barrier(self) -> None:
         """Wait for every rank, over the control group."""
         if self.world > 1:
@@ -89,12 +101,12 @@ def pick_device(local_rank: int, backend: str = "auto") -> torch.device:
 
 @contextmanager
 def joined(
-    rank: int = 0, world: int = 1, local_rank: int = 0, backend: str = "auto", init_method: str = "env://"
+    rank: int, world: int, local_rank: int, store: dist.Store | None, backend: str = "auto"
 ) -> Iterator[Group]:
-    """Join the process group of `world` ranks and leave it at the end, whatever happened.
+    """Join the process group of `world` ranks through `store`, and leave it at the end, whatever happened.
 
     NCCL carries tensors when CUDA is there, gloo otherwise; a second gloo group carries control messages.
-    A rank that never shows up is an error after INIT_TIMEOUT_SECONDS, not after torch's half hour.
+    With one rank there is nothing to join and `store` is not used.
     """
     device = pick_device(local_rank, backend)
     if device.type == "cuda":
@@ -102,13 +114,11 @@ def joined(
     if world == 1:
         yield Group(device=device)
         return
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo") if init_method.startswith(
-        ("tcp://127.", "tcp://localhost", "file://")
-    ) else None
-    timeout = timedelta(seconds=INIT_TIMEOUT_SECONDS)
+    assert store is not None, "several ranks need a store to meet at"
+    timeout = timedelta(seconds=COLLECTIVE_TIMEOUT_SECONDS)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        init_method=init_method,
+        store=store,
         rank=rank,
         world_size=world,
         timeout=timeout,

@@ -25,8 +25,11 @@ class Output(NamedTuple):
     loss: Tensor
     """The scalar to differentiate: the sum of the parts."""
 
-    measurements: dict[str, Tensor]
-    """Scalars to log without gradient: every part of the loss by name, and what the method measured."""
+    measurements: dict[str, Tensor | float]
+    """Scalars to log without gradient: every part of the loss by name, and what the method measured.
+
+    Numbers known on the host (a schedule's value) stay floats, so that logging them costs the device nothing.
+    """
 
 
 class Method(nn.Module):
@@ -39,14 +42,15 @@ class Method(nn.Module):
     def forward(self, batch: Batch, step: int) -> Output:
         """The summed loss of this rank's rows, and what to log."""
         losses = self.compute_loss(batch, step)
-        measured: dict[str, Tensor] = {}
+        measured: dict[str, Tensor | float] = {}
         if isinstance(losses, tuple) and len(losses) == 2 and isinstance(losses[1], dict):
             losses, measured = losses
         named = name_losses(losses)
         total = torch.stack([part.float() for part in named.values()]).sum() if len(named) > 1 else named["loss"]
-        return Output(total, {"loss": total.detach(), **{k: v.detach() for k, v in (named | measured).items()}})
+        parts = {name: part.detach() for name, part in named.items()}
+        return Output(total, {"loss": total.detach(), **parts, **measured})
 
-    def compute_loss(self, batch: Batch, step: int) -> Losses | tuple[Losses, dict[str, Tensor]]:
+    def compute_loss(self, batch: Batch, step: int) -> Losses | tuple[Losses, dict[str, Tensor | float]]:
         """A loss, a list or a dict of losses (each logged, all summed), optionally with measurements to log."""
         raise NotImplementedError(f"{type(self).__name__} must define compute_loss")
 

@@ -1,6 +1,7 @@
 """Run one function on N gloo ranks and hand its results back, for tests that need real collectives."""
 
 import multiprocessing
+import os
 import pickle
 import tempfile
 import traceback
@@ -43,8 +44,10 @@ def run_ranks(world: int, function: Callable[..., Any], *args: Any, timeout_seco
 
 def _rank(folder: Path, rank: int, world: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     try:
-        with joined(rank, world, rank, "gloo", f"file://{folder}/rendezvous") as group:
+        store = torch.distributed.FileStore(str(folder / "store"), world)
+        with joined(rank, world, rank, store, "gloo") as group:
             result = function(group, *args)
         (folder / f"{rank}.result").write_bytes(pickle.dumps(result))
     except BaseException:

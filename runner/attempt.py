@@ -1,0 +1,108 @@
+"""One attempt at a trial: its token, who it descends from, and its rows in attempts.jsonl.
+
+An attempt is made by creating the next numbered folder under tokens/: mkdir is atomic on shared file systems, so two
+launches of one trial never hold the same number, and the highest number is the only one that may write.
+"""
+
+import os
+import re
+import time
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from runner.errors import RunnerError
+from runner.rundir import RunDir, append_row, read_json, write_json
+
+
+class SupersededError(RunnerError):
+    """A newer attempt at this trial has started; this one must not write any more."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The attempt this process belongs to."""
+
+    run: RunDir
+    number: int
+    rank: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:05d}"
+
+    def check_fence(self) -> None:
+        """Raise SupersededError when a newer attempt exists."""
+        newest = newest_token(self.run)
+        if newest > self.number:
+            raise SupersededError(f"attempt {self.number} of {self.run.trial} was superseded by attempt {newest}")
+
+    def record_start(self, *, job_id: str, world: int, step: int, steps: int, resumed_from: str | None) -> None:
+        write_json(self.run.token(self.number) / "parent.json", {"resumed_from": resumed_from})
+        self._append(
+            "start",
+            job_id=job_id,
+            host=os.uname().nodename,
+            world_size=world,
+            start_step=step,
+            steps=steps,
+            resumed_from=resumed_from,
+        )
+
+    def record_end(self, *, step: int, cause: str, requeue: bool, signal_to_saved_seconds: float | None) -> None:
+        self._append(
+            "end", end_step=step, cause=cause, requeue=requeue, signal_to_saved_seconds=signal_to_saved_seconds
+        )
+
+    def record_crash(self, error: BaseException, cause: str, step: int | None) -> None:
+        """Leave word of why this rank dies, for the decision whether the trial goes on."""
+        folder = self.run.token(self.number)
+        text = folder / f"traceback.rank_{self.rank}.txt"
+        text.write_text("".join(traceback.format_exception(error)))
+        lines = f"{type(error).__name__}: {error}".splitlines()
+        write_json(
+            self.run.crash(self.number, self.rank),
+            {
+                "cause": cause,
+                "error": lines[0][:500],
+                "rank": self.rank,
+                "step": step,
+                "traceback": str(text),
+                "time": time.time(),
+            },
+        )
+
+    def _append(self, event: str, **fields: Any) -> None:
+        append_row(self.run.attempts, {"event": event, "attempt": self.number, "time": time.time(), **fields})
+
+
+def claim(run: RunDir) -> Attempt:
+    """Make the next attempt; of several processes claiming at once each gets its own number."""
+    tokens = run.path / "tokens"
+    tokens.mkdir(parents=True, exist_ok=True)
+    number = newest_token(run) + 1
+    while True:
+        try:
+            run.token(number).mkdir()
+            return Attempt(run, number)
+        except FileExistsError:
+            number += 1
+
+
+def newest_token(run: RunDir) -> int:
+    """The highest attempt number so far, 0 when there is none."""
+    try:
+        names = os.listdir(run.path / "tokens")
+    except FileNotFoundError:
+        return 0
+    return max((int(name) for name in names if re.fullmatch(r"\d{5,}", name)), default=0)
+
+
+def read_parents(run: RunDir) -> dict[int, str | None]:
+    """For each attempt that got as far as restoring: the checkpoint it resumed from, None for a fresh start."""
+    parents: dict[int, str | None] = {}
+    for number in range(1, newest_token(run) + 1):
+        record = read_json(run.token(number) / "parent.json")
+        if record is not None:
+            parents[number] = record["resumed_from"]
+    return parents

@@ -1,0 +1,331 @@
+"""Checkpoints that a crash, a kill or a power loss at any byte cannot turn into a lost trial.
+
+checkpoints/step_<8 digits>.<attempt>/ holds one file a rank and manifest.json with their sizes and sha256. It is
+written beside its place, every file and the folder fsynced, renamed, the parent fsynced; only then are old ones
+pruned. A reader takes the newest one that verifies along the lineage of the newest attempt.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from runner.attempt import Attempt, read_parents
+from runner.errors import CheckpointError, ConfigError
+from runner.group import Group
+from runner.rundir import RunDir, read_json, read_rows, replacing, sync_folder
+
+FORMAT = 1
+NAME = re.compile(r"step_(\d{8})\.(\d{5,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a rank reads back."""
+
+    name: str
+    step: int
+    manifest: dict[str, Any]
+    shared: dict[str, Any]
+    """Rank 0's part: model, optimizer, scaler, counters."""
+
+    own: dict[str, Any]
+    """This rank's part: RNG, buffers, metric accumulators."""
+
+    refused: tuple[str, ...] = ()
+    """Newer checkpoints that did not verify, each with its reason."""
+
+
+def name_of(step: int, attempt: int) -> str:
+    return f"step_{step:08d}.{attempt:05d}"
+
+
+class _HashingFile(io.RawIOBase):
+    """A file that hashes what goes through it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.digest, self.size = file, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self.file.write(view)
+        self.digest.update(view)
+        self.size += len(view)
+        return len(view)
+
+
+def save(
+    run: RunDir,
+    group: Group,
+    attempt: Attempt,
+    step: int,
+    shared: dict[str, Any],
+    own: dict[str, Any],
+    facts: dict[str, Any],
+) -> str:
+    """Write a checkpoint with all ranks and return its name; a collective call.
+
+    `shared` counts on rank 0 only; `facts` (trial, versions) go into the manifest.
+    Raises: CheckpointError on all ranks if any rank could not write; SupersededError when a newer attempt exists.
+    """
+    name = name_of(step, attempt.number)
+    beside = run.checkpoints / f".tmp-{name}"
+    error: Exception | None = None
+    if group.is_main:
+        try:
+            run.checkpoints.mkdir(exist_ok=True)
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir()
+        except OSError as problem:
+            error = problem
+    group.barrier()
+    size, digest = 0, bytes(32)
+    if error is None:
+        try:
+            content = {"shared": shared, "own": own} if group.is_main else {"own": own}
+            size, digest = _write(beside / f"rank_{group.rank:05d}.pt", content)
+        except (OSError, RuntimeError) as problem:  # torch wraps a full disk in a RuntimeError
+            error = problem
+    files = _gather_files(group, error is None, size, digest)
+    if None in files:
+        failed = ", ".join(str(rank) for rank, file in enumerate(files) if file is None)
+        if group.is_main:
+            shutil.rmtree(beside, ignore_errors=True)
+        raise CheckpointError(f"step {step}: rank {failed} could not write its part: {error or 'see its log'}") from error
+    if group.is_main:
+        manifest = {
+            "format": FORMAT,
+            "step": step,
+            "attempt": attempt.number,
+            "world_size": group.world,
+            "time": time.time(),
+            "files": {f"rank_{rank:05d}.pt": file for rank, file in enumerate(files)},
+            **facts,
+        }
+        error = _commit(run, beside, run.checkpoints / name, manifest, attempt)
+    if group.agree_max(int(error is not None)):
+        raise CheckpointError(f"step {step}: rank 0 could not commit it: {error or 'see its log'}") from error
+    return name
+
+
+def _write(path: Path, content: dict[str, Any]) -> tuple[int, bytes]:
+    with path.open("wb") as file:
+        hashing = _HashingFile(file)
+        torch.save(content, hashing)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashing.size, hashing.digest.digest()
+
+
+def _gather_files(group: Group, written: bool, size: int, digest: bytes) -> list[dict[str, Any] | None]:
+    """What each rank wrote, None for a rank that could not."""
+    row = torch.tensor([int(written), size, *digest], dtype=torch.int64)
+    rows = [row]
+    if group.world > 1:
+        rows = [torch.empty_like(row) for _ in range(group.world)]
+        torch.distributed.all_gather(rows, row, group=group.control)
+    return [
+        {"size": int(row[1]), "sha256": bytes(row[2:].tolist()).hex()} if int(row[0]) else None for row in rows
+    ]
+
+
+def _commit(run: RunDir, beside: Path, place: Path, manifest: dict[str, Any], attempt: Attempt) -> Exception | None:
+    try:
+        with (beside / "manifest.json").open("wb") as file:
+            file.write(json.dumps(manifest, indent=2).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(beside)
+        # The name carries the attempt, so a commit that slips past this check is never read either.
+        attempt.check_fence()
+        assert not place.exists(), f"{place.name} was saved twice by one attempt"
+        os.rename(beside, place)
+        sync_folder(run.checkpoints)
+    except Exception as error:
+        return error
+    return None
+
+
+def which_to_prune(names: list[str], *, keep: int, keep_every_steps: int | None, best_step: int | None) -> list[str]:
+    """The checkpoints that may go: all but the newest `keep`, the best, and every n-th step."""
+    by_step = sorted(names, key=_order)
+    return [
+        name
+        for name in by_step[:-keep]
+        if _order(name)[0] != best_step and not (keep_every_steps and _order(name)[0] % keep_every_steps == 0)
+    ]
+
+
+def prune(run: RunDir, *, keep: int, keep_every_steps: int | None, best_step: int | None) -> None:
+    """Remove what is not kept, but only once the newest checkpoint has been read back and verified."""
+    names = list_names(run)
+    if not names or verify(run, max(names, key=_order)) is not None:
+        return
+    for name in which_to_prune(names, keep=keep, keep_every_steps=keep_every_steps, best_step=best_step):
+        os.rename(run.checkpoints / name, run.checkpoints / f".del-{name}")
+    for left in run.checkpoints.glob(".del-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def clean(run: RunDir) -> None:
+    """Remove what killed writers left; call at the start of an attempt."""
+    for left in [*run.checkpoints.glob(".tmp-*"), *run.checkpoints.glob(".del-*")]:
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def list_names(run: RunDir) -> list[str]:
+    if not run.checkpoints.is_dir():
+        return []
+    return sorted((name for name in os.listdir(run.checkpoints) if NAME.fullmatch(name)), key=_order)
+
+
+def _order(name: str) -> tuple[int, int]:
+    match = NAME.fullmatch(name)
+    assert match is not None, name
+    return int(match[1]), int(match[2])
+
+
+def lineage(names: list[str], parents: dict[int, str | None]) -> list[str]:
+    """The checkpoints that count, newest first.
+
+    `parents` says what each attempt resumed from. The newest attempt's own checkpoints count, then its parent's up
+    to the step it resumed from, and so on; a superseded attempt's late commits are on no such path.
+    """
+    chain: list[str] = []
+    attempt = max(parents, default=None)
+    below: int | None = None
+    while attempt is not None:
+        own = [n for n in names if _order(n)[1] == attempt and (below is None or _order(n)[0] <= below)]
+        chain += sorted(own, key=_order, reverse=True)
+        parent = parents.get(attempt)
+        if parent is None:
+            break
+        below, attempt = _order(parent)
+    return chain
+
+
+def verify(run: RunDir, name: str) -> str | None:
+    """Why a checkpoint cannot be trusted, None when every byte is what was written."""
+    folder = run.checkpoints / name
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except (OSError, ValueError) as error:
+        return f"its manifest cannot be read: {error}"
+    if manifest is None:
+        return "it has no manifest"
+    if manifest.get("format", 0) > FORMAT:
+        return f"it was written in format {manifest['format']}; this version reads up to {FORMAT}"
+    if (manifest.get("step"), manifest.get("attempt")) != _order(name):
+        return "its manifest is of another step or attempt"
+    for file, expected in manifest["files"].items():
+        try:
+            if (folder / file).stat().st_size != expected["size"]:
+                return f"{file} has {(folder / file).stat().st_size} bytes, not {expected['size']}"
+            with (folder / file).open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != expected["sha256"]:
+                    return f"{file} does not have the sha256 that was written"
+        except OSError as error:
+            return f"{file} cannot be read: {error}"
+    return None
+
+
+def newest_valid(run: RunDir) -> tuple[str | None, list[str]]:
+    """The newest checkpoint that verifies, and the newer ones refused with their reasons.
+
+    Raises: CheckpointError when there are some but none verifies: a trial never silently restarts from zero.
+    """
+    names, parents = list_names(run), read_parents(run)
+    # Without any record of attempts (a checkpoint folder copied by hand) every checkpoint counts.
+    candidates = lineage(names, parents) if parents else sorted(names, key=_order, reverse=True)
+    refused: list[str] = []
+    for name in candidates:
+        problem = verify(run, name)
+        if problem is None:
+            return name, refused
+        refused.append(f"{name}: {problem}")
+    if refused:
+        raise CheckpointError(f"{run.checkpoints}: no checkpoint can be trusted: {'; '.join(refused)}")
+    return None, []
+
+
+def load(run: RunDir, group: Group, name: str, refused: list[str]) -> Checkpoint:
+    """This rank's view of a verified checkpoint.
+
+    Raises: CheckpointError when it was saved by another number of ranks.
+    """
+    folder = run.checkpoints / name
+    manifest = read_json(folder / "manifest.json")
+    assert manifest is not None, name
+    if manifest["world_size"] != group.world:
+        raise CheckpointError(
+            f"{name}: saved by {manifest['world_size']} ranks, resumed on {group.world}; "
+            f"set resources.ranks={manifest['world_size']}"
+        )
+    main = _read(folder / "rank_00000.pt")
+    own = main["own"] if group.is_main else _read(folder / f"rank_{group.rank:05d}.pt")["own"]
+    if main["shared"]["step"] != manifest["step"]:
+        raise CheckpointError(f"{name}: holds step {main['shared']['step']}")
+    return Checkpoint(name, manifest["step"], manifest, main["shared"], own, tuple(refused))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    assert isinstance(content, dict), path
+    return content
+
+
+def export(run: RunDir, file: Path) -> None:
+    """Write one portable file `{"state_dict", "config", "history"}` from the newest checkpoint that verifies.
+
+    Raises: ConfigError when the trial has no checkpoint.
+    """
+    import yaml
+
+    name, _ = newest_valid(run)
+    if name is None:
+        raise ConfigError(f"{run.experiment}/{run.trial}: has no checkpoint to export yet")
+    shared = _read(run.checkpoints / name / "rank_00000.pt")["shared"]
+    portable = {
+        "state_dict": shared["method"],
+        "config": yaml.safe_load(run.config.read_text()),
+        "history": read_rows(run.metrics),
+    }
+    if not file.parent.is_dir():
+        raise ConfigError(f"{file}: its folder does not exist")
+    with replacing(file) as stream:
+        torch.save(portable, stream)
+
+
+def load_weights(module: torch.nn.Module, file: Path) -> None:
+    """Start a module from an exported file (`init_from:`).
+
+    Raises: ConfigError naming the first tensors that are missing, unexpected or of another shape.
+    """
+    try:
+        given = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    except FileNotFoundError:
+        raise ConfigError(f"init_from: {file} does not exist; `runner export TRIAL FILE` writes one") from None
+    except Exception as error:
+        raise ConfigError(f"init_from: {file} is no exported trial: {str(error).splitlines()[0]}") from error
+    wanted = module.state_dict()
+    problems = [f"{name} is missing" for name in wanted if name not in given]
+    problems += [f"{name} is not expected" for name in given if name not in wanted]
+    problems += [
+        f"{name} is {tuple(given[name].shape)}, not {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in given and given[name].shape != wanted[name].shape
+    ]
+    if problems:
+        raise ConfigError(f"init_from: {file} does not fit: {'; '.join(problems[:5])} ({len(problems)} in all)")
+    module.load_state_dict(given)

@@ -1,0 +1,416 @@
+"""What an experiment file may say: one frozen model for each of its groups. Needs no torch.
+
+Plug-ins (method, encoder, data, schedule) stay a `Selection` here; runner.named knows their options.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_serializer, model_validator
+
+from runner.explain import OptionError, did_you_mean, explain, first_of
+from runner.schema import Document, Options, canonical, load_yaml, override
+from runner.strict_yaml import show
+from runner.views_config import ViewsConfig
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError('must be 1 to 64 letters, digits, ".", "_" and "-", the first a letter or digit')
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+"""A name that is safe as a folder, a job name and a part of a command line."""
+
+Count = Annotated[int, Field(ge=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+class Selection(Options):
+    """One member of a plug-in family and its options; flat in YAML: `{name: scl, gamma: 1.0}`."""
+
+    name: str
+    """File name of the plug-in, without `.py`."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """What else the mapping says; checked by the plug-in's own Config."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def gather(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"must be a mapping; write {{name: {value}}}")
+        if not isinstance(value, dict) or "name" not in value or isinstance(value.get("options"), dict):
+            return value
+        return {"name": value["name"], "options": {key: value[key] for key in value if key != "name"}}
+
+    @model_serializer
+    def flatten(self) -> dict[str, Any]:
+        return {"name": self.name, **self.options}
+
+
+class GroupOptions(Options):
+    """What one group of parameters does differently."""
+
+    lr: Annotated[float, Field(gt=0)] | None = None
+    """Learning rate before the schedule; None: that of the optimizer."""
+
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    """None: that of the optimizer."""
+
+
+class OptimizerConfig(Options):
+    """The optimizer and its parameter groups."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """The class of torch.optim."""
+
+    lr: float = Field(gt=0)
+    """Learning rate; the schedule multiplies it."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled from the gradient for adamw, an L2 penalty for adam and sgd."""
+
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    """Decay rates of the two moments of adam and adamw."""
+
+    momentum: Momentum = 0.9
+    """Momentum of sgd."""
+
+    nesterov: bool = False
+    """Nesterov's momentum, for sgd."""
+
+    groups: dict[str, GroupOptions] = Field(default_factory=dict)
+    """Own values for groups of parameters, by the names the method gives them, such as encoder and head."""
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        defaults = type(self).model_fields
+        for key in ("betas",) if self.name == "sgd" else ("momentum", "nesterov"):
+            if getattr(self, key) != defaults[key].default:
+                raise ValueError(f"{key} is no option of {self.name}; leave it out")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class TrainConfig(Options):
+    """How long, how much at a time, and how the arithmetic is done."""
+
+    epochs: Count | None = None
+    """Passes over the training data; give this or `steps`."""
+
+    steps: Count | None = None
+    """Optimizer steps; give this or `epochs`."""
+
+    batch_size: Count
+    """Samples for one optimizer step, over all ranks and accumulation."""
+
+    precision: Literal["no", "fp16", "bf16"] = "no"
+    """Autocast type of the forward pass; fp16 scales the loss."""
+
+    accumulate: Count = 1
+    """Backward passes for one optimizer step."""
+
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    """Gradients are scaled down to this joint 2-norm; None: never."""
+
+    seed: Seed = 0
+    """Start of every random number: initial weights, order of the data, views, dropout."""
+
+    workers: int = Field(default=0, ge=0)
+    """Processes that load data, for each rank; the results do not depend on it."""
+
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    """Collectives of torch.distributed; auto: nccl on GPUs, gloo on CPUs."""
+
+    deterministic: bool = True
+    """Deterministic kernels only: the same bits from the same seed on the same machine."""
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            both = "both are given" if self.epochs is not None else "neither is given"
+            raise ValueError(f"needs either epochs or steps; {both}")
+        return self
+
+
+class EvaluateConfig(Options):
+    """When the frozen encoder is evaluated; always at the end, and every so often if this says so."""
+
+    every_epochs: Count | None = None
+    """Epochs between evaluations."""
+
+    every_steps: Count | None = None
+    """Optimizer steps between evaluations."""
+
+    probes: tuple[str, ...] = ()
+    """Evaluations by name, such as linear and knn."""
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.every_epochs is not None and self.every_steps is not None:
+            raise ValueError("every_epochs and every_steps are both given; keep one")
+        return self
+
+
+class CheckpointConfig(Options):
+    """When checkpoints are written, beside those at interruptions and at the end, and which of them stay."""
+
+    every_minutes: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """Minutes between checkpoints; auto weighs what a save costs against what a crash loses."""
+
+    every_steps: Count | None = None
+    """Optimizer steps between checkpoints, beside `every_minutes`."""
+
+    keep: Count = 3
+    """Newest checkpoints that stay on disk."""
+
+    keep_every_steps: Count | None = None
+    """Checkpoints at multiples of this stay for ever."""
+
+
+class WandbConfig(Options):
+    """The mirror of the metrics at Weights & Biases."""
+
+    mode: Literal["auto", "online", "offline"] = "auto"
+    """auto: online when a login is found, else offline."""
+
+    project: str | None = None
+    """None: the name of the experiment."""
+
+    entity: str | None = None
+    """User or team; None: the default of the login."""
+
+    tags: tuple[str, ...] = ()
+
+
+class TrackingConfig(Options):
+    """How often metrics are written, and where to beside metrics.jsonl."""
+
+    every_steps: Count = 50
+    """Optimizer steps between rows."""
+
+    wandb: WandbConfig | None = None
+    """None: no mirror."""
+
+
+class ResourcesConfig(Options):
+    """What one trial runs on."""
+
+    ranks: Count = 1
+    """Processes that train together, one for each GPU where there are GPUs."""
+
+    cpus_per_rank: Count = 1
+
+
+class RehearseConfig(Options):
+    """Interrupts the first trials on purpose, to see them resume."""
+
+    signal: Literal["USR2", "TERM", "KILL"] = "USR2"
+    """USR2 and TERM are preemptions, KILL is a crash."""
+
+    at_step: Count
+    """Optimizer step after which the signal comes, once."""
+
+    trials: Count = 1
+    """The first so many trials are interrupted."""
+
+
+class Trial(Options):
+    """One run: an experiment file after sweep expansion and overrides."""
+
+    name: Name
+    """Name of the experiment; its trials share a folder of this name."""
+
+    method: Selection
+    """The loss, and the model around the encoder."""
+
+    encoder: Selection
+    """The network whose features are wanted."""
+
+    data: Selection
+    """The data set."""
+
+    views: ViewsConfig = ViewsConfig()
+    """How the views of each image are made."""
+
+    optimizer: OptimizerConfig
+    """The optimizer and its learning rate."""
+
+    schedule: Selection = Selection(name="constant")
+    """The learning rate over the steps, relative to that of the optimizer."""
+
+    train: TrainConfig
+    """Length, batch size, precision, seed."""
+
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """When and how the encoder is evaluated."""
+
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When the state is saved."""
+
+    tracking: TrackingConfig = TrackingConfig()
+    """When metrics are written, and where to."""
+
+    resources: ResourcesConfig = ResourcesConfig()
+    """Ranks, and CPUs for each."""
+
+    init_from: str | None = None
+    """Start from the weights of this checkpoint or trial; None: random weights."""
+
+    rehearse: RehearseConfig | None = None
+    """Interruptions on purpose; None: none."""
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        for key, problem in _cross_problems(self):
+            raise ValueError(f"{key}: {problem}")
+        return self
+
+
+OUTSIDE_IDENTITY = frozenset({"name", "sweep", "resources", "tracking", "checkpoint", "rehearse"})
+"""Top-level keys that do not change what a trial computes, and so not its id either."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment file with the overrides of the command line, before its sweep is expanded."""
+
+    name: str
+    base: dict[str, Any]
+    """Everything but the sweep, as written."""
+
+    sweep: dict[str, Any] | None
+    document: Document
+
+
+def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Read an experiment file and set each `KEY=VALUE`; of the values, only the name is checked here.
+
+    Raises ConfigError, in one line.
+    """
+    document = override(load_yaml(path), overrides)
+    base = {key: value for key, value in document.mapping.items() if key != "sweep"}
+    sweep = document.mapping.get("sweep")
+    if sweep is not None and not isinstance(sweep, dict):
+        problem = f"{show(sweep)} is not allowed; must be a mapping, such as {{grid: {{train.seed: [0, 1]}}}}"
+        raise document.locate(OptionError("sweep", problem))
+    try:
+        name = _validated("name", canonical(base["name"])) if "name" in base else None
+    except OptionError as error:
+        raise document.locate(error) from None
+    if name is None:
+        raise document.locate(OptionError("name", "is missing"))
+    return Experiment(name, base, sweep, document)
+
+
+def validate(mapping: dict[str, Any]) -> Trial:
+    """The trial that a mapping without `sweep` describes; raises OptionError for the first misfit."""
+    return validate_groups({key: canonical(value) for key, value in mapping.items()}, {})
+
+
+def validate_groups(groups: Mapping[str, str], seen: dict[tuple[str, str], Any]) -> Trial:
+    """`validate` for canonical JSON by top-level key, remembering in `seen` what is valid already."""
+    errors = [
+        OptionError(key, f"unknown key; {did_you_mean(key, Trial.model_fields)}")
+        for key in groups
+        if key not in Trial.model_fields
+    ]
+    errors += [OptionError(key, "is missing") for key in _required() if key not in groups]
+    values = dict(_defaults())
+    for key, text in groups.items():
+        if (key, text) not in seen and key in Trial.model_fields:
+            try:
+                seen[key, text] = _validated(key, text)
+            except OptionError as error:
+                errors.append(error)
+        values[key] = seen.get((key, text))
+    if errors:
+        raise first_of(errors)
+    trial = Trial.model_construct(set(groups), **values)
+    for key, problem in _cross_problems(trial):
+        raise OptionError(key, problem)
+    return trial
+
+
+def check_machine(trial: Trial, cuda: bool) -> None:
+    """Raise ConfigError for what a machine with or without a GPU cannot do."""
+    if trial.train.backend == "nccl" and not cuda:
+        raise OptionError("train.backend", '"nccl" is not allowed without a GPU; use auto or gloo')
+
+
+def check_negatives(trial: Trial) -> None:
+    """Raise ConfigError when a pass has one sample on each rank; for losses with in-batch negatives."""
+    share = trial.resources.ranks * trial.train.accumulate
+    if trial.train.batch_size < 2 * share:
+        problem = (
+            f"{trial.train.batch_size} is not allowed; with one sample in each pass of a rank the loss has "
+        )
+        raise OptionError("train.batch_size", f"{problem}no negatives; must be at least {2 * share}")
+
+
+def check_warmup(warmup_steps: int, total_steps: int) -> None:
+    """Raise ConfigError when the warm-up is longer than the training."""
+    if warmup_steps > total_steps:
+        problem = (
+            f"{warmup_steps} is not allowed; must be at most {total_steps}, the steps of the whole training"
+        )
+        raise OptionError("schedule.warmup_steps", problem)
+
+
+def warnings(trial: Trial, cuda: bool = False) -> list[str]:
+    """Advice in one line each: allowed, but rarely meant."""
+    advice = []
+    if trial.train.precision == "fp16" and not cuda:
+        advice.append(
+            'train.precision: "fp16" is slow on a CPU; bf16 is faster there and needs no loss scaling'
+        )
+    return advice
+
+
+def _cross_problems(trial: Trial) -> Iterator[tuple[str, str]]:
+    """Dotted keys and what is wrong with them in view of other groups."""
+    train, ranks = trial.train, trial.resources.ranks
+    share = ranks * train.accumulate
+    if train.batch_size % share:
+        below = train.batch_size // share * share
+        nearest = f"{below} or {below + share}" if below else f"{share}"
+        divisor = f"{ranks} ranks x {train.accumulate} passes"
+        problem = f"{train.batch_size} is not allowed; must be divisible by {divisor}, such as {nearest}"
+        yield "train.batch_size", problem
+    if trial.rehearse is not None and train.steps is not None and trial.rehearse.at_step >= train.steps:
+        problem = f"{trial.rehearse.at_step} is not allowed; must be less than train.steps, {train.steps}"
+        yield "rehearse.at_step", problem
+
+
+def _validated(key: str, text: str) -> Any:
+    """The value of one top-level key from its JSON."""
+    try:
+        return _adapters()[key].validate_json(text, strict=True)
+    except ValidationError as error:
+        raise first_of(explain(error, Trial.model_fields[key].annotation, json.loads(text), key)) from None
+
+
+@cache
+def _adapters() -> dict[str, TypeAdapter[Any]]:
+    return {key: TypeAdapter(field.rebuild_annotation()) for key, field in Trial.model_fields.items()}
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return {key: field.default for key, field in Trial.model_fields.items() if not field.is_required()}
+
+
+@cache
+def _required() -> tuple[str, ...]:
+    return tuple(key for key, field in Trial.model_fields.items() if field.is_required())

@@ -1,0 +1,91 @@
+"""One trial here, in the foreground, by the code path of a job."""
+
+import multiprocessing
+import shutil
+import sys
+import traceback
+from pathlib import Path
+
+from runner.config import load_experiment
+from runner.errors import ConfigError, UserError
+from runner.rundir import RunDir
+from runner.submit import prepare
+from runner.sweep import trials
+
+
+def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps: int | None, pdb: bool) -> int:
+    """Run the first trial of an experiment afresh under ROOT/.debug and return the exit code.
+
+    `ranks` are gloo processes of this machine (NCCL with GPUs); rank 0 writes to the terminal, the others to their
+    logs. `pdb` opens the debugger where a one-rank run fails.
+    """
+    if ranks is not None:
+        overrides = [*overrides, f"resources.ranks={ranks}"]
+    experiment = load_experiment(path, overrides)
+    (variant, trial) = trials(experiment)[0]
+    world = trial.resources.ranks
+    if pdb and world > 1:
+        raise ConfigError(f"--pdb: needs one rank, the trial has resources.ranks={world}; add --ranks 1")
+    run = RunDir(root / ".debug" / trial.name / variant.trial_id)
+    shutil.rmtree(run.path, ignore_errors=True)
+    prepare(run, trial, variant.overrides, command=sys.argv)
+    print(f"runner: {trial.name}/{variant.trial_id} on {world} ranks, in {run.path}", flush=True)
+    if world == 1:
+        return _run_here(run, steps, pdb)
+    return _run_ranks(run, world, steps)
+
+
+def _run_here(run: RunDir, steps: int | None, pdb: bool) -> int:
+    from runner.job import run_rank
+    from runner.rendezvous import Place
+
+    try:
+        outcome, _ = run_rank(run, Place(), stop_after=steps, redirect=False)
+    except UserError:
+        raise
+    except Exception:
+        traceback.print_exc()
+        if pdb:
+            import pdb as debugger
+
+            debugger.post_mortem()
+        return 1
+    return 0 if not outcome.verdict else 1
+
+
+def _run_ranks(run: RunDir, world: int, steps: int | None) -> int:
+    # spawn, not fork: torch may hold threads already, and a job's ranks are fresh processes too
+    context = multiprocessing.get_context("spawn")
+    ranks = [
+        context.Process(target=_rank, args=(str(run.path), rank, world, steps), name=f"rank {rank}")
+        for rank in range(world)
+    ]
+    for process in ranks:
+        process.start()
+    try:
+        for process in ranks:
+            process.join()
+    finally:
+        for process in ranks:
+            if process.is_alive():
+                process.terminate()
+                process.join(10)
+                process.kill()
+    return max(abs(process.exitcode or 0) for process in ranks) and 1
+
+
+def _rank(folder: str, rank: int, world: int, steps: int | None) -> None:
+    from runner.job import run_rank
+    from runner.rendezvous import Place
+
+    run = RunDir(Path(folder))
+    try:
+        outcome, _ = run_rank(run, Place(rank, world, rank), stop_after=steps, redirect=rank > 0)
+    except UserError as error:
+        if rank == 0:
+            print(f"runner: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if outcome.verdict:
+        sys.exit(1)

@@ -1,0 +1,11 @@
+"""ResNet-34: 512 features (He et al. 2016, table 1)."""
+
+from runner.encoders._resnet import ResNet, ResNetOptions
+
+
+class Config(ResNetOptions): ...
+
+
+def build(config: Config, channels: int) -> ResNet:
+    """A ResNet-34 with random weights."""
+    return ResNet("basic", (3, 4, 6, 3), (64, 128, 256, 512), channels, config.stem)

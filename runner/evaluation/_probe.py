@@ -1,0 +1,42 @@
+"""What every probe does with its features and its scores.
+
+Shapes: N samples, C classes.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from runner.errors import DataError
+from runner.features import FrozenFeatures
+
+
+def unit_rows(split: FrozenFeatures, device: torch.device) -> FrozenFeatures:
+    """Features of length 1, and their labels, on `device`."""
+    return FrozenFeatures(F.normalize(split.features.to(device), dim=1), split.labels.to(device))
+
+
+def count_classes(train: FrozenFeatures, test: FrozenFeatures) -> int:
+    """Classes are numbered from 0 to the largest label of either split.
+
+    Raises DataError if the training split holds fewer than two, which leaves nothing to tell apart.
+    """
+    if len(train.labels) == 0 or bool((train.labels == train.labels[0]).all()):
+        raise DataError(
+            f"a probe needs at least 2 classes to train on; {len(train.labels)} samples hold fewer"
+        )
+    return int(torch.cat([train.labels, test.labels]).max()) + 1
+
+
+def accuracies(scores_NC: Tensor, labels_N: Tensor) -> dict[str, float]:
+    """Share of the samples whose class has the highest score (top1), or one of the five highest (top5).
+
+    A score of -inf never counts. With five classes or fewer there is no top5: it would always be 1.
+    """
+    # A stable sort, so that of equal scores the lower class wins on every device.
+    scores_NC, order_NC = scores_NC.sort(dim=1, descending=True, stable=True)
+    hits_NK = ((order_NC == labels_N[:, None]) & (scores_NC > -torch.inf))[:, :5]
+    found = {"top1": hits_NK[:, 0].double().mean().item()}
+    if scores_NC.shape[1] > 5:
+        found["top5"] = hits_NK.any(dim=1).double().mean().item()
+    return found

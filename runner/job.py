@@ -1,0 +1,247 @@
+"""What submitit pickles: which trial; and what one rank of it does from its first line to its exit code.
+
+Kept light: unpickling happens inside the start-up window, so torch and the trainer are imported when called.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import submitit
+
+from runner import slurm
+from runner.errors import ConfigError, DataError, NonFiniteLossError, SubmissionError
+from runner.errors import CheckpointError as CheckpointError
+from runner.rundir import RunDir
+
+if TYPE_CHECKING:
+    from runner.attempt import Attempt
+    from runner.preemption import Preemption, Verdict
+    from runner.rendezvous import Place
+    from runner.trainer import Outcome
+
+EXIT_TERMINATED = 143
+EXIT_TRY_AGAIN = 75
+WAIT_FOR_THE_END_SECONDS = 300
+NO_MORE_TIMEOUTS = 1_000_000
+"""submitit's own countdown of time-outs must never end a run; budgets are in runner.requeue."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """A trial as a job: nothing but its folder, since a requeue by Slurm reads the pickle of the submission."""
+
+    folder: str
+
+    def __call__(self) -> None:
+        run = RunDir(Path(self.folder))
+        if run.result.exists() or run.cancelled.exists():
+            return
+        place = place_in_job(submitit.JobEnvironment())
+        outcome, preemption = run_rank(run, place)
+        if outcome.verdict:
+            leave(outcome.verdict, place, preemption)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """Called by submitit on rank 0 when we requeue: the state is on disk already, so only the folder goes along."""
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def place_in_job(environment: Any) -> "Place":
+    """This process among the ranks of a submitit job."""
+    from runner.rendezvous import Place
+
+    hosts = environment.hostnames
+    launch = f"{environment.job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    return Place(
+        rank=environment.global_rank,
+        world=environment.num_tasks,
+        local_rank=environment.local_rank,
+        job_id=environment.job_id,
+        launch=launch,
+        address=hosts[0],
+        one_host=len(hosts) == 1 or all(host.startswith("127.") for host in hosts),
+    )
+
+
+def run_rank(
+    run: RunDir, place: "Place", *, stop_after: int | None = None, redirect: bool = True
+) -> tuple["Outcome", "Preemption"]:
+    """Train as one rank of a launch; what ends it is written into the run folder before this returns or raises.
+
+    `stop_after` ends the run early (debugging); `redirect` sends output to the attempt's own log file.
+    """
+    from runner.preemption import watching
+
+    os.umask(0o077)
+    with watching() as preemption:
+        outcome = _attend(run, place, preemption, stop_after, redirect)
+    return outcome, preemption
+
+
+def _attend(
+    run: RunDir, place: "Place", preemption: "Preemption", stop_after: int | None, redirect: bool
+) -> "Outcome":
+    import torch
+
+    from runner.config import load_trial
+    from runner.group import joined
+    from runner.preemption import Interrupted, Verdict
+    from runner.rendezvous import meet
+    from runner.trainer import Outcome, launch
+
+    def check() -> None:
+        # Nobody has begun, so a rank may leave alone; the requeue ends the others.
+        if preemption.flag:
+            raise Interrupted(preemption.flag)
+
+    try:
+        check()
+        attempt, store = meet(run, place, check)
+    except Interrupted as interruption:
+        verdict = settle_verdict(interruption.verdict, place)[0]
+        return Outcome(verdict, 0, time.time())
+    if redirect:
+        send_output_to(run.log(attempt.number, place.rank))
+    attempt = type(attempt)(run, attempt.number, place.rank)
+    print(f"runner: {run.experiment}/{run.trial} attempt {attempt.number} rank {place.rank} of {place.world}", flush=True)
+    try:
+        trial = load_trial(run.config)
+        torch.set_num_threads(trial.resources.cpus_per_rank)
+        if place.one_host:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        with joined(place.rank, place.world, place.local_rank, store, trial.train.backend) as group:
+            outcome = launch(trial, attempt, group, preemption, job_id=place.job_id, stop_after=stop_after)
+            verdict, cause = Verdict.GO_ON, "done"
+            if outcome.verdict:
+                facts = settle_verdict(outcome.verdict, place) if group.is_main else (outcome.verdict, "")
+                number, cause = group.broadcast_json([int(facts[0]), facts[1]])
+                verdict = Verdict(number)
+            if group.is_main:
+                delay = None
+                if outcome.verdict and preemption.first_signal is not None:
+                    delay = round(outcome.saved_at - preemption.first_signal, 3)
+                attempt.record_end(
+                    step=outcome.step,
+                    cause=cause,
+                    requeue=verdict is Verdict.REQUEUE,
+                    signal_to_saved_seconds=delay,
+                )
+                if verdict:
+                    print(f"runner: {cause}: saved at step {outcome.step}, {delay} s after the signal", flush=True)
+            group.barrier()
+    except Exception as error:
+        attempt.record_crash(error, classify(error), step=None)
+        raise
+    return Outcome(verdict, outcome.step, outcome.saved_at)
+
+
+def settle_verdict(verdict: "Verdict", place: "Place") -> tuple["Verdict", str]:
+    """What a signal meant, by asking the scheduler: TERM alone may be a preemption, a requeue or a scancel.
+
+    Returns the verdict to act on and the cause in words. Rank 0 asks; without Slurm the signal is taken at its word.
+    """
+    from runner.preemption import Verdict
+
+    if "SLURM_JOB_ID" not in os.environ or place.job_id == "debug":
+        return verdict, "preempted" if verdict is Verdict.REQUEUE else "terminated"
+    try:
+        job = slurm.show_job(place.job_id)
+    except SubmissionError as error:
+        print(f"runner: scontrol did not answer: {error}", flush=True)
+        return verdict, "preempted" if verdict is Verdict.REQUEUE else "terminated"
+    return interpret(verdict, job, time.time())
+
+
+def interpret(verdict: "Verdict", job: dict[str, str], now: float) -> tuple["Verdict", str]:
+    """The decision of `settle_verdict` from scontrol's answer; `now` in unix seconds."""
+    from runner.preemption import Verdict
+
+    state = job.get("JobState", "")
+    if state not in ("RUNNING", "SIGNALING"):
+        # COMPLETING: a scancel, or a requeue that Slurm carries out; requeueing now could resurrect a cancelled job.
+        return Verdict.SAVE, "terminated"
+    if job.get("PreemptTime", "None") not in ("None", "Unknown", "N/A", ""):
+        return Verdict.REQUEUE, "preempted"
+    end = _unix_time(job.get("EndTime", ""))
+    # Slurm warns up to a minute early on top of the lead that was asked for.
+    lead_seconds = 60 + int(os.environ.get("RUNNER_SIGNAL_LEAD_SECONDS", "120"))
+    if end is not None and end - now <= lead_seconds:
+        return Verdict.REQUEUE, "time limit"
+    return Verdict.REQUEUE, "preempted" if verdict is Verdict.REQUEUE else "terminated"
+
+
+def _unix_time(text: str) -> float | None:
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None
+
+
+def leave(verdict: "Verdict", place: "Place", preemption: "Preemption") -> NoReturn:
+    """End this process in the order that keeps the job alive: one requeue, by rank 0, before anybody fails."""
+    from runner.preemption import Verdict
+
+    if verdict is Verdict.SAVE:
+        sys.exit(EXIT_TERMINATED)
+    if place.rank == 0:
+        requeue(preemption)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if "SLURM_JOB_ID" in os.environ:
+        # The requeue ends us. Exiting 0 would read as COMPLETED, exiting non-zero now would kill rank 0.
+        time.sleep(WAIT_FOR_THE_END_SECONDS)
+    sys.exit(EXIT_TRY_AGAIN)
+
+
+def requeue(preemption: "Preemption") -> NoReturn:
+    """Hand over to submitit's own handler: it calls checkpoint(), rewrites the pickle, requeues, and exits."""
+    handler = preemption.previous_usr2
+    assert callable(handler), "inside a submitit job its handler is installed before ours"
+    paths = submitit.JobEnvironment().paths
+    # A kill in the middle of an earlier dump leaves this, and submitit asserts that it is absent.
+    paths.submitted_pickle.with_suffix(".pkl.save_tmp").unlink(missing_ok=True)
+    try:
+        handler(signal.SIGUSR2, None)
+    except (subprocess.SubprocessError, OSError) as error:
+        print(f"runner: requeue failed ({error}); the batch script tries again", flush=True)
+    sys.exit(EXIT_TRY_AGAIN)
+
+
+def classify(error: BaseException) -> str:
+    """The cause class of what ended a rank."""
+    import torch
+
+    text = str(error)
+    if isinstance(error, NonFiniteLossError):
+        return "non-finite loss"
+    if isinstance(error, ConfigError):
+        return "configuration"
+    if isinstance(error, DataError):
+        return "data"
+    if isinstance(error, CheckpointError):
+        return "bad checkpoint"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "out of memory"
+    if isinstance(error, torch.distributed.DistError) or any(
+        sign in text for sign in ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
+    ):
+        return "peer crash"
+    if type(error).__name__ == "SupersededError":
+        return "superseded"
+    return "user code"
+
+
+def send_output_to(log: Path) -> None:
+    """Send this process's output, from C++ too, to a file of its own."""
+    log.parent.mkdir(exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)

@@ -1,0 +1,142 @@
+"""Which samples each step trains on, as a function of the step, and how a rank gets them.
+
+One optimizer step takes `batch_size` samples of all ranks together, in `accumulate` micro-batches. The order of the
+samples depends on (seed, epoch) alone, so neither an interruption nor the number of ranks or workers changes it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from runner.dataset import ImageSet
+from runner.errors import ConfigError
+from runner.group import Group
+from runner.preemption import signals_blocked
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The order of one trial's samples."""
+
+    samples: int
+    batch_size: int
+    accumulate: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.steps_per_epoch == 0:
+            raise ConfigError(
+                f"train.batch_size: {self.batch_size} in {self.accumulate} parts is more than the {self.samples} "
+                "samples of the data set; no step fits into an epoch"
+            )
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples of all ranks in one forward pass."""
+        return self.batch_size // self.accumulate
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps; the last window of an epoch may be short, what fills no micro-batch is left out."""
+        full, rest = divmod(self.samples, self.batch_size)
+        return full + (rest >= self.micro_batch_size)
+
+    def epoch(self, position: int) -> int:
+        return position // self.steps_per_epoch
+
+    def window(self, position: int) -> list[np.ndarray]:
+        """Sample indices of each micro-batch of one optimizer step, over all ranks."""
+        epoch, index = divmod(position, self.steps_per_epoch)
+        order = permutation(self.seed, epoch, self.samples)
+        start = index * self.batch_size
+        size = self.micro_batch_size
+        count = min(self.accumulate, (self.samples - start) // size)
+        return [order[start + part * size : start + (part + 1) * size] for part in range(count)]
+
+
+@lru_cache(maxsize=2)
+def permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
+    """The order of an epoch, from a counter-based generator keyed by (seed, epoch)."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(samples)
+
+
+class Part(NamedTuple):
+    """One micro-batch of this rank, raw."""
+
+    images: Tensor
+    """(B, C, H, W) uint8 on the training device."""
+
+    labels: Tensor | None
+    ids: Tensor
+    """(B,) int64 on the CPU: the key of each sample's random views."""
+
+
+class _Gather(TorchDataset[Part]):
+    """Fetches a whole micro-batch by its list of indices, in a worker or at once."""
+
+    def __init__(self, data: ImageSet) -> None:
+        self.data = data
+
+    def __getitem__(self, ids: Tensor) -> Part:
+        labels = None if self.data.labels is None else self.data.labels[ids.to(self.data.labels.device)]
+        return Part(self.data.images[ids.to(self.data.images.device)], labels, ids)
+
+
+class _Positions(Sampler[Tensor]):
+    """This rank's index lists from one position on; what a worker is sent."""
+
+    def __init__(self, plan: Plan, group: Group, start: int, stop: int) -> None:
+        self.plan, self.group, self.start, self.stop = plan, group, start, stop
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for position in range(self.start, self.stop):
+            for rows in self.plan.window(position):
+                own = len(rows) // self.group.world
+                yield torch.from_numpy(rows[self.group.rank * own : (self.group.rank + 1) * own])
+
+
+def iterate(
+    data: ImageSet, plan: Plan, group: Group, start: int, stop: int, workers: int = 0
+) -> Iterator[list[Part]]:
+    """This rank's micro-batches of the optimizer steps at positions start..stop-1, one list a step."""
+    dataset, positions = _Gather(data), _Positions(plan, group, start, stop)
+    parts: Iterator[Part]
+    if workers == 0:
+        parts = (dataset[ids] for ids in positions)
+    else:
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=positions,
+            num_workers=workers,
+            pin_memory=group.device.type == "cuda",
+            # Its own generator: an iterator draws a base seed, which must not come from the global one.
+            generator=torch.Generator().manual_seed(plan.seed % 2**63),
+        )
+        with signals_blocked():
+            parts = iter(loader)
+    for position in range(start, stop):
+        yield [_to_device(next(parts), group.device) for _ in plan.window(position)]
+
+
+def _to_device(part: Part, device: torch.device) -> Part:
+    labels = None if part.labels is None else part.labels.to(device, non_blocking=True)
+    return Part(part.images.to(device, non_blocking=True), labels, part.ids)
+
+
+def resident(data: ImageSet, device: torch.device) -> ImageSet:
+    """The same images on the GPU where they take at most a quarter of its free memory, else as they are."""
+    if device.type != "cuda":
+        return data
+    free, _ = torch.cuda.mem_get_info(device)
+    if data.images.numel() > free // 4:
+        return data
+    labels = None if data.labels is None else data.labels.to(device)
+    return ImageSet(data.images.to(device), labels, data.classes, data.mean, data.std)

@@ -1,0 +1,139 @@
+"""One picture of a sweep: the main metric by setting with error bars, or curves where there is only one setting."""
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+from runner.errors import ConfigError
+from runner.progress import main_metric
+from runner.results import Group, TrialResult, metric_names, write_file
+from runner.rundir import read_rows
+from runner.status import Row
+from runner.watch import format_value, short_names, varying_keys
+
+FORMATS = (".png", ".pdf", ".svg")
+MOST_LABELS = 40
+"""Settings with a line of their own; more would not be readable."""
+
+
+def check_plot_file(path: Path) -> None:
+    """Raises: ConfigError for a suffix that names no picture format."""
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"--plot {path}: the suffix must be one of {', '.join(FORMATS)}")
+
+
+def plot_groups(path: Path, title: str, groups: list[Group]) -> None:
+    """Mean, standard deviation and every trial of the main metric, by setting.
+
+    A setting of one number becomes the horizontal axis; others get a line each.
+    """
+    metric = main_metric(metric_names([trial for group in groups for trial in group.done]))
+    if metric is None:
+        raise ConfigError(f"--plot {path}: no trial of {title} is done yet, so there is nothing to plot")
+    groups = [group for group in groups if group.spread(metric) is not None]
+    keys = varying_keys([group.overrides for group in groups])
+    figure, axes = _figure()
+    if len(keys) == 1 and all(_is_number(group.overrides.get(keys[0])) for group in groups):
+        _plot_numbers(axes, metric, keys[0], groups)
+    else:
+        _plot_settings(figure, axes, metric, keys, groups)
+    most = max(len(group.done) for group in groups)
+    axes.set_title(f"{title}: mean and standard deviation, up to {most} trials each" if most > 1 else title)
+    _save(figure, path)
+
+
+def plot_curves(path: Path, title: str, rows: list[Row], results: list[TrialResult]) -> None:
+    """The main metric by step, a curve for each trial."""
+    metric = main_metric(metric_names(results))
+    curves = {row.run.trial: _curve(row, metric) for row in rows} if metric else {}
+    if not any(curves.values()):
+        raise ConfigError(f"--plot {path}: no trial of {title} has metrics yet, so there is nothing to plot")
+    keys = varying_keys([result.overrides for result in results])
+    figure, axes = _figure()
+    for result in results:
+        points = curves[result.trial]
+        if points:
+            label = _setting(result.overrides, keys) or result.trial
+            label += "" if result.state == "done" else f" ({result.state})"
+            marker = "o" if len(points) < 30 else None
+            axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=3, linewidth=1.2)
+    axes.set_xlabel("step")
+    axes.set_ylabel(metric)
+    axes.set_title(title)
+    if len(results) <= MOST_LABELS // 2:
+        axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def _plot_numbers(axes: Any, metric: str, key: str, groups: list[Group]) -> None:
+    groups = sorted(groups, key=lambda group: group.overrides[key])
+    xs = [float(group.overrides[key]) for group in groups]
+    means, errors = _spreads(groups, metric)
+    axes.errorbar(xs, means, yerr=errors, marker="o", markersize=5, linewidth=1.2, capsize=4, zorder=3)
+    for x, group in zip(xs, groups, strict=True):
+        values = _values(group, metric)
+        axes.plot([x] * len(values), values, linestyle="", marker="o", markersize=4, color="0.6", zorder=2)
+    if min(xs) > 0 and max(xs) / min(xs) >= 30:
+        axes.set_xscale("log")
+    axes.set_xlabel(key)
+    axes.set_ylabel(metric)
+
+
+def _plot_settings(figure: Any, axes: Any, metric: str, keys: list[str], groups: list[Group]) -> None:
+    places = list(range(len(groups)))
+    means, errors = _spreads(groups, metric)
+    axes.errorbar(means, places, xerr=errors, linestyle="", marker="o", markersize=5, capsize=4, zorder=3)
+    for place, group in zip(places, groups, strict=True):
+        values = _values(group, metric)
+        axes.plot(values, [place] * len(values), linestyle="", marker="o", markersize=4, color="0.6", zorder=2)
+    if len(groups) <= MOST_LABELS:
+        axes.set_yticks(places, [_setting(group.overrides, keys) or "all trials" for group in groups], fontsize=8)
+        figure.set_figheight(max(3.0, 1.2 + 0.3 * len(groups)))
+    else:
+        axes.set_ylabel("setting, in the order of the table")
+    axes.margins(y=0.5 / len(groups) + 0.02)
+    axes.invert_yaxis()
+    axes.set_xlabel(metric)
+
+
+def _figure() -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Not pyplot: it keeps global state and may look for a display.
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(True, color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=150)
+    write_file(path, buffer.getvalue())
+
+
+def _curve(row: Row, metric: str) -> list[tuple[int, float]]:
+    return [(logged["step"], logged[metric]) for logged in read_rows(row.run.metrics) if metric in logged]
+
+
+def _spreads(groups: list[Group], metric: str) -> tuple[list[float], list[float]]:
+    spreads = [spread for group in groups if (spread := group.spread(metric)) is not None]
+    return [spread.mean for spread in spreads], [spread.std or 0.0 for spread in spreads]
+
+
+def _values(group: Group, metric: str) -> list[float]:
+    return [trial.metrics[metric] for trial in group.done if metric in trial.metrics]
+
+
+def _setting(overrides: dict[str, Any], keys: list[str]) -> str:
+    pairs = zip(short_names(keys), keys, strict=True)
+    return ", ".join(f"{name}={format_value(overrides.get(key, ''))}" for name, key in pairs)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

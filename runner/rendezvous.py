@@ -1,0 +1,106 @@
+"""How the ranks of one launch find each other and agree on the attempt they belong to.
+
+Rank 0 claims the attempt, opens a store on a free port and leaves word in the run folder; the others read it. A port
+derived from the job id, as the common recipes have it, collides with other jobs and other programs.
+"""
+
+import json
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as dist
+
+from runner.attempt import Attempt, claim
+from runner.errors import RunnerError
+from runner.rundir import RunDir, read_json, write_json
+
+MEETING_TIMEOUT_SECONDS = 120
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands in its launch."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    job_id: str = "debug"
+    launch: str = "debug"
+    """The same for all ranks of one launch, another for the next launch of the same job."""
+
+    address: str = LOOPBACK
+    """Host name of rank 0, as the others can reach it."""
+
+    one_host: bool = True
+    """Whether all ranks are on this host; then nothing listens beyond loopback."""
+
+
+def meet(run: RunDir, place: Place, check: Callable[[], None]) -> tuple[Attempt, dist.Store | None]:
+    """The attempt of this launch, and the store its ranks join through (None for one rank).
+
+    `check` is called while waiting and may raise. Raises: RunnerError when rank 0 does not show up in time.
+    """
+    note = run.path / "tokens" / f"launch.{place.launch}.json"
+    if place.rank == 0:
+        attempt = claim(run)
+        if place.world == 1:
+            return attempt, None
+        store, port = _open_store(place)
+        nonce = secrets.token_hex(16)
+        prefixed = dist.PrefixStore(nonce, store)
+        prefixed.set("attempt", str(attempt.number))
+        write_json(note, {"attempt": attempt.number, "host": place.address, "port": port, "nonce": nonce})
+        return attempt, prefixed
+    deadline = time.monotonic() + MEETING_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        check()
+        found = _try_to_join(run, note, place)
+        if found is not None:
+            return found
+        time.sleep(0.05)
+    raise RunnerError(f"rank {place.rank} waited {MEETING_TIMEOUT_SECONDS} s for rank 0 of launch {place.launch}")
+
+
+def _open_store(place: Place) -> tuple[dist.TCPStore, int]:
+    host = LOOPBACK if place.one_host else ""
+    family = socket.AF_INET if place.one_host or not socket.has_ipv6 else socket.AF_INET6
+    listener = socket.create_server((host, 0), family=family, dualstack_ipv6=family == socket.AF_INET6)
+    port = listener.getsockname()[1]
+    store = dist.TCPStore(
+        LOOPBACK if place.one_host else place.address,
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=MEETING_TIMEOUT_SECONDS),
+        master_listen_fd=listener.detach(),
+    )
+    return store, port
+
+
+def _try_to_join(run: RunDir, note: Path, place: Place) -> tuple[Attempt, dist.Store] | None:
+    """Join what the note says, None while it is absent or of an earlier start of the same launch."""
+    try:
+        word = read_json(note)
+    except (OSError, json.JSONDecodeError):
+        return None
+    if word is None:
+        return None
+    host = LOOPBACK if place.one_host else word["host"]
+    try:
+        socket.create_connection((host, word["port"]), timeout=2).close()
+        store = dist.TCPStore(
+            host, word["port"], is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5)
+        )
+        # Somebody else may have got an old note's port since; only rank 0 knows the nonce.
+        prefixed = dist.PrefixStore(word["nonce"], store)
+        number = int(prefixed.get("attempt"))
+    except (OSError, RuntimeError):
+        return None
+    store.set_timeout(timedelta(seconds=MEETING_TIMEOUT_SECONDS))
+    return Attempt(run, number, place.rank), prefixed

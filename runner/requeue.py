@@ -1,0 +1,161 @@
+"""Whether a trial that stopped goes on: one pure decision, taken inside the job when a rank died.
+
+Slurm requeues preempted jobs and jobs of dead nodes by itself, and rank 0 requeues a job it could save. What is left
+is a rank that was killed or crashed: Slurm calls the job FAILED and forgets it. The batch script's EXIT trap runs
+this module (no torch, no submitit: it must answer within KillWait), and so does the local queue.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from runner import slurm
+from runner.errors import SubmissionError
+from runner.rundir import RunDir, append_row, read_json, write_json
+
+FINAL_CAUSES = ("user code", "configuration", "data", "non-finite loss", "bad checkpoint", "out of memory")
+"""Causes that would only come again: never requeued."""
+
+CRASH_CAUSES = ("killed", "peer crash", "launch failed")
+"""Causes that a fresh start may cure, within the profile's `max_failures`."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to a trial whose processes have ended."""
+
+    action: Literal["done", "leave", "requeue", "fail"]
+    """`leave` = somebody else (Slurm, the user) decides."""
+
+    cause: str
+    reason: str
+
+
+def decide(
+    exit_code: int,
+    *,
+    done: bool,
+    cancelled: bool,
+    job_state: str,
+    attempts: list[dict[str, Any]],
+    crashes: list[dict[str, Any]],
+    max_failures: int,
+) -> Decision:
+    """Decide from facts: the exit code, the run folder, and what the scheduler says of the job.
+
+    `attempts` are the rows of attempts.jsonl, `crashes` what dying ranks of the last attempt left, first death first.
+    """
+    if done:
+        return Decision("done", "done", "result.json exists")
+    if cancelled:
+        return Decision("leave", "cancelled", "the user cancelled it")
+    if job_state not in ("RUNNING", "LOCAL"):
+        # COMPLETING, CANCELLED, PENDING: a scancel, a requeue or a preemption is already under way
+        return Decision("leave", "terminated", f"the scheduler has already decided: {job_state}")
+    last_end = attempts[-1] if attempts and attempts[-1]["event"] == "end" else None
+    if last_end is not None and last_end.get("requeue"):
+        return Decision("requeue", last_end["cause"], "saved, and the first request to requeue did not get through")
+    own = [crash for crash in crashes if crash["cause"] in FINAL_CAUSES]
+    if own:
+        crash = own[0]
+        return Decision("fail", crash["cause"], f"rank {crash['rank']}: {crash['error']}")
+    cause = "launch failed" if not _started(attempts) else "killed" if exit_code > 128 or not crashes else "peer crash"
+    failures = failures_without_progress(attempts) + 1
+    if failures > max_failures:
+        return Decision("fail", cause, f"{failures} failures in a row without a new checkpoint (max_failures={max_failures})")
+    return Decision("requeue", cause, f"exit code {exit_code}; failure {failures} of at most {max_failures} without progress")
+
+
+def failures_without_progress(attempts: list[dict[str, Any]]) -> int:
+    """How many of the last attempts crashed from the same step on as the newest one."""
+    starts = [row for row in attempts if row["event"] == "start"]
+    if not starts:
+        return sum(row["cause"] == "launch failed" for row in attempts)
+    ends = {row["attempt"]: row for row in attempts if row["event"] == "end"}
+    newest, count = starts[-1], 0
+    for start in reversed(starts[:-1]):
+        end = ends.get(start["attempt"])
+        if end is None or end["cause"] not in CRASH_CAUSES or start["start_step"] != newest["start_step"]:
+            break
+        count += 1
+    return count
+
+
+def _started(attempts: list[dict[str, Any]]) -> bool:
+    """Whether the last launch got as far as an attempt that has not ended yet."""
+    return bool(attempts) and attempts[-1]["event"] == "start"
+
+
+def read_crashes(run: RunDir) -> list[dict[str, Any]]:
+    """What the ranks of the last attempt left when they died, first death first.
+
+    A rank that only lost its peer names no cause of its own; it counts after those that do.
+    """
+    tokens = sorted((run.path / "tokens").glob("[0-9]*"))
+    found = [read_json(path) for path in tokens[-1].glob("crash.rank_*.json")] if tokens else []
+    crashes = [crash for crash in found if crash is not None]
+    return sorted(crashes, key=lambda crash: (crash["cause"] == "peer crash", crash["time"]))
+
+
+def judge(run: RunDir, exit_code: int, job_state: str, max_failures: int) -> Decision:
+    """Decide about a run folder, and write down what was decided: an end row, and failure.json when it is over."""
+    attempts, crashes = run.attempt_rows(), read_crashes(run)
+    decision = decide(
+        exit_code,
+        done=run.result.exists(),
+        cancelled=run.cancelled.exists(),
+        job_state=job_state,
+        attempts=attempts,
+        crashes=crashes,
+        max_failures=max_failures,
+    )
+    if decision.action in ("requeue", "fail"):
+        last = attempts[-1] if attempts else {"event": "none", "attempt": 0}
+        if last["event"] != "end" or decision.cause == "launch failed":
+            append_row(
+                run.attempts,
+                {
+                    "event": "end",
+                    "attempt": last["attempt"],
+                    "time": time.time(),
+                    "end_step": max((crash.get("step") or 0 for crash in crashes), default=None),
+                    "cause": decision.cause,
+                    "requeue": decision.action == "requeue",
+                    "signal_to_saved_seconds": None,
+                },
+            )
+    if decision.action == "fail":
+        crash = crashes[0] if crashes else {}
+        write_json(
+            run.failure,
+            {
+                "cause": decision.cause,
+                "rank": crash.get("rank"),
+                "error": decision.reason,
+                "traceback": crash.get("traceback"),
+                "exit_code": exit_code,
+                "time": time.time(),
+            },
+        )
+    return decision
+
+
+def main(arguments: list[str]) -> int:
+    """The batch script's EXIT trap: `python -m runner.requeue MANIFEST INDEX JOB_ID EXIT_CODE MAX_FAILURES`."""
+    manifest, index, job_id, exit_code, max_failures = arguments
+    run = RunDir(Path(Path(manifest).read_text().splitlines()[int(index)]))
+    try:
+        job_state = slurm.show_job(job_id).get("JobState", "UNKNOWN")
+    except SubmissionError as error:
+        job_state = f"no answer ({error})"
+    decision = judge(run, int(exit_code), job_state, int(max_failures))
+    print(f"runner: {run.experiment}/{run.trial}: {decision.action}, {decision.cause}: {decision.reason}", flush=True)
+    if decision.action == "requeue":
+        slurm.requeue(job_id)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

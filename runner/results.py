@@ -1,0 +1,220 @@
+"""Metrics of all trials of a sweep: as a table, JSON, CSV or a plot; over seeds as mean and standard deviation.
+
+No trial is ever left out: what is not done yet, or failed, is shown with its state and its last values.
+"""
+
+import csv
+import io
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from runner.errors import ConfigError
+from runner.progress import main_metric
+from runner.rundir import read_rows, replacing
+from runner.status import Row
+from runner.watch import format_value, short_names, varying_keys
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What one trial gave."""
+
+    trial: str
+    overrides: dict[str, Any]
+    state: str
+    metrics: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "trial": self.trial,
+            "overrides": self.overrides,
+            "state": self.state,
+            "metrics": self.metrics,
+        }
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One metric over the trials of a group that are done."""
+
+    mean: float
+    std: float | None
+    """Sample standard deviation (n - 1); None for a single trial."""
+
+    n: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that differ in nothing but the key they are grouped over."""
+
+    overrides: dict[str, Any]
+    trials: list[TrialResult]
+    absent: list[Any]
+    """Values of that key which other groups have and this one has not."""
+
+    @property
+    def done(self) -> list[TrialResult]:
+        return [trial for trial in self.trials if trial.state == "done"]
+
+    @property
+    def missing(self) -> list[TrialResult]:
+        return [trial for trial in self.trials if trial.state != "done"]
+
+    def spread(self, metric: str) -> Spread | None:
+        values = [trial.metrics[metric] for trial in self.done if metric in trial.metrics]
+        if not values:
+            return None
+        # fmean and stdev refuse or hide what is not finite; here a nan must show.
+        if not all(map(math.isfinite, values)):
+            return Spread(math.nan, math.nan, len(values))
+        return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+    def as_json(self) -> dict[str, Any]:
+        spreads = {name: spread for name in metric_names(self.trials) if (spread := self.spread(name))}
+        return {
+            "overrides": self.overrides,
+            "trials": [trial.trial for trial in self.trials],
+            "n": len(self.done),
+            "missing": [{"trial": trial.trial, "state": trial.state} for trial in self.missing],
+            "absent": self.absent,
+            "metrics": {name: {"mean": s.mean, "std": s.std, "n": s.n} for name, s in spreads.items()},
+        }
+
+
+def read_results(rows: list[Row]) -> list[TrialResult]:
+    """One result a trial, in the order given: final metrics, or the last values of a trial that is not done."""
+    return [
+        TrialResult(
+            row.run.trial,
+            row.progress.overrides,
+            row.state,
+            row.progress.metrics if row.state == "done" else _last_values(row),
+        )
+        for row in rows
+    ]
+
+
+def group_over(results: list[TrialResult], key: str) -> list[Group]:
+    """Trials that are equal but for `key`, a full key such as train.seed or its end, in the order of appearance.
+
+    Raises: ConfigError when no trial sets such a key.
+    """
+    keys = dict.fromkeys(name for result in results for name in result.overrides)
+    over = [name for name in keys if name == key or name.endswith(f".{key}")]
+    if not over:
+        raise ConfigError(f"--over {key}: no trial of the sweep sets it; it sets: {', '.join(keys) or 'nothing'}")
+    if len(over) > 1:
+        raise ConfigError(f"--over {key}: the sweep sets {', '.join(over)}; give one of them in full")
+    groups: dict[str, list[TrialResult]] = {}
+    for result in results:
+        groups.setdefault(repr(sorted(_without(result.overrides, over[0]).items())), []).append(result)
+    values = dict.fromkeys(repr(result.overrides.get(over[0])) for result in results)
+    known = {repr(result.overrides.get(over[0])): result.overrides.get(over[0]) for result in results}
+    return [
+        Group(
+            _without(trials[0].overrides, over[0]),
+            trials,
+            [known[value] for value in values if value not in {repr(t.overrides.get(over[0])) for t in trials}],
+        )
+        for trials in groups.values()
+    ]
+
+
+def metric_names(results: list[TrialResult]) -> list[str]:
+    """Every metric of any trial: the main one first, then those of the test split, then the others."""
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    main = main_metric(names)
+    return sorted(names, key=lambda name: (name != main, not name.startswith("test/")))
+
+
+def results_table(results: list[TrialResult], counts: str) -> Table:
+    """One line a trial: the overrides that differ, then the metrics."""
+    keys, metrics = varying_keys([result.overrides for result in results]), metric_names(results)
+    table = _table(["trial", *short_names(keys), "state", *metrics], counts)
+    for result in results:
+        cells = [result.trial, *(format_value(result.overrides.get(key, "")) for key in keys), result.state]
+        cells += [format_value(result.metrics[name]) if name in result.metrics else "" for name in metrics]
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def groups_table(groups: list[Group], counts: str) -> Table:
+    """One line a group: the overrides that differ, mean ± standard deviation, n, and who is missing."""
+    keys = varying_keys([group.overrides for group in groups])
+    metrics = metric_names([trial for group in groups for trial in group.trials])
+    table = _table([*short_names(keys), "n", *metrics, "not counted"], counts)
+    for group in groups:
+        cells = [*(format_value(group.overrides.get(key, "")) for key in keys), f"{len(group.done)}/{len(group.trials)}"]
+        cells += [_spread_words(group.spread(name)) for name in metrics]
+        missing = [f"{trial.trial} {trial.state}" for trial in group.missing]
+        missing += [f"no trial with {value}" for value in group.absent]
+        table.add_row(*map(Text, [*cells, ", ".join(missing)]))
+    return table
+
+
+def write_csv(path: Path, results: list[TrialResult], groups: list[Group] | None = None) -> None:
+    """One line a trial, or a group with mean, std and n of each metric; every override is a column."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    metrics = metric_names(results)
+    if groups is None:
+        keys = _keys([result.overrides for result in results])
+        writer.writerow(["trial", "state", *keys, *metrics])
+        for result in results:
+            row = [result.overrides.get(key, "") for key in keys] + [result.metrics.get(name, "") for name in metrics]
+            writer.writerow([result.trial, result.state, *row])
+    else:
+        keys = _keys([group.overrides for group in groups])
+        heads = [f"{name} {part}" for name in metrics for part in ("mean", "std", "n")]
+        writer.writerow([*keys, "trials", "done", *heads, "missing"])
+        for group in groups:
+            row = [group.overrides.get(key, "") for key in keys] + [len(group.trials), len(group.done)]
+            for name in metrics:
+                spread = group.spread(name)
+                row += ["", "", 0] if spread is None else [spread.mean, "" if spread.std is None else spread.std, spread.n]
+            writer.writerow([*row, " ".join(f"{trial.trial}:{trial.state}" for trial in group.missing)])
+    write_file(path, buffer.getvalue().encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file the user named. Raises: ConfigError when it cannot be written."""
+    try:
+        with replacing(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _last_values(row: Row) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for logged in read_rows(row.run.metrics):
+        values |= {name: value for name, value in logged.items() if "/" in name}
+    return values
+
+
+def _without(overrides: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in overrides.items() if name != key}
+
+
+def _keys(overrides: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for each in overrides for key in each))
+
+
+def _spread_words(spread: Spread | None) -> str:
+    if spread is None:
+        return ""
+    return format_value(spread.mean) + ("" if spread.std is None else f" ± {spread.std:.2g}")
+
+
+def _table(heads: list[str], counts: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, caption=counts, caption_justify="left")
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    return table

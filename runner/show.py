@@ -1,0 +1,129 @@
+"""Everything about one trial: config, where it came from, its attempts and why each of them ended."""
+
+import time
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runner.progress import describe_end
+from runner.rundir import RunDir, read_json
+from runner.status import Ask, Row, read_statuses
+
+
+def show_trial(run: RunDir, ask: Ask | None = None) -> dict[str, Any]:
+    """All that is known of a trial, as one JSON document: the columns of `status`, and what lies behind them."""
+    (row,) = read_statuses([run], ask)
+    return row.as_json() | {
+        "note": row.note,
+        "folder": str(run.path),
+        "config": yaml.safe_load(run.config.read_bytes()),
+        "provenance": read_json(run.provenance),
+        "history": describe_attempts(row),
+        "jobs": run.job_rows(),
+        "checkpoints": _checkpoints(run),
+        "result": row.progress.result,
+        "failure": row.progress.failure,
+    }
+
+
+def describe_attempts(row: Row) -> list[dict[str, Any]]:
+    """One entry for each launch, in order: its start and end rows joined, and `why` it ended, in words."""
+    entries: list[dict[str, Any]] = []
+    for event in row.progress.attempts:
+        fields = {key: value for key, value in event.items() if key not in ("event", "time")}
+        if event["event"] == "start":
+            entries.append({**fields, "started": event["time"], "ended": None})
+        elif entries and entries[-1]["ended"] is None and entries[-1]["attempt"] == event["attempt"]:
+            entries[-1] |= fields | {"ended": event["time"], "why": describe_end(event)}
+        else:
+            entries.append({**fields, "started": None, "ended": event["time"], "why": describe_end(event)})
+    for number, entry in enumerate(entries):
+        if entry["ended"] is None:
+            entry["why"] = _why_without_end(row, last=number == len(entries) - 1)
+    return entries
+
+
+def print_trial(document: dict[str, Any], console: Console) -> None:
+    """The same for people."""
+    steps = f"step {document['step']} of {document['steps'] or '?'}"
+    console.print(Text(f"{document['experiment']}/{document['trial']}", style="bold"))
+    words = f"{document['state']}, {steps}" + (f": {document['note']}" if document["note"] else "")
+    for head, line in {"state": words, "folder": document["folder"], **_provenance_lines(document)}.items():
+        console.print(Text(f"  {head:10} {line}"), soft_wrap=True)
+    _print_part(console, "set by the sweep", document["overrides"])
+    _print_part(console, "config", document["config"])
+    if document["history"]:
+        console.print(Text("attempts", style="bold"))
+        console.print(_attempts_table(document["history"]))
+    for job in document["jobs"]:
+        words = f"{_clock(job['time'])} {job['cluster']} {job['job_id']} on {job.get('host')}, {job.get('submission')}"
+        console.print(Text(f"  submitted  {words}"), soft_wrap=True)
+    if document["checkpoints"]:
+        console.print(Text(f"  checkpoints {', '.join(document['checkpoints'])}"), soft_wrap=True)
+    failure = document["failure"]
+    if failure is not None:
+        console.print(Text("failed", style="bold red"))
+        console.print(Text(f"  rank {failure.get('rank')}: {failure.get('cause')}: {failure.get('error')}"), soft_wrap=True)
+        if failure.get("traceback"):
+            console.print(Text(f"  traceback in {failure['traceback']}"), soft_wrap=True)
+    if document["result"] is not None:
+        _print_part(console, "result", document["result"])
+
+
+def _why_without_end(row: Row, last: bool) -> str:
+    if last and row.state == "running":
+        return "running"
+    if last and not row.settled:
+        return "no word of its end yet"
+    return "ended without a word: killed, or its node died"
+
+
+def _checkpoints(run: RunDir) -> list[str]:
+    folders = run.checkpoints.iterdir() if run.checkpoints.is_dir() else []
+    return sorted(path.name for path in folders if path.name.startswith("step_"))
+
+
+def _provenance_lines(document: dict[str, Any]) -> dict[str, str]:
+    provenance = document["provenance"]
+    if provenance is None:
+        return {}
+    lines = {"command": str(provenance.get("command")), "from": f"{provenance.get('user')}@{provenance.get('host')}"}
+    git = provenance.get("git")
+    if git:
+        lines["code"] = f"{git['sha']}{', changed since (diff.patch)' if git['dirty'] else ''}"
+    packages = provenance.get("packages") or {}
+    lines["packages"] = ", ".join(f"{name} {packages[name]}" for name in ("runner", "torch", "submitit") if name in packages)
+    return lines
+
+
+def _attempts_table(entries: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=True)
+    for head in ("attempt", "started", "took", "job", "host", "ranks", "steps", "ended"):
+        table.add_column(head, overflow="fold")
+    for entry in entries:
+        started, ended = entry["started"], entry["ended"]
+        cells = [
+            entry["attempt"],
+            _clock(started) if started else "never",
+            f"{ended - started:.0f} s" if started and ended else "",
+            entry.get("job_id", ""),
+            entry.get("host", ""),
+            entry.get("world_size", ""),
+            f"{entry.get('start_step', '')}-{entry.get('end_step') or ''}" if started else "",
+            entry["why"],
+        ]
+        table.add_row(*(Text(str(cell)) for cell in cells))
+    return table
+
+
+def _print_part(console: Console, head: str, document: Any) -> None:
+    console.print(Text(head, style="bold"))
+    text = yaml.safe_dump(document, sort_keys=False) if document else "nothing\n"
+    console.print(Text("".join(f"  {line}\n" for line in text.splitlines())), end="", soft_wrap=True)
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

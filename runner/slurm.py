@@ -1,0 +1,242 @@
+"""Questions to the Slurm on PATH, and the two orders `requeue` and `cancel`.
+
+A job id is `123`, or `123_4` for element 4 of array 123. The last element of an array has the array's own number
+as its SLURM_JOB_ID, so elements are named by array and index throughout. Times are unix seconds. Every function
+raises SubmissionError, one line, when Slurm is not there or does not answer.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+
+from runner.errors import SubmissionError
+
+JOB_ID = re.compile(r"\d+(_\d+)?", re.ASCII)
+TIMEOUT_SECONDS = 30
+IDS_PER_CALL = 2000
+"""A word of a command line holds 128 KiB."""
+SQUEUE_FIELDS = "%i|%T|%N|%S|%e|%r"
+SACCT_FIELDS = "JobID,State,ExitCode,NodeList,Start,End,Reason"
+
+
+class UnknownJobError(SubmissionError):
+    """Slurm has no such job; it forgets ended ones after MinJobAge, five minutes by default."""
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """What Slurm says about one job or one element of an array."""
+
+    job_id: str
+    state: str
+    """One word: PENDING, RUNNING, COMPLETING, COMPLETED, FAILED, CANCELLED, TIMEOUT, NODE_FAIL, PREEMPTED, ..."""
+    nodes: str
+    """As Slurm writes lists: `node[1-3,7]`."""
+    start: float | None
+    end: float | None
+    """When it ended; when its time is up, while it runs."""
+    reason: str
+    exit_code: int | None = None
+    """Known to sacct alone."""
+    signal: int | None = None
+    """The signal that ended it, 0 if none did; known to sacct alone."""
+
+
+def squeue(job_ids: Iterable[str]) -> dict[str, JobInfo]:
+    """What the controller knows about these jobs, in one call; a job it has forgotten is missing.
+
+    `123` asks for a job, or for every element of an array.
+    """
+    wanted = _checked(job_ids)
+    found: dict[str, JobInfo] = {}
+    for numbers in _batches(_numbers(wanted)):
+        found |= _squeue(numbers)
+    return _only(wanted, found)
+
+
+def sacct(job_ids: Iterable[str]) -> dict[str, JobInfo]:
+    """The newest record of these jobs in the accounts, in one call; empty where Slurm keeps no accounts."""
+    wanted = _checked(job_ids)
+    found: dict[str, JobInfo] = {}
+    for numbers in _batches(_numbers(wanted)):
+        try:
+            text = _run("sacct", "-n", "-P", "-X", "-o", SACCT_FIELDS, "-j", ",".join(numbers))
+        except SubmissionError as error:
+            if "accounting storage is disabled" in str(error):
+                return {}
+            raise
+        found |= parse_sacct(text)
+    return _only(wanted, found)
+
+
+def show_job(job_id: str) -> dict[str, str]:
+    """All fields of `scontrol show job`; empty for a job that Slurm has forgotten.
+
+    EndTime (unix seconds, as a text) is the deadline of a running job; a preemption moves it to now + GraceTime
+    and sets PreemptTime.
+    """
+    _checked([job_id])
+    try:
+        records = [parse_record(line) for line in _run("scontrol", "show", "job", "-o", job_id).splitlines()]
+    except UnknownJobError:
+        return {}
+    # The number of an array names all of its elements, and also the one whose SLURM_JOB_ID it is.
+    own = [record for record in records if record.get("JobId") == job_id]
+    return next(iter(own + records), {})
+
+
+def show_config() -> dict[str, str]:
+    """The configuration that the controller runs with."""
+    return parse_config(_run("scontrol", "show", "config"))
+
+
+def show_partition(name: str) -> dict[str, str]:
+    """All fields of `scontrol show partition`."""
+    return parse_record(_run("scontrol", "show", "partition", "-o", name))
+
+
+def requeue(job_id: str) -> None:
+    """Put a running or an ended job back into the queue, under the same id.
+
+    It revives a cancelled job too: look at its state first.
+    """
+    _checked([job_id])
+    _run("scontrol", "requeue", job_id)
+
+
+def cancel(job_ids: Iterable[str]) -> None:
+    """Cancel these jobs; those that have ended or are unknown do not matter."""
+    for some in _batches(_checked(job_ids)):
+        with suppress(UnknownJobError):
+            _run("scancel", *some)
+
+
+def parse_squeue(text: str) -> dict[str, JobInfo]:
+    """Output of squeue in SQUEUE_FIELDS."""
+    found = {}
+    for line in text.splitlines():
+        job_id, state, nodes, start, end, reason = line.split("|", 5)
+        found[job_id] = JobInfo(job_id, state, nodes, parse_time(start), parse_time(end), reason)
+    return found
+
+
+def parse_sacct(text: str) -> dict[str, JobInfo]:
+    """Output of sacct in SACCT_FIELDS; elements that wait together share a line and get one each."""
+    found = {}
+    for line in text.splitlines():
+        names, state, exit_code, nodes, start, end, reason = line.split("|", 6)
+        code, _, signal = exit_code.partition(":")
+        for job_id in parse_elements(names):
+            found[job_id] = JobInfo(
+                job_id,
+                state.split()[0],  # "CANCELLED by 0"
+                nodes if nodes != "None assigned" else "",
+                parse_time(start),
+                parse_time(end),
+                reason,
+                int(code or 0),
+                int(signal or 0),
+            )
+    return found
+
+
+def parse_elements(name: str) -> list[str]:
+    """`7_[0-2,5%1]`, elements of an array that wait, as `7_0`, `7_1`, `7_2`, `7_5`; other ids as they are."""
+    array, bracket, indices = name.partition("_[")
+    if not bracket:
+        return [name]
+    found: list[str] = []
+    for span in indices.split("%")[0].rstrip("]").split(","):
+        first, _, rest = span.partition("-")
+        last, _, step = rest.partition(":")
+        found += [f"{array}_{index}" for index in range(int(first), int(last or first) + 1, int(step or 1))]
+    return found
+
+
+def parse_record(line: str) -> dict[str, str]:
+    """One line of `scontrol show -o`: KEY=VALUE with blanks between, and blanks within some values."""
+    return dict(re.findall(r"(?:^|(?<=\s))([A-Z][\w:/]*)=(.*?)(?=\s+[A-Z][\w:/]*=|\s*$)", line))
+
+
+def parse_config(text: str) -> dict[str, str]:
+    """Output of `scontrol show config`."""
+    return dict(re.findall(r"^(\w+)\s+= (.*?)\s*$", text, re.MULTILINE))
+
+
+def parse_time(text: str) -> float | None:
+    """Unix seconds of a time as Slurm prints it; None for Unknown, N/A, None and the like."""
+    if text.isdigit():
+        return float(text)
+    with suppress(ValueError):
+        return datetime.fromisoformat(text).timestamp()
+    return None
+
+
+def _checked(job_ids: Iterable[str]) -> list[str]:
+    job_ids = list(job_ids)
+    for job_id in job_ids:
+        if not JOB_ID.fullmatch(job_id):
+            raise ValueError(f"not a job id: {job_id!r}")
+    return job_ids
+
+
+def _numbers(job_ids: list[str]) -> list[str]:
+    """The jobs and arrays behind the ids: one number fetches all elements of an array."""
+    return sorted({job_id.split("_")[0] for job_id in job_ids})
+
+
+def _batches(job_ids: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(job_ids), IDS_PER_CALL):
+        yield job_ids[start : start + IDS_PER_CALL]
+
+
+def _only(wanted: list[str], found: dict[str, JobInfo]) -> dict[str, JobInfo]:
+    names = set(wanted)
+    return {key: info for key, info in found.items() if key in names or key.split("_")[0] in names}
+
+
+def _squeue(numbers: list[str]) -> dict[str, JobInfo]:
+    try:
+        return parse_squeue(
+            _run("squeue", "-h", "-r", "-t", "all", "-o", SQUEUE_FIELDS, "-j", ",".join(numbers))
+        )
+    except UnknownJobError:
+        # One unknown job is an error, one among several is passed over, or is not, by Slurm's version.
+        if len(numbers) == 1:
+            return {}
+        half = len(numbers) // 2
+        return _squeue(numbers[:half]) | _squeue(numbers[half:])
+
+
+def _run(tool: str, *arguments: str) -> str:
+    path = shutil.which(tool)
+    if path is None:
+        raise SubmissionError(f"{tool} not found: this machine has no Slurm, or PATH does not reach it")
+    try:
+        done = subprocess.run(
+            [path, *arguments],
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise SubmissionError(f"{tool} did not answer within {TIMEOUT_SECONDS} seconds") from None
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        unknown = "Invalid job id specified" in said
+        raise (UnknownJobError if unknown else SubmissionError)(f"{tool}: {said}")
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    """Without the variables that change what the tools print, with times in unix seconds and lists in full."""
+    changes = ("SQUEUE_", "SACCT_", "SCANCEL_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(changes)}
+    return kept | {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}

@@ -1,0 +1,248 @@
+"""Decide what to submit, then submit it once: one job array per submission and resource class."""
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner import launcher
+from runner.config import ResourcesConfig, Trial, load_experiment, load_trial
+from runner.errors import SubmissionError
+from runner.job import NO_MORE_TIMEOUTS, TrainJob
+from runner.profile import Profile, load_profile, submitit_parameters
+from runner.provenance import collect
+from runner.rundir import RunDir, append_row, experiment_dir, locked, write_json, write_yaml
+from runner.status import read_statuses
+from runner.sweep import trials
+
+LIVE_STATES = ("pending", "running", "requeued")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One trial of a plan."""
+
+    run: RunDir
+    trial: Trial
+    overrides: dict[str, Any]
+    state: str
+    """What it is now; `new` when it has no folder yet."""
+
+    submits: bool
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a submission is about to do, or has done."""
+
+    experiment: str
+    items: tuple[Item, ...]
+    scripts: tuple[str, ...] = ()
+    """The sbatch scripts of a dry run."""
+
+    @property
+    def runs(self) -> list[RunDir]:
+        return [item.run for item in self.items]
+
+    def table(self) -> str:
+        """One line a trial, and a count."""
+        lines = []
+        for item in self.items:
+            settings = " ".join(f"{key}={value}" for key, value in item.overrides.items()) or "as written"
+            lines.append(f"{'submit' if item.submits else 'keep  '}  {item.run.trial}  {item.state:9}  {settings}")
+        count = sum(item.submits for item in self.items)
+        lines.append(f"{self.experiment}: {len(self.items)} trials, {count} to submit")
+        return "\n".join(lines)
+
+
+def decide(state: str, retry: bool) -> bool:
+    """Whether a trial in `state` is submitted: what is missing is, what is done or alive never, the rest on request."""
+    if state in ("new", "unknown"):
+        return True
+    return retry and state in ("failed", "cancelled")
+
+
+def submit(
+    path: Path, overrides: list[str], profile: str, root: Path, dry_run: bool, command: list[str]
+) -> Submission:
+    """Expand an experiment, and submit the trials that are neither done nor alive.
+
+    Raises: ConfigError for the file or the profile, SubmissionError when the cluster refuses.
+    """
+    site = load_profile(profile)
+    experiment = load_experiment(path, overrides)
+    expanded = trials(experiment)
+    check_plug_ins(trial for _, trial in expanded)
+    folder = experiment_dir(root, experiment.name)
+    runs = [RunDir(folder / variant.trial_id) for variant, _ in expanded]
+    if dry_run:
+        items = _plan(expanded, runs)
+        return Submission(experiment.name, items, tuple(_scripts(items, site)))
+    with locked(folder):
+        items = _plan(expanded, runs)
+        chosen = [item for item in items if item.submits]
+        for index, item in enumerate(chosen):
+            prepare(item.run, choose_rehearsal(item.trial, index), item.overrides, command)
+        _send([(item.run, item.trial.resources) for item in chosen], site, folder)
+    return Submission(experiment.name, items)
+
+
+def resubmit(runs: list[RunDir], profile: str | None, root: Path) -> None:
+    """Submit trials again that have a folder already; with `profile` None each goes where it went last.
+
+    Raises: SubmissionError when a trial was never submitted and no profile is given.
+    """
+    by_profile: dict[str, list[RunDir]] = {}
+    for run in runs:
+        rows = run.job_rows()
+        if profile is None and not rows:
+            raise SubmissionError(f"{run.experiment}/{run.trial}: was never submitted; add --on PROFILE")
+        place = profile or str(Path(rows[-1]["submission"]) / "profile.yaml")
+        by_profile.setdefault(place, []).append(run)
+    for place, group in by_profile.items():
+        for folder in {run.path.parent for run in group}:
+            with locked(folder):
+                members = [run for run in group if run.path.parent == folder]
+                _send([(run, load_trial(run.config).resources) for run in members], load_profile(place), folder)
+
+
+def check_plug_ins(expanded: Iterable[Trial]) -> None:
+    """Resolve every plug-in choice now: a typo dies at submission and not after hours in the queue."""
+    from runner.named import resolve_trial
+
+    for trial in expanded:
+        resolve_trial(trial)
+
+
+def choose_rehearsal(trial: Trial, index: int) -> Trial:
+    """Only the first `rehearse.trials` trials of a submission are interrupted on purpose."""
+    if trial.rehearse is None or index < trial.rehearse.trials:
+        return trial
+    return trial.model_copy(update={"rehearse": None})
+
+
+def prepare(run: RunDir, trial: Trial, overrides: dict[str, Any], command: list[str]) -> None:
+    """Make a run folder: what the trial is, what the sweep set, and where it comes from."""
+    run.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    run.logs.mkdir(exist_ok=True)
+    provenance, diff = collect(command)
+    if diff:
+        (run.path / "diff.patch").write_text(diff)
+    write_json(run.provenance, provenance)
+    write_yaml(run.overrides, overrides)
+    # Last: a folder counts as a trial once its config is there.
+    write_yaml(run.config, trial.model_dump(mode="json"))
+
+
+def _plan(expanded: list[Any], runs: list[RunDir]) -> tuple[Item, ...]:
+    existing = [run for run in runs if run.config.exists()]
+    states = {row.trial: str(row.state) for row in read_statuses(existing)}
+    items = []
+    for (variant, trial), run in zip(expanded, runs, strict=True):
+        state = states.get(run.trial, "new")
+        if state == "pending" and not run.job_rows():
+            state = "new"
+        items.append(Item(run, trial, variant.overrides, state, decide(state, retry=False)))
+    return tuple(items)
+
+
+def _send(chosen: list[tuple[RunDir, ResourcesConfig]], site: Profile, folder: Path) -> None:
+    classes: dict[ResourcesConfig, list[RunDir]] = {}
+    for run, resources in chosen:
+        classes.setdefault(resources, []).append(run)
+    for number, (resources, members) in enumerate(classes.items()):
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        submission = folder / ".submissions" / f"{stamp}.{os.getpid()}.{number}"
+        submission.mkdir(parents=True, mode=0o700)
+        (submission / "trials.txt").write_text("".join(f"{run.path}\n" for run in members))
+        write_yaml(submission / "profile.yaml", site.model_dump(mode="json"))
+        write_json(submission / "resources.json", resources.model_dump(mode="json"))
+        send = _send_to_slurm if site.cluster == "slurm" else _send_to_local_queue
+        for run, facts in zip(members, send(members, resources, site, submission), strict=True):
+            append_row(run.jobs, {"time": time.time(), "submission": str(submission), **facts})
+
+
+def _executor(resources: ResourcesConfig, site: Profile, submission: Path) -> Any:
+    import submitit
+
+    python = f"{shlex.quote(sys.executable)} -S -E {shlex.quote(str(launcher.__file__))}"
+    try:
+        executor = submitit.SlurmExecutor(submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python)
+    except RuntimeError as error:
+        raise SubmissionError("srun is not on PATH; use --on slurm/local.yaml, or run this on a login node") from error
+    parameters = submitit_parameters(site, resources)
+    parameters["setup"] = [*parameters.get("setup", ()), *exit_trap(submission, site)]
+    executor.update_parameters(**parameters)
+    return executor
+
+
+def exit_trap(submission: Path, site: Profile) -> list[str]:
+    """Lines of the batch script: when srun fails, decide inside the job whether the trial is requeued."""
+    job = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}"'
+    words = [shlex.quote(sys.executable), "-m", "runner.requeue", shlex.quote(str(submission / "trials.txt"))]
+    return [
+        f"export RUNNER_SIGNAL_LEAD_SECONDS={site.signal_lead_seconds}",
+        f"job={job}",
+        "judge() {",
+        "  code=$?",
+        "  trap - EXIT",
+        f'  [ "$code" -eq 0 ] || {" ".join(words)} "${{SLURM_ARRAY_TASK_ID:-0}}" "${{job:-$SLURM_JOB_ID}}" "$code" '
+        f"{site.max_failures}",
+        '  exit "$code"',
+        "}",
+        "trap judge EXIT",
+    ]
+
+
+def _send_to_slurm(
+    members: list[RunDir], resources: ResourcesConfig, site: Profile, submission: Path
+) -> list[dict[str, Any]]:
+    import submitit
+
+    executor = _executor(resources, site, submission)
+    try:
+        jobs = executor.submit_array([TrainJob(str(run.path)) for run in members])
+    except submitit.core.utils.FailedJobError as error:
+        raise SubmissionError(f"sbatch refused the array: {str(error).strip().splitlines()[-1]}") from error
+    return [{"cluster": "slurm", "job_id": job.job_id, "host": os.uname().nodename} for job in jobs]
+
+
+def _send_to_local_queue(
+    members: list[RunDir], resources: ResourcesConfig, site: Profile, submission: Path
+) -> list[dict[str, Any]]:
+    from runner.local_queue import start
+
+    process = start(submission)
+    facts = {
+        "cluster": "local",
+        "job_id": f"local-{process.pid}",
+        "pid": process.pid,
+        "pid_created": process.create_time(),
+        "host": os.uname().nodename,
+    }
+    return [facts] * len(members)
+
+
+def _scripts(items: tuple[Item, ...], site: Profile) -> list[str]:
+    """What sbatch would be given, one script a resource class; nothing is written."""
+    classes = {item.trial.resources: 0 for item in items if item.submits}
+    for item in items:
+        if item.submits:
+            classes[item.trial.resources] += 1
+    if site.cluster != "slurm":
+        return []
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    scripts = []
+    for resources, count in classes.items():
+        submission = Path("SUBMISSION")
+        parameters = submitit_parameters(site, resources)
+        parameters["setup"] = [*parameters.get("setup", ()), *exit_trap(submission, site)]
+        command = f"{sys.executable} -S -E {launcher.__file__} -u -m submitit.core._submit {submission / 'jobs'}"
+        array = {"map_count": count} if count > 1 else {}
+        scripts.append(_make_sbatch_string(command=command, folder=submission / "jobs", **parameters, **array))
+    return scripts

@@ -1,0 +1,280 @@
+"""From one experiment to its trials: a pure function of the file, without torch.
+
+The language is that of runner.sweep_config. What the command line sets is taken out of the sweep. Neither the order
+of keys nor that of values changes the id of any trial.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import product
+from typing import Any
+
+from runner.config import OUTSIDE_IDENTITY, Experiment, Trial, validate_groups
+from runner.explain import OptionError, did_you_mean
+from runner.schema import build_json, canonical, get_key, set_key
+from runner.sweep_config import MAX_TRIALS, Block, Sweep, draw
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One point of a sweep."""
+
+    overrides: dict[str, Any]
+    """Dotted keys that the sweep set."""
+
+    mapping: dict[str, Any]
+    """The whole trial as written; unchanged groups are shared between variants, so never modify it."""
+
+    trial_id: str
+    origins: dict[str, str]
+    """Dotted key -> the key of the file that set it, for `Document.locate`."""
+
+
+def expand(experiment: Experiment) -> list[Variant]:
+    """All variants of an experiment, each once, in the order of the file; one variant if there is no sweep.
+
+    Raises ConfigError, in one line.
+    """
+    return [variant for variant, _ in _variants(experiment)]
+
+
+def trials(experiment: Experiment) -> list[tuple[Variant, Trial]]:
+    """All variants with their validated trials; plug-in options are checked by runner.named.
+
+    Raises ConfigError, in one line that names the line of the sweep at fault.
+    """
+    seen: dict[tuple[str, str], Any] = {}
+    pairs = []
+    for variant, groups in _variants(experiment):
+        try:
+            pairs.append((variant, validate_groups(groups, seen)))
+        except OptionError as error:
+            raise experiment.document.locate(error, variant.origins) from None
+    return pairs
+
+
+def trial_id(mapping: dict[str, Any]) -> str:
+    """Ten hex digits of the SHA-256 of what a trial computes, as written: its canonical JSON."""
+    return _hash_groups({key: canonical(value) for key, value in mapping.items()})
+
+
+def _hash_groups(groups: dict[str, str]) -> str:
+    """`trial_id` from the canonical JSON of each top-level key."""
+    inside = [f"{json.dumps(key)}:{groups[key]}" for key in sorted(groups) if key not in OUTSIDE_IDENTITY]
+    return sha256(f"{{{','.join(inside)}}}".encode()).hexdigest()[:10]
+
+
+Condition = dict[str, set[str]]
+"""Dotted key -> canonical JSON of the values that match."""
+
+
+@dataclass(frozen=True)
+class _Dimensions:
+    """A block made ready: axes to take one setting from each, what set each key, and the blocks inside."""
+
+    axes: list[list[dict[str, Any]]]
+    origins: dict[str, str]
+    whens: list[tuple[Condition, "_Dimensions"]]
+
+
+@dataclass(frozen=True)
+class _Point:
+    overrides: dict[str, Any]
+    mapping: dict[str, Any]
+    origins: dict[str, str]
+
+
+def _variants(experiment: Experiment) -> Iterator[tuple[Variant, dict[str, str]]]:
+    """Every variant once, with the canonical JSON of each of its top-level keys."""
+    base = {key: canonical(value) for key, value in experiment.base.items()}
+    found = set()
+    for point in _points(experiment):
+        groups = dict(base)
+        for key in {key.partition(".")[0] for key in point.overrides}:
+            groups[key] = canonical(point.mapping[key])
+        name = _hash_groups(groups)
+        if name not in found:
+            found.add(name)
+            yield Variant(point.overrides, point.mapping, name, point.origins), groups
+
+
+def _points(experiment: Experiment) -> list[_Point]:
+    """All points of the sweep, excluded ones left out, duplicates still in."""
+    start = _Point({}, experiment.base, {})
+    if experiment.sweep is None:
+        return [start]
+    try:
+        # Not the canonical text: a value that the sweep sets keeps its spelling, 1.0 stays 1.0.
+        sweep = build_json(Sweep, json.dumps(experiment.sweep), "sweep")
+        pinned = {
+            key: text for key, text in experiment.document.overrides.items() if not key.startswith("sweep")
+        }
+        dimensions = _prepare(sweep, "sweep", pinned)
+        settable = {*_dotted_keys(experiment.base), *_all_origins(dimensions)}
+        _check_conditions(sweep, "sweep", settable)
+        excluded = [_condition(condition) for condition in sweep.exclude]
+        points = [
+            point
+            for point in _multiply(dimensions, start)
+            if not any(_matches(condition, point.mapping) for condition in excluded)
+        ]
+        if not points:
+            raise OptionError("sweep.exclude", "leaves no trial")
+    except OptionError as error:
+        raise experiment.document.locate(error) from None
+    return points
+
+
+def _multiply(dimensions: _Dimensions, start: _Point) -> list[_Point]:
+    """Every combination of the axes applied to a point, and the blocks inside to those that match."""
+    origins = _join_origins(start.origins, dimensions.origins)
+    size = math.prod(len(axis) for axis in dimensions.axes)
+    if size > MAX_TRIALS:
+        raise OptionError("sweep", f"makes {size} trials; at most {MAX_TRIALS} are allowed")
+    points = []
+    for settings in product(*dimensions.axes):
+        overrides, mapping = dict(start.overrides), start.mapping
+        for setting in settings:
+            overrides.update(setting)
+            for key, value in setting.items():
+                mapping = set_key(mapping, key, value)
+        point = _Point(overrides, mapping, origins)
+        inner = [point]
+        for condition, block in dimensions.whens:
+            # Conditions see the point as it was before its `when` blocks, so their order does not matter.
+            if _matches(condition, mapping):
+                inner = [deeper for point in inner for deeper in _multiply(block, point)]
+        points += inner
+        if len(points) > MAX_TRIALS:
+            raise OptionError("sweep", f"makes more than {MAX_TRIALS} trials")
+    return points
+
+
+def _prepare(block: Block, at: str, pinned: dict[str, str]) -> _Dimensions:
+    axes: list[list[dict[str, Any]]] = []
+    origins: dict[str, str] = {}
+    for axis, names in _axes(block, at):
+        free = {key: origin for key, origin in names.items() if not _is_pinned(key, origin, pinned)}
+        for key, origin in free.items():
+            if (group := key.partition(".")[0]) in OUTSIDE_IDENTITY:
+                problem = (
+                    f"{group} is no part of a trial's id, so it cannot be swept; write one experiment each"
+                )
+                raise OptionError(origin, problem)
+        if free:
+            axes.append([{key: setting[key] for key in setting if key in free} for setting in axis])
+            origins = _join_origins(origins, free)
+    whens = [
+        (_condition(when.condition), _prepare(when, f"{at}.when.{index}", pinned))
+        for index, when in enumerate(block.when)
+    ]
+    return _Dimensions(axes, origins, whens)
+
+
+def _axes(block: Block, at: str) -> Iterator[tuple[list[dict[str, Any]], dict[str, str]]]:
+    """Each dimension of a block as its settings, with the key of the file that sets each dotted key."""
+    for key, values in block.grid.items():
+        yield [{key: value} for value in values], {key: f"{at}.grid.{key}"}
+    if block.zip:
+        lengths = {key: len(values) for key, values in block.zip.items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+            raise OptionError(f"{at}.zip", f"lists must have one length; {told}")
+        rows = zip(*block.zip.values(), strict=True)
+        yield (
+            [dict(zip(block.zip, row, strict=True)) for row in rows],
+            {k: f"{at}.zip.{k}" for k in block.zip},
+        )
+    if block.cases:
+        keys = [(key, index) for index, case in enumerate(block.cases) for key in case]
+        yield block.cases, {key: f"{at}.list.{index}.{key}" for key, index in reversed(keys)}
+    if block.random is not None:
+        search = block.random
+        yield (
+            [
+                {
+                    key: draw(distribution, search.seed, key, index)
+                    for key, distribution in search.parameters.items()
+                }
+                for index in range(search.samples)
+            ],
+            {key: f"{at}.random.parameters.{key}" for key in search.parameters},
+        )
+    if block.seeds:
+        yield [{"train.seed": seed} for seed in block.seeds], {"train.seed": f"{at}.seeds"}
+
+
+def _is_pinned(key: str, origin: str, pinned: dict[str, str]) -> bool:
+    for pin, text in pinned.items():
+        if pin.startswith(f"{key}."):
+            raise OptionError(
+                origin, f"sets {key} as a whole, which the override {text} would change; drop one"
+            )
+        if key == pin or key.startswith(f"{pin}."):
+            return True
+    return False
+
+
+def _join_origins(outer: dict[str, str], inner: dict[str, str]) -> dict[str, str]:
+    """Both together; raises OptionError if a key, or a key and the group it is in, is set twice."""
+    joined = {**outer, **inner}
+    for key, origin in inner.items():
+        if key in outer:
+            raise OptionError(origin, f"{key} is set twice, also by {outer[key]}")
+    for key, origin in joined.items():
+        parts = key.split(".")
+        for count in range(1, len(parts)):
+            if (group := ".".join(parts[:count])) in joined:
+                raise OptionError(origin, f"{key} is set twice, also with all of {group} by {joined[group]}")
+    return joined
+
+
+def _condition(written: dict[str, Any]) -> Condition:
+    return {
+        key: {canonical(item) for item in (value if isinstance(value, list) else [value])}
+        for key, value in written.items()
+    }
+
+
+_ABSENT = object()
+
+
+def _matches(condition: Condition, mapping: dict[str, Any]) -> bool:
+    for key, values in condition.items():
+        value = get_key(mapping, key, _ABSENT)
+        if value is _ABSENT or canonical(value) not in values:
+            return False
+    return True
+
+
+def _check_conditions(block: Block, at: str, settable: set[str]) -> None:
+    """A condition on a key that no trial writes can never match: a typo, or a default not written out."""
+    conditions = [(f"{at}.when.{index}.if", when.condition) for index, when in enumerate(block.when)]
+    if isinstance(block, Sweep):
+        conditions += [(f"{at}.exclude.{index}", condition) for index, condition in enumerate(block.exclude)]
+    for place, condition in conditions:
+        for key in condition:
+            if not any(
+                f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for other in settable
+            ):
+                problem = f"no trial writes this key; {did_you_mean(key, settable)}"
+                raise OptionError(f"{place}.{key}", problem)
+    for index, when in enumerate(block.when):
+        _check_conditions(when, f"{at}.when.{index}", settable)
+
+
+def _dotted_keys(mapping: dict[str, Any], at: str = "") -> Iterator[str]:
+    for key, value in mapping.items():
+        if isinstance(value, dict) and value:
+            yield from _dotted_keys(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}"
+
+
+def _all_origins(dimensions: _Dimensions) -> Iterator[str]:
+    yield from dimensions.origins
+    for _, block in dimensions.whens:
+        yield from _all_origins(block)

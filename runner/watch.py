@@ -1,0 +1,155 @@
+"""The status table for people, and waiting until every trial is final."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from runner.progress import describe_end
+from runner.rundir import RunDir
+from runner.status import Ask, Row, count_states, read_statuses
+
+POLL_SECONDS = 1.0
+POLL_SLURM_SECONDS = 5.0
+"""Between two questions to Slurm, each of which is about all trials at once."""
+
+PIPED_WIDTH = 200
+"""Columns of a table that does not go to a terminal."""
+
+_STYLES = {
+    "pending": "dim",
+    "running": "cyan",
+    "requeued": "yellow",
+    "done": "green",
+    "failed": "red",
+    "cancelled": "magenta",
+    "unknown": "bold red",
+}
+
+
+def make_console() -> Console:
+    """A console on stdout whose tables are not cut off when they go to a file."""
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, soft_wrap=False)
+
+
+def status_table(rows: list[Row]) -> Table:
+    """One line a trial: what was set, how far it is, what happened to it."""
+    table = Table(box=None, header_style="bold", pad_edge=False, caption=count_states(rows), caption_justify="left")
+    keys = varying_keys([row.progress.overrides for row in rows])
+    several = len({row.run.experiment for row in rows}) > 1
+    heads = ["experiment"] * several + ["trial", *short_names(keys), "state", "step", "attempts", "job", "metric", "updated"]
+    for head in heads:
+        table.add_column(head, no_wrap=True, justify="right" if head in ("step", "updated") else "left")
+    table.add_column("", overflow="fold")
+    for row in rows:
+        cells = [row.run.experiment] * several + [row.run.trial]
+        cells += [format_value(row.progress.overrides.get(key, "")) for key in keys]
+        preempted = f" ({row.preemptions} preempted)" if row.preemptions else ""
+        after = [
+            "" if row.progress.step is None else f"{row.progress.step}/{row.progress.steps or '?'}",
+            f"{row.attempts}{preempted}" if row.attempts else "",
+            row.job_id or "",
+            ", ".join(f"{name} {format_value(value)}" for name, value in (row.metric or {}).items()),
+            "" if row.progress.updated is None else format_age(time.time() - row.progress.updated),
+            row.note,
+        ]
+        state = Text(row.state, style=_STYLES[row.state])
+        table.add_row(*map(Text, cells), state, *map(Text, after))
+    return table
+
+
+def wait_until_final(
+    runs: list[RunDir], ask: Ask | None = None, console: Console | None = None, every_seconds: float | None = None
+) -> int:
+    """Show progress until nothing changes any more by itself; 0 when every trial is done, else 1.
+
+    On a terminal the table is redrawn; elsewhere each change is one line.
+    """
+    console = console or make_console()
+    seen: dict[RunDir, tuple[int, str]] = {}
+    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    with live if live is not None else contextlib.nullcontext():
+        while True:
+            rows = read_statuses(runs, ask)
+            if live is not None:
+                live.update(status_table(rows), refresh=True)
+            else:
+                for line in changes(rows, seen):
+                    console.print(Text(line), soft_wrap=True)
+            if all(row.settled for row in rows):
+                break
+            time.sleep(every_seconds or _poll_seconds(rows))
+    if live is None:
+        console.print(count_states(rows))
+    return 0 if all(row.state == "done" for row in rows) else 1
+
+
+def changes(rows: list[Row], seen: dict[RunDir, tuple[int, str]]) -> list[str]:
+    """A line for each thing that happened since the last call, in the order of time; `seen` is brought up to date.
+
+    At the first call that is what happened since the trial was submitted last.
+    """
+    news: list[tuple[float, str, str]] = []
+    for row in rows:
+        progress = row.progress
+        submitted = progress.job["time"] if progress.job else 0.0
+        before = sum(entry["time"] < submitted for entry in progress.attempts)
+        state = row.state if row.settled and (progress.updated or 0.0) < submitted else ""
+        count, state = seen.get(row.run, (before, state))
+        news += [(entry["time"], row.run.trial, _attempt_words(entry)) for entry in progress.attempts[count:]]
+        if row.state != state and (words := _state_words(row)):
+            at = progress.updated if row.settled else None
+            news.append((at or time.time(), row.run.trial, words))
+        seen[row.run] = (len(progress.attempts), row.state)
+    return [f"{time.strftime('%H:%M:%S', time.localtime(at))} {trial} {words}" for at, trial, words in sorted(news)]
+
+
+def varying_keys(overrides: list[dict[str, Any]]) -> list[str]:
+    """The keys whose value is not the same in all trials, in the order of their first appearance."""
+    keys = dict.fromkeys(key for each in overrides for key in each)
+    return [key for key in keys if len({repr(each.get(key, "")) for each in overrides}) > 1]
+
+
+def short_names(keys: list[str]) -> list[str]:
+    """`gamma` for `method.gamma`, unless two keys end alike."""
+    ends = [key.rpartition(".")[2] for key in keys]
+    return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
+
+
+def format_value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def format_age(seconds: float) -> str:
+    """`12 s ago`, `3 min ago`, `2 h ago`, `5 d ago`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"
+
+
+def _poll_seconds(rows: Iterable[Row]) -> float:
+    asks_slurm = any(not row.settled and row.progress.job and row.progress.job["cluster"] != "local" for row in rows)
+    return POLL_SLURM_SECONDS if asks_slurm else POLL_SECONDS
+
+
+def _attempt_words(entry: dict[str, Any]) -> str:
+    if entry["event"] == "end":
+        return describe_end(entry)
+    return f"running on {entry.get('host')}, attempt {entry['attempt']} from step {entry.get('start_step')}"
+
+
+def _state_words(row: Row) -> str:
+    """What is worth a line of its own; the states before the end are told by the attempts' rows."""
+    if row.state == "done":
+        metric = "".join(f", {name} {format_value(value)}" for name, value in (row.metric or {}).items())
+        return f"done at step {row.progress.step}{metric}"
+    if row.state in ("failed", "cancelled", "unknown"):
+        return f"{row.state}: {row.note}" if row.note else row.state
+    return ""
