@@ -37,11 +37,14 @@ class Attempt:
         if newest > self.number:
             raise SupersededError(f"attempt {self.number} of {self.run.trial} was superseded by attempt {newest}")
 
-    def record_start(self, *, job_id: str, world: int, step: int, steps: int, resumed_from: str | None) -> None:
+    def record_start(
+        self, *, job_id: str, launch: str, world: int, step: int, steps: int, resumed_from: str | None
+    ) -> None:
         write_json(self.run.token(self.number) / "parent.json", {"resumed_from": resumed_from})
         self._append(
             "start",
             job_id=job_id,
+            launch=launch,
             host=os.uname().nodename,
             world_size=world,
             start_step=step,

@@ -1,8 +1,8 @@
 """Colour changes of a batch of images, each image with a factor of its own.
 
-Every step is a single elementwise operation that IEEE arithmetic rounds once (no fused multiply-add, no library
-reduction, no matrix product), so an image comes out bit for bit the same in any batch and on any number of threads.
-The functions change `images_BCHW` in place and return nothing.
+Every step is a single elementwise operation that IEEE arithmetic rounds once (no fused multiply-add, no
+library reduction, no matrix product), so an image comes out bit for bit the same in any batch and on any
+number of threads. The functions change `images_BCHW` in place and return nothing.
 
 Shapes: B images, C channels (1 or 3: red, green, blue), H x W pixels in 0..1.
 """
@@ -39,9 +39,9 @@ def blend(images_BCHW: Tensor, grey_B1HW: Tensor, factor_B: Tensor) -> None:
 def shift_hue(images_BCHW: Tensor, turns_B: Tensor) -> None:
     """Turn the hue of HSV by `turns_B`, between -1/2 and 1/2; value and saturation stay.
 
-    With value V, chroma c = V - min and the hue h in sixths of a turn, -3..3, red at 0, the hexagon of HSV reads
-    h = sign(g - b) * (1 + (g + b - r - min) / c), and back: red = min + c * clamp(2 - |h|, 0, 1), green and blue
-    the same with h - 2 and h + 2, all modulo 6. No branches, and no division by the value.
+    With the chroma c = max - min and the hue h in sixths of a turn, -3..3, red at 0, the hexagon of HSV is
+    h = sign(g - b) * (1 + (g + b - r - min) / c), and back again: red = min + c * clamp(2 - |h|, 0, 1),
+    green and blue the same with h - 2 and h + 2, all modulo 6. That needs no branches.
     """
     if images_BCHW.shape[1] == 1:
         return
@@ -56,7 +56,7 @@ def shift_hue(images_BCHW: Tensor, turns_B: Tensor) -> None:
     for channel, place in zip((red, green, blue), (0, 2, -2), strict=True):
         torch.sub(hue, place, out=channel)
         channel.abs_()
-        # |h| is at most 3 + 3 + 2 here, so one fold brings it back into 0..3
+        # at most 3 + 3 + 2 here, so one fold brings it back into 0..3
         torch.minimum(channel, (channel - 6).abs_(), out=channel)
         channel.neg_().add_(2).clamp_(0, 1).mul_(chroma).add_(least)
 
@@ -72,9 +72,9 @@ def solarize(images_BCHW: Tensor, threshold: float) -> None:
     images_BCHW.copy_(torch.where(images_BCHW >= threshold, 1 - images_BCHW, images_BCHW))
 
 
-def apply_matrix(images_BCHW: Tensor, matrix_BCC: Tensor, pivot_B: Tensor) -> None:
-    """The fast jitter: matrix times pixel, plus `pivot_B` times the image's mean luminance, clamped to 0..1."""
-    offset_B111 = (mean_luminance(images_BCHW) * pivot_B)[:, None, None, None]
+def apply_matrix(images_BCHW: Tensor, matrix_BCC: Tensor, lift_B: Tensor) -> None:
+    """Matrix times pixel, plus `lift_B` times the image's mean luminance, clamped to 0..1."""
+    offset_B111 = (mean_luminance(images_BCHW) * lift_B)[:, None, None, None]
     columns = matrix_BCC[..., None, None].unbind(2)
     planes = images_BCHW[:, :, None].unbind(1)
     mixed_BCHW = planes[0] * columns[0]
@@ -99,7 +99,7 @@ def mean_luminance(images_BCHW: Tensor) -> Tensor:
 
 
 def sum_pairwise(values: Tensor) -> Tensor:
-    """Sum over the last dimension, keeping it as 1, by adding halves: the same order on every machine."""
+    """Sum over the last dimension, kept as 1, by adding halves: the same order in every batch."""
     while (length := values.shape[-1]) > 1:
         half = length // 2
         sums = values[..., :half] + values[..., half : 2 * half]

@@ -5,7 +5,7 @@ Plug-ins (method, encoder, data, schedule) stay a `Selection` here; runner.named
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -94,12 +94,13 @@ class OptimizerConfig(Options):
 
     @model_validator(mode="after")
     def check(self) -> Self:
-        defaults = type(self).model_fields
-        for key in ("betas",) if self.name == "sgd" else ("momentum", "nesterov"):
-            if getattr(self, key) != defaults[key].default:
-                raise ValueError(f"{key} is no option of {self.name}; leave it out")
+        if self.name == "sgd" and self.betas != (0.9, 0.999):
+            raise OptionError("betas", "is no option of sgd; leave it out")
+        if self.name != "sgd" and (self.nesterov or self.momentum != 0.9):
+            key = "nesterov" if self.nesterov else "momentum"
+            raise OptionError(key, f"is no option of {self.name}; leave it out")
         if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
+            raise OptionError("nesterov", "needs a momentum above 0")
         return self
 
 
@@ -273,9 +274,13 @@ class Trial(Options):
 
     @model_validator(mode="after")
     def check(self) -> Self:
-        for key, problem in _cross_problems(self):
-            raise ValueError(f"{key}: {problem}")
+        _check_together(self)
         return self
+
+    @property
+    def init_path(self) -> Path | None:
+        """`init_from` as a path, ~ expanded."""
+        return None if self.init_from is None else Path(self.init_from).expanduser()
 
 
 OUTSIDE_IDENTITY = frozenset({"name", "sweep", "resources", "tracking", "checkpoint", "rehearse"})
@@ -314,6 +319,15 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     return Experiment(name, base, sweep, document)
 
 
+def load_trial(path: str | Path) -> Trial:
+    """The trial in a file without a sweep, such as the config.yaml of a run folder; raises ConfigError."""
+    document = load_yaml(path)
+    try:
+        return validate(document.mapping)
+    except OptionError as error:
+        raise document.locate(error) from None
+
+
 def validate(mapping: dict[str, Any]) -> Trial:
     """The trial that a mapping without `sweep` describes; raises OptionError for the first misfit."""
     return validate_groups({key: canonical(value) for key, value in mapping.items()}, {})
@@ -321,15 +335,16 @@ def validate(mapping: dict[str, Any]) -> Trial:
 
 def validate_groups(groups: Mapping[str, str], seen: dict[tuple[str, str], Any]) -> Trial:
     """`validate` for canonical JSON by top-level key, remembering in `seen` what is valid already."""
+    adapters = _adapters()
     errors = [
-        OptionError(key, f"unknown key; {did_you_mean(key, Trial.model_fields)}")
+        OptionError(key, f"unknown key; {did_you_mean(key, adapters)}")
         for key in groups
-        if key not in Trial.model_fields
+        if key not in adapters
     ]
     errors += [OptionError(key, "is missing") for key in _required() if key not in groups]
     values = dict(_defaults())
     for key, text in groups.items():
-        if (key, text) not in seen and key in Trial.model_fields:
+        if (key, text) not in seen and key in adapters:
             try:
                 seen[key, text] = _validated(key, text)
             except OptionError as error:
@@ -337,9 +352,9 @@ def validate_groups(groups: Mapping[str, str], seen: dict[tuple[str, str], Any])
         values[key] = seen.get((key, text))
     if errors:
         raise first_of(errors)
+    # The groups are valid one by one: what is left is how they fit together.
     trial = Trial.model_construct(set(groups), **values)
-    for key, problem in _cross_problems(trial):
-        raise OptionError(key, problem)
+    _check_together(trial)
     return trial
 
 
@@ -378,8 +393,8 @@ def warnings(trial: Trial, cuda: bool = False) -> list[str]:
     return advice
 
 
-def _cross_problems(trial: Trial) -> Iterator[tuple[str, str]]:
-    """Dotted keys and what is wrong with them in view of other groups."""
+def _check_together(trial: Trial) -> None:
+    """Raise OptionError for a value that another group does not allow."""
     train, ranks = trial.train, trial.resources.ranks
     share = ranks * train.accumulate
     if train.batch_size % share:
@@ -387,10 +402,10 @@ def _cross_problems(trial: Trial) -> Iterator[tuple[str, str]]:
         nearest = f"{below} or {below + share}" if below else f"{share}"
         divisor = f"{ranks} ranks x {train.accumulate} passes"
         problem = f"{train.batch_size} is not allowed; must be divisible by {divisor}, such as {nearest}"
-        yield "train.batch_size", problem
+        raise OptionError("train.batch_size", problem)
     if trial.rehearse is not None and train.steps is not None and trial.rehearse.at_step >= train.steps:
         problem = f"{trial.rehearse.at_step} is not allowed; must be less than train.steps, {train.steps}"
-        yield "rehearse.at_step", problem
+        raise OptionError("rehearse.at_step", problem)
 
 
 def _validated(key: str, text: str) -> Any:

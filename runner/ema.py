@@ -8,9 +8,9 @@ from torch import Tensor, nn
 def update_ema(target: nn.Module, online: nn.Module, momentum: float) -> None:
     """Move every tensor of `target` towards `online`: t <- momentum * t + (1 - momentum) * o.
 
-    Parameters and floating-point buffers of any dtype are averaged; integer buffers, such as the batch counter of
-    batch norm, are copied. Momentum 1 leaves the averaged tensors as they are and 0 copies them, both bitwise.
-    Nothing waits for the device. The two modules must be built alike: the same tensors, order and dtypes.
+    Parameters and floating-point buffers of any dtype are averaged; integer buffers, such as batch norm's
+    counter, are copied. Momentum 1 leaves the averaged tensors as they are, 0 copies them, both bitwise.
+    Nothing waits for the device. The two modules must be built alike: same tensors, same order, same dtypes.
 
     The average is rounded to the dtype of the target: in bfloat16 a momentum of 0.999 hardly moves at all, so
     keep targets in float32 and let autocast lower the precision of their forward pass.

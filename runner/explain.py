@@ -11,8 +11,11 @@ from runner.errors import ConfigError
 from runner.strict_yaml import show
 
 
-class OptionError(ConfigError):
-    """A ConfigError about one dotted key; `Document.locate` adds the file and the line, or the override."""
+class OptionError(ConfigError, ValueError):
+    """A ConfigError about one dotted key; `Document.locate` adds the file and the line, or the override.
+
+    A validator of a model may raise it with a key relative to the model.
+    """
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(key, problem)
@@ -31,10 +34,15 @@ def explain(error: ValidationError, annotation: Any, value: Any, key: str = "") 
     found: dict[tuple[str, ...], list[Any]] = {}
     for detail in error.errors(include_url=False):
         found.setdefault(_path(detail, value), []).append(detail)
-    return [
-        OptionError(".".join([key, *path] if key else path), _problem(details, value, path, annotation))
-        for path, details in found.items()
-    ]
+    errors = []
+    for path, details in found.items():
+        raised = details[0].get("ctx", {}).get("error")
+        if isinstance(raised, OptionError):
+            errors.append(OptionError(".".join(filter(None, [key, *path, raised.key])), raised.problem))
+        else:
+            problem = _problem(details, value, path, annotation)
+            errors.append(OptionError(".".join(filter(None, [key, *path])), problem))
+    return errors
 
 
 def first_of(errors: Sequence[OptionError]) -> OptionError:

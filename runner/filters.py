@@ -1,9 +1,10 @@
-"""Cropping with resizing, and blurring, of a batch of images, each image with a box and a kernel of its own.
+"""Cropping with resizing, and blurring, of a batch of images, each with a box and a kernel of its own.
 
-As in runner/color.py every arithmetic step rounds once per element, so the batch an image is in cannot change it.
+As in runner/color.py every arithmetic step rounds once per element, so no image is changed by the batch
+it is in.
 
-Shapes: B images, C channels, H x W pixels of the source, S pixels of a side of the view, K taps, R radius of the
-kernel.
+Shapes: B images, C channels, H x W pixels of the source, S pixels of a side of the view, K taps, R weights
+of the blur kernel from its centre outwards.
 """
 
 import math
@@ -15,11 +16,11 @@ from torch import Tensor
 
 
 def crop_and_resize(images_BCHW: Tensor, box_B4: Tensor, flip_B: Tensor, size: int) -> Tensor:
-    """(B, C, S, S) float32 in 0..1: the part of each uint8 image inside its box, resized and perhaps mirrored.
+    """(B, C, S, S) float32 in 0..1: the part of each uint8 image inside its box, resized, perhaps mirrored.
 
-    `box_B4` holds top, left, height, width, `flip_B` 1 to mirror left to right, all as floats. The filter is the
-    antialiased bilinear one of PIL and torchvision: two taps a side where the view enlarges, a triangle as wide
-    as two view pixels where it shrinks; pixels outside the box are never read.
+    `box_B4` holds top, left, height, width, and `flip_B` 1 to mirror left to right, all as floats. The
+    filter is the antialiased bilinear one of PIL and torchvision: two taps a side where the view enlarges,
+    a triangle two view pixels wide where it shrinks. Pixels outside the box are never read.
     """
     B, C, H, W = images_BCHW.shape
     top_B, left_B, height_B, width_B = box_B4.unbind(1)
@@ -38,15 +39,16 @@ def crop_and_resize(images_BCHW: Tensor, box_B4: Tensor, flip_B: Tensor, size: i
 
 
 def sum_weighted(taps: Iterable[Tensor], weights: Iterable[Tensor]) -> Tensor:
-    """Weighted sum, one tap after the other, each of which is overwritten."""
-    products = (tap.mul_(weight) for tap, weight in zip(taps, weights, strict=True))
-    return reduce(Tensor.add_, products)
+    """Weighted sum, one tap after the other; the taps are overwritten."""
+    return reduce(Tensor.add_, (tap.mul_(weight) for tap, weight in zip(taps, weights, strict=True)))
 
 
-def place_taps(start_B: Tensor, length_B: Tensor, flip_B: Tensor, size: int, most: int) -> tuple[Tensor, Tensor]:
-    """Which source pixels make each view pixel along one axis, and with what weights: two (K, B, S) tensors.
+def place_taps(
+    start_B: Tensor, length_B: Tensor, flip_B: Tensor, size: int, most: int
+) -> tuple[Tensor, Tensor]:
+    """Which source pixels make each view pixel along one axis, and their weights: two (K, B, S) tensors.
 
-    `most` bounds every length; it fixes the number of taps, so that taps beyond an image's own have weight 0.
+    No length exceeds `most`, which fixes the number of taps; those beyond an image's own have weight 0.
     """
     positions_S = torch.arange(size, device=start_B.device, dtype=torch.float32)
     positions_BS = positions_S + flip_B[:, None] * (size - 1 - 2 * positions_S)
@@ -56,8 +58,7 @@ def place_taps(start_B: Tensor, length_B: Tensor, flip_B: Tensor, size: int, mos
     taps_K = torch.arange(math.ceil(2 * max(1, most / size)), device=start_B.device, dtype=torch.float32)
     offset_KBS = (centre_BS - reach_B1 + 0.5).floor_() + taps_K[:, None, None]
 
-    last_B1 = length_B[:, None] - 1
-    pixels_KBS = offset_KBS.clamp(min=0).minimum(last_B1)
+    pixels_KBS = offset_KBS.clamp(min=0).minimum(length_B[:, None] - 1)
     outside_KBS = (offset_KBS - pixels_KBS).abs_()
     distance_KBS = (offset_KBS + 0.5).sub_(centre_BS).abs_().div_(reach_B1)
     weights_KBS = (1 - distance_KBS).sub_(outside_KBS).clamp_(min=0)
@@ -66,15 +67,15 @@ def place_taps(start_B: Tensor, length_B: Tensor, flip_B: Tensor, size: int, mos
 
 
 def blur(images_BCHW: Tensor, kernel_BR: Tensor) -> Tensor:
-    """Gaussian blur along both axes, mirrored at the edges (without repeating the edge pixel).
+    """Blurred along both axes, mirrored at the edges without repeating the edge pixel.
 
-    `kernel_BR` holds the centre weight of each image's kernel, then the weights at distance 1, 2, ...; H and W
-    must be greater than the greatest distance.
+    Row i of `kernel_BR` has the weight of the centre, then those at distance 1, 2, ..., R - 1 < H, W.
     """
     return blur_axis(blur_axis(images_BCHW, kernel_BR, 3), kernel_BR, 2)
 
 
 def blur_axis(images_BCHW: Tensor, kernel_BR: Tensor, axis: int) -> Tensor:
+    """Blurred along one axis."""
     length, radius = images_BCHW.shape[axis], kernel_BR.shape[1] - 1
     before = images_BCHW.narrow(axis, 1, radius).flip(axis)
     after = images_BCHW.narrow(axis, length - 1 - radius, radius).flip(axis)

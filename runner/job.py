@@ -116,7 +116,7 @@ def _attend(
         if place.one_host:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         with joined(place.rank, place.world, place.local_rank, store, trial.train.backend) as group:
-            outcome = launch(trial, attempt, group, preemption, job_id=place.job_id, stop_after=stop_after)
+            outcome = launch(trial, attempt, group, preemption, place=place, stop_after=stop_after)
             verdict, cause = Verdict.GO_ON, "done"
             if outcome.verdict:
                 facts = settle_verdict(outcome.verdict, place) if group.is_main else (outcome.verdict, "")

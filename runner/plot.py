@@ -1,4 +1,4 @@
-"""One picture of a sweep: the main metric by setting with error bars, or curves where there is only one setting."""
+"""One picture of a sweep: the main metric by setting with error bars, or by step if there is one setting."""
 
 import io
 import math
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import ConfigError
-from runner.progress import main_metric
-from runner.results import Group, TrialResult, metric_names, write_file
+from runner.record import main_metric
+from runner.results import Setting, TrialResult, metric_names, write_file
 from runner.rundir import read_rows
 from runner.status import Row
-from runner.watch import format_value, short_names, varying_keys
+from runner.tables import format_value, short_names, varying_keys
 
 FORMATS = (".png", ".pdf", ".svg")
 MOST_LABELS = 40
@@ -23,7 +23,7 @@ def check_plot_file(path: Path) -> None:
         raise ConfigError(f"--plot {path}: the suffix must be one of {', '.join(FORMATS)}")
 
 
-def plot_groups(path: Path, title: str, groups: list[Group]) -> None:
+def plot_groups(path: Path, title: str, groups: list[Setting]) -> None:
     """Mean, standard deviation and every trial of the main metric, by setting.
 
     A setting of one number becomes the horizontal axis; others get a line each.
@@ -66,7 +66,7 @@ def plot_curves(path: Path, title: str, rows: list[Row], results: list[TrialResu
     _save(figure, path)
 
 
-def _plot_numbers(axes: Any, metric: str, key: str, groups: list[Group]) -> None:
+def _plot_numbers(axes: Any, metric: str, key: str, groups: list[Setting]) -> None:
     groups = sorted(groups, key=lambda group: group.overrides[key])
     xs = [float(group.overrides[key]) for group in groups]
     means, errors = _spreads(groups, metric)
@@ -80,15 +80,19 @@ def _plot_numbers(axes: Any, metric: str, key: str, groups: list[Group]) -> None
     axes.set_ylabel(metric)
 
 
-def _plot_settings(figure: Any, axes: Any, metric: str, keys: list[str], groups: list[Group]) -> None:
+def _plot_settings(figure: Any, axes: Any, metric: str, keys: list[str], groups: list[Setting]) -> None:
     places = list(range(len(groups)))
     means, errors = _spreads(groups, metric)
     axes.errorbar(means, places, xerr=errors, linestyle="", marker="o", markersize=5, capsize=4, zorder=3)
     for place, group in zip(places, groups, strict=True):
         values = _values(group, metric)
-        axes.plot(values, [place] * len(values), linestyle="", marker="o", markersize=4, color="0.6", zorder=2)
+        axes.plot(
+            values, [place] * len(values), linestyle="", marker="o", markersize=4, color="0.6", zorder=2
+        )
     if len(groups) <= MOST_LABELS:
-        axes.set_yticks(places, [_setting(group.overrides, keys) or "all trials" for group in groups], fontsize=8)
+        axes.set_yticks(
+            places, [_setting(group.overrides, keys) or "all trials" for group in groups], fontsize=8
+        )
         figure.set_figheight(max(3.0, 1.2 + 0.3 * len(groups)))
     else:
         axes.set_ylabel("setting, in the order of the table")
@@ -121,12 +125,12 @@ def _curve(row: Row, metric: str) -> list[tuple[int, float]]:
     return [(logged["step"], logged[metric]) for logged in read_rows(row.run.metrics) if metric in logged]
 
 
-def _spreads(groups: list[Group], metric: str) -> tuple[list[float], list[float]]:
+def _spreads(groups: list[Setting], metric: str) -> tuple[list[float], list[float]]:
     spreads = [spread for group in groups if (spread := group.spread(metric)) is not None]
     return [spread.mean for spread in spreads], [spread.std or 0.0 for spread in spreads]
 
 
-def _values(group: Group, metric: str) -> list[float]:
+def _values(group: Setting, metric: str) -> list[float]:
     return [trial.metrics[metric] for trial in group.done if metric in trial.metrics]
 
 

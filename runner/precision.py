@@ -22,12 +22,10 @@ class Precision:
     """
 
     def __init__(self, name: PrecisionName, device: torch.device) -> None:
-        if name == "bf16" and device.type == "cuda":
-            with torch.cuda.device(device):
-                supported = torch.cuda.is_bf16_supported(including_emulation=False)
-            if not supported:
-                gpu = torch.cuda.get_device_name(device)
-                raise OptionError("train.precision", f'"bf16" is not allowed on {gpu}; use fp16 or "no"')
+        needs_gpu_support = name == "bf16" and device.type == "cuda"
+        if needs_gpu_support and not torch.cuda.is_bf16_supported(including_emulation=False):
+            gpu = torch.cuda.get_device_name(device)
+            raise OptionError("train.precision", f'"bf16" is not allowed on {gpu}; use fp16 or "no"')
         self.name = name
         self.device = device
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")

@@ -45,15 +45,16 @@ _ASSIGNMENT = re.compile(r"(?P<name>[+~-]*[\w.-]+)(?P<sign>\s*[=:]\s*)(?P<value>
 _LITERAL = re.compile(r"""(?P<name>[\w.-]+)(?P<sign>["']?\s*[=:]\s*)(?P<value>"[^"\s]{8,}"|'[^'\s]{8,}')""")
 
 
-def collect(command: list[str]) -> dict[str, Any]:
-    """The content of provenance.json; `diff` gives the uncommitted changes that belong beside it.
+def collect(command: list[str]) -> tuple[dict[str, Any], str]:
+    """The content of provenance.json, and the uncommitted changes of the code as a patch (empty without any).
 
     `command` is the command line as typed. Of the environment only SLURM_* and CUDA_VISIBLE_DEVICES are kept.
     """
-    return {
+    root = _checkout()
+    document = {
         "time": time.time(),
         "command": mask_command(command),
-        "git": _git_facts(),
+        "git": _git_facts(root) if root else None,
         "python": platform.python_version(),
         "packages": _package_versions(),
         "host": platform.node(),
@@ -62,18 +63,7 @@ def collect(command: list[str]) -> dict[str, Any]:
         "folder": mask_text(os.getcwd()),
         "environment": _kept_environment(os.environ),
     }
-
-
-def diff() -> str:
-    """The uncommitted changes of the code as a patch, secrets masked; empty without a git checkout."""
-    root = _checkout()
-    if root is None:
-        return ""
-    text = _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff") or ""
-    masked = mask_text(text)
-    if len(masked) > LARGEST_DIFF_BYTES:
-        masked = f"{masked[:LARGEST_DIFF_BYTES]}\n# cut here: the whole patch has {len(masked)} characters\n"
-    return masked
+    return document, _diff(root) if root else ""
 
 
 def mask_command(command: list[str]) -> str:
@@ -143,11 +133,8 @@ def _package_versions() -> dict[str, str]:
     return versions
 
 
-def _git_facts() -> dict[str, Any] | None:
-    """Which commit the code is, and whether it was changed since; None when it is not a git checkout."""
-    root = _checkout()
-    if root is None:
-        return None
+def _git_facts(root: Path) -> dict[str, Any]:
+    """Which commit the code is, and whether it was changed since."""
     changes = (_git(root, "status", "--porcelain") or "").splitlines()
     return {
         "root": str(root),
@@ -156,6 +143,14 @@ def _git_facts() -> dict[str, Any] | None:
         "dirty": bool(changes),
         "untracked": [mask_text(line[3:]) for line in changes if line.startswith("??")],
     }
+
+
+def _diff(root: Path) -> str:
+    text = _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff") or ""
+    masked = mask_text(text)
+    if len(masked) > LARGEST_DIFF_BYTES:
+        masked = f"{masked[:LARGEST_DIFF_BYTES]}\n# cut here: the whole patch has {len(masked)} characters\n"
+    return masked
 
 
 def _checkout() -> Path | None:

@@ -1,8 +1,8 @@
 """Random numbers named by what they are for, so that nobody has to draw them in any order.
 
-Every number is a function of (seed, epoch, sample id, view, place): it does not depend on the batch a sample
-came in, on the number of workers or ranks, on the device, or on what was drawn before. The generator is
-Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), with
+Every number is a function of (seed, epoch, sample id, view, place): it does not depend on the batch a
+sample came in, on the number of workers or ranks, on the device, or on what was drawn before. The
+generator is Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), with
 
     key      the 64 bits of the seed
     counter  id (low word), id (high word), epoch, view * 2^16 + block
@@ -25,10 +25,12 @@ KEY_STEPS = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 ROUNDS = 10
 
 
-def draw_uniforms(seed: int, epoch: int, ids_B: NDArray[np.int64], view: int, count: int) -> NDArray[np.float64]:
-    """(B, count) numbers in the open interval (0, 1), each with 32 random bits.
+def draw_uniforms(
+    seed: int, epoch: int, ids_B: NDArray[np.int64], view: int, count: int
+) -> NDArray[np.float64]:
+    """(B, count) numbers in the open interval (0, 1), each made of 32 random bits.
 
-    `seed` < 2^64, `epoch` < 2^32, `view` < 2^16; more `count` adds columns and leaves the earlier ones as they were.
+    `seed` < 2^64, `epoch` < 2^32, `view` < 2^16. A greater `count` adds columns and keeps the earlier ones.
     """
     assert 0 <= seed < 2**64 and 0 <= epoch < 2**32 and 0 <= view < 2**16, (seed, epoch, view)
     blocks = -(-count // 4)
@@ -41,7 +43,7 @@ def draw_uniforms(seed: int, epoch: int, ids_B: NDArray[np.int64], view: int, co
         np.broadcast_to((view << 16) + np.arange(blocks, dtype=np.uint64), shape),
     )
     words_BK = np.stack(philox(counter, seed), axis=-1).reshape(len(ids_B), 4 * blocks)
-    return (words_BK[:, :count] + 0.5) * 2.0**-32
+    return (words_BK[:, :count].astype(np.float64) + 0.5) * 2.0**-32
 
 
 def philox(counter: tuple[Words, Words, Words, Words], key: int) -> tuple[Words, Words, Words, Words]:

@@ -7,7 +7,9 @@ this module (no torch, no submitit: it must answer within KillWait), and so does
 
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +38,7 @@ class Decision:
 def decide(
     exit_code: int,
     *,
+    launch: str,
     done: bool,
     cancelled: bool,
     job_state: str,
@@ -45,7 +48,7 @@ def decide(
 ) -> Decision:
     """Decide from facts: the exit code, the run folder, and what the scheduler says of the job.
 
-    `attempts` are the rows of attempts.jsonl, `crashes` what dying ranks of the last attempt left, first death first.
+    `launch` names the launch that ended, as its start row does if it got that far; `attempts` are the rows of attempts.jsonl, `crashes` what dying ranks of the last attempt left, first death first.
     """
     if done:
         return Decision("done", "done", "result.json exists")
@@ -54,15 +57,18 @@ def decide(
     if job_state not in ("RUNNING", "LOCAL"):
         # COMPLETING, CANCELLED, PENDING: a scancel, a requeue or a preemption is already under way
         return Decision("leave", "terminated", f"the scheduler has already decided: {job_state}")
-    last_end = attempts[-1] if attempts and attempts[-1]["event"] == "end" else None
-    if last_end is not None and last_end.get("requeue"):
-        return Decision("requeue", last_end["cause"], "saved, and the first request to requeue did not get through")
+    started = any(row["event"] == "start" and row["launch"] == launch for row in attempts)
+    if started and attempts[-1]["event"] == "end" and attempts[-1]["requeue"]:
+        return Decision("requeue", attempts[-1]["cause"], "saved, but the first request to requeue did not get through")
     own = [crash for crash in crashes if crash["cause"] in FINAL_CAUSES]
-    if own:
+    if own and started:
         crash = own[0]
         return Decision("fail", crash["cause"], f"rank {crash['rank']}: {crash['error']}")
-    cause = "launch failed" if not _started(attempts) else "killed" if exit_code > 128 or not crashes else "peer crash"
-    failures = failures_without_progress(attempts) + 1
+    if not started:
+        cause, failures = "launch failed", launch_failures(attempts) + 1
+    else:
+        cause = "killed" if exit_code > 128 or not crashes else "peer crash"
+        failures = failures_without_progress(attempts) + 1
     if failures > max_failures:
         return Decision("fail", cause, f"{failures} failures in a row without a new checkpoint (max_failures={max_failures})")
     return Decision("requeue", cause, f"exit code {exit_code}; failure {failures} of at most {max_failures} without progress")
@@ -71,8 +77,6 @@ def decide(
 def failures_without_progress(attempts: list[dict[str, Any]]) -> int:
     """How many of the last attempts crashed from the same step on as the newest one."""
     starts = [row for row in attempts if row["event"] == "start"]
-    if not starts:
-        return sum(row["cause"] == "launch failed" for row in attempts)
     ends = {row["attempt"]: row for row in attempts if row["event"] == "end"}
     newest, count = starts[-1], 0
     for start in reversed(starts[:-1]):
@@ -83,9 +87,14 @@ def failures_without_progress(attempts: list[dict[str, Any]]) -> int:
     return count
 
 
-def _started(attempts: list[dict[str, Any]]) -> bool:
-    """Whether the last launch got as far as an attempt that has not ended yet."""
-    return bool(attempts) and attempts[-1]["event"] == "start"
+def launch_failures(attempts: list[dict[str, Any]]) -> int:
+    """How many of the last launches did not get as far as an attempt."""
+    return len(list(takewhile(lambda row: row["cause"] == "launch failed", _ends_backwards(attempts))))
+
+
+def _ends_backwards(attempts: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """End rows after the last start row, the newest first."""
+    return takewhile(lambda row: row["event"] == "end", reversed(attempts))
 
 
 def read_crashes(run: RunDir) -> list[dict[str, Any]]:
@@ -99,11 +108,12 @@ def read_crashes(run: RunDir) -> list[dict[str, Any]]:
     return sorted(crashes, key=lambda crash: (crash["cause"] == "peer crash", crash["time"]))
 
 
-def judge(run: RunDir, exit_code: int, job_state: str, max_failures: int) -> Decision:
+def judge(run: RunDir, launch: str, exit_code: int, job_state: str, max_failures: int) -> Decision:
     """Decide about a run folder, and write down what was decided: an end row, and failure.json when it is over."""
     attempts, crashes = run.attempt_rows(), read_crashes(run)
     decision = decide(
         exit_code,
+        launch=launch,
         done=run.result.exists(),
         cancelled=run.cancelled.exists(),
         job_state=job_state,
@@ -143,14 +153,14 @@ def judge(run: RunDir, exit_code: int, job_state: str, max_failures: int) -> Dec
 
 
 def main(arguments: list[str]) -> int:
-    """The batch script's EXIT trap: `python -m runner.requeue MANIFEST INDEX JOB_ID EXIT_CODE MAX_FAILURES`."""
-    manifest, index, job_id, exit_code, max_failures = arguments
+    """The batch script's EXIT trap: `python -m runner.requeue MANIFEST INDEX JOB_ID LAUNCH EXIT_CODE MAX_FAILURES`."""
+    manifest, index, job_id, launch, exit_code, max_failures = arguments
     run = RunDir(Path(Path(manifest).read_text().splitlines()[int(index)]))
     try:
         job_state = slurm.show_job(job_id).get("JobState", "UNKNOWN")
     except SubmissionError as error:
         job_state = f"no answer ({error})"
-    decision = judge(run, int(exit_code), job_state, int(max_failures))
+    decision = judge(run, launch, int(exit_code), job_state, int(max_failures))
     print(f"runner: {run.experiment}/{run.trial}: {decision.action}, {decision.cause}: {decision.reason}", flush=True)
     if decision.action == "requeue":
         slurm.requeue(job_id)

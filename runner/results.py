@@ -1,4 +1,4 @@
-"""Metrics of all trials of a sweep: as a table, JSON, CSV or a plot; over seeds as mean and standard deviation.
+"""Metrics of all trials of a sweep as a table, JSON or CSV; over seeds as mean and standard deviation.
 
 No trial is ever left out: what is not done yet, or failed, is shown with its state and its last values.
 """
@@ -15,10 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.errors import ConfigError
-from runner.progress import main_metric
+from runner.record import main_metric
 from runner.rundir import read_rows, replacing
 from runner.status import Row
-from runner.watch import format_value, short_names, varying_keys
+from runner.tables import format_value, new_table, short_names, varying_keys
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Group:
+class Setting:
     """Trials that differ in nothing but the key they are grouped over."""
 
     overrides: dict[str, Any]
@@ -74,7 +74,9 @@ class Group:
         # fmean and stdev refuse or hide what is not finite; here a nan must show.
         if not all(map(math.isfinite, values)):
             return Spread(math.nan, math.nan, len(values))
-        return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+        return Spread(
+            statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)
+        )
 
     def as_json(self) -> dict[str, Any]:
         spreads = {name: spread for name in metric_names(self.trials) if (spread := self.spread(name))}
@@ -89,27 +91,29 @@ class Group:
 
 
 def read_results(rows: list[Row]) -> list[TrialResult]:
-    """One result a trial, in the order given: final metrics, or the last values of a trial that is not done."""
+    """One result a trial, in the order given: final metrics, or the last ones of a trial that is not done."""
     return [
         TrialResult(
             row.run.trial,
-            row.progress.overrides,
+            row.record.overrides,
             row.state,
-            row.progress.metrics if row.state == "done" else _last_values(row),
+            row.record.metrics if row.state == "done" else _last_values(row),
         )
         for row in rows
     ]
 
 
-def group_over(results: list[TrialResult], key: str) -> list[Group]:
-    """Trials that are equal but for `key`, a full key such as train.seed or its end, in the order of appearance.
+def group_over(results: list[TrialResult], key: str) -> list[Setting]:
+    """Trials that are equal but for `key`, a full key such as train.seed or its end, in order of appearance.
 
     Raises: ConfigError when no trial sets such a key.
     """
     keys = dict.fromkeys(name for result in results for name in result.overrides)
     over = [name for name in keys if name == key or name.endswith(f".{key}")]
     if not over:
-        raise ConfigError(f"--over {key}: no trial of the sweep sets it; it sets: {', '.join(keys) or 'nothing'}")
+        raise ConfigError(
+            f"--over {key}: no trial of the sweep sets it; it sets: {', '.join(keys) or 'nothing'}"
+        )
     if len(over) > 1:
         raise ConfigError(f"--over {key}: the sweep sets {', '.join(over)}; give one of them in full")
     groups: dict[str, list[TrialResult]] = {}
@@ -118,10 +122,14 @@ def group_over(results: list[TrialResult], key: str) -> list[Group]:
     values = dict.fromkeys(repr(result.overrides.get(over[0])) for result in results)
     known = {repr(result.overrides.get(over[0])): result.overrides.get(over[0]) for result in results}
     return [
-        Group(
+        Setting(
             _without(trials[0].overrides, over[0]),
             trials,
-            [known[value] for value in values if value not in {repr(t.overrides.get(over[0])) for t in trials}],
+            [
+                known[value]
+                for value in values
+                if value not in {repr(t.overrides.get(over[0])) for t in trials}
+            ],
         )
         for trials in groups.values()
     ]
@@ -137,7 +145,7 @@ def metric_names(results: list[TrialResult]) -> list[str]:
 def results_table(results: list[TrialResult], counts: str) -> Table:
     """One line a trial: the overrides that differ, then the metrics."""
     keys, metrics = varying_keys([result.overrides for result in results]), metric_names(results)
-    table = _table(["trial", *short_names(keys), "state", *metrics], counts)
+    table = new_table(["trial", *short_names(keys), "state", *metrics], counts)
     for result in results:
         cells = [result.trial, *(format_value(result.overrides.get(key, "")) for key in keys), result.state]
         cells += [format_value(result.metrics[name]) if name in result.metrics else "" for name in metrics]
@@ -145,13 +153,16 @@ def results_table(results: list[TrialResult], counts: str) -> Table:
     return table
 
 
-def groups_table(groups: list[Group], counts: str) -> Table:
+def groups_table(groups: list[Setting], counts: str) -> Table:
     """One line a group: the overrides that differ, mean ± standard deviation, n, and who is missing."""
     keys = varying_keys([group.overrides for group in groups])
     metrics = metric_names([trial for group in groups for trial in group.trials])
-    table = _table([*short_names(keys), "n", *metrics, "not counted"], counts)
+    table = new_table([*short_names(keys), "n", *metrics, "not counted"], counts)
     for group in groups:
-        cells = [*(format_value(group.overrides.get(key, "")) for key in keys), f"{len(group.done)}/{len(group.trials)}"]
+        cells = [
+            *(format_value(group.overrides.get(key, "")) for key in keys),
+            f"{len(group.done)}/{len(group.trials)}",
+        ]
         cells += [_spread_words(group.spread(name)) for name in metrics]
         missing = [f"{trial.trial} {trial.state}" for trial in group.missing]
         missing += [f"no trial with {value}" for value in group.absent]
@@ -159,7 +170,7 @@ def groups_table(groups: list[Group], counts: str) -> Table:
     return table
 
 
-def write_csv(path: Path, results: list[TrialResult], groups: list[Group] | None = None) -> None:
+def write_csv(path: Path, results: list[TrialResult], groups: list[Setting] | None = None) -> None:
     """One line a trial, or a group with mean, std and n of each metric; every override is a column."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
@@ -168,7 +179,9 @@ def write_csv(path: Path, results: list[TrialResult], groups: list[Group] | None
         keys = _keys([result.overrides for result in results])
         writer.writerow(["trial", "state", *keys, *metrics])
         for result in results:
-            row = [result.overrides.get(key, "") for key in keys] + [result.metrics.get(name, "") for name in metrics]
+            row = [result.overrides.get(key, "") for key in keys] + [
+                result.metrics.get(name, "") for name in metrics
+            ]
             writer.writerow([result.trial, result.state, *row])
     else:
         keys = _keys([group.overrides for group in groups])
@@ -178,7 +191,11 @@ def write_csv(path: Path, results: list[TrialResult], groups: list[Group] | None
             row = [group.overrides.get(key, "") for key in keys] + [len(group.trials), len(group.done)]
             for name in metrics:
                 spread = group.spread(name)
-                row += ["", "", 0] if spread is None else [spread.mean, "" if spread.std is None else spread.std, spread.n]
+                row += (
+                    ["", "", 0]
+                    if spread is None
+                    else [spread.mean, "" if spread.std is None else spread.std, spread.n]
+                )
             writer.writerow([*row, " ".join(f"{trial.trial}:{trial.state}" for trial in group.missing)])
     write_file(path, buffer.getvalue().encode())
 
@@ -211,10 +228,3 @@ def _spread_words(spread: Spread | None) -> str:
     if spread is None:
         return ""
     return format_value(spread.mean) + ("" if spread.std is None else f" ± {spread.std:.2g}")
-
-
-def _table(heads: list[str], counts: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, caption=counts, caption_justify="left")
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    return table

@@ -110,8 +110,8 @@ def override(document: Document, texts: Iterable[str]) -> Document:
 def set_key(mapping: dict[str, Any], key: str, value: Any, at: str = "") -> dict[str, Any]:
     """A copy with a dotted key set; only the mappings on its path are copied, the others are shared.
 
-    `at` is the dotted key of the mapping itself. Raises OptionError when the path leads through something that is
-    not a mapping.
+    `at` is the dotted key of the mapping itself. Raises OptionError when the path leads through what
+    is no mapping.
     """
     # A key may hold dots itself: `sweep.grid.method.gamma` is the key `method.gamma` of `sweep.grid`.
     head, dot, rest = key.partition(".")

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runner.progress import describe_end
+from runner.record import describe_end
 from runner.rundir import RunDir, read_json
 from runner.status import Ask, Row, read_statuses
 
 
 def show_trial(run: RunDir, ask: Ask | None = None) -> dict[str, Any]:
-    """All that is known of a trial, as one JSON document: the columns of `status`, and what lies behind them."""
+    """All that is known of a trial as one JSON document: the columns of `status`, and what lies behind."""
     (row,) = read_statuses([run], ask)
     return row.as_json() | {
         "note": row.note,
@@ -24,15 +24,15 @@ def show_trial(run: RunDir, ask: Ask | None = None) -> dict[str, Any]:
         "history": describe_attempts(row),
         "jobs": run.job_rows(),
         "checkpoints": _checkpoints(run),
-        "result": row.progress.result,
-        "failure": row.progress.failure,
+        "result": row.record.result,
+        "failure": row.record.failure,
     }
 
 
 def describe_attempts(row: Row) -> list[dict[str, Any]]:
     """One entry for each launch, in order: its start and end rows joined, and `why` it ended, in words."""
     entries: list[dict[str, Any]] = []
-    for event in row.progress.attempts:
+    for event in row.record.attempts:
         fields = {key: value for key, value in event.items() if key not in ("event", "time")}
         if event["event"] == "start":
             entries.append({**fields, "started": event["time"], "ended": None})
@@ -59,14 +59,17 @@ def print_trial(document: dict[str, Any], console: Console) -> None:
         console.print(Text("attempts", style="bold"))
         console.print(_attempts_table(document["history"]))
     for job in document["jobs"]:
-        words = f"{_clock(job['time'])} {job['cluster']} {job['job_id']} on {job.get('host')}, {job.get('submission')}"
+        words = f"{_clock(job['time'])} to {job['cluster']} as {job['job_id']}, {job.get('submission')}"
         console.print(Text(f"  submitted  {words}"), soft_wrap=True)
     if document["checkpoints"]:
         console.print(Text(f"  checkpoints {', '.join(document['checkpoints'])}"), soft_wrap=True)
     failure = document["failure"]
     if failure is not None:
         console.print(Text("failed", style="bold red"))
-        console.print(Text(f"  rank {failure.get('rank')}: {failure.get('cause')}: {failure.get('error')}"), soft_wrap=True)
+        console.print(
+            Text(f"  rank {failure.get('rank')}: {failure.get('cause')}: {failure.get('error')}"),
+            soft_wrap=True,
+        )
         if failure.get("traceback"):
             console.print(Text(f"  traceback in {failure['traceback']}"), soft_wrap=True)
     if document["result"] is not None:
@@ -90,12 +93,17 @@ def _provenance_lines(document: dict[str, Any]) -> dict[str, str]:
     provenance = document["provenance"]
     if provenance is None:
         return {}
-    lines = {"command": str(provenance.get("command")), "from": f"{provenance.get('user')}@{provenance.get('host')}"}
+    lines = {
+        "command": str(provenance.get("command")),
+        "from": f"{provenance.get('user')}@{provenance.get('host')}",
+    }
     git = provenance.get("git")
     if git:
         lines["code"] = f"{git['sha']}{', changed since (diff.patch)' if git['dirty'] else ''}"
     packages = provenance.get("packages") or {}
-    lines["packages"] = ", ".join(f"{name} {packages[name]}" for name in ("runner", "torch", "submitit") if name in packages)
+    lines["packages"] = ", ".join(
+        f"{name} {packages[name]}" for name in ("runner", "torch", "submitit") if name in packages
+    )
     return lines
 
 

@@ -1,8 +1,8 @@
 """Questions to the Slurm on PATH, and the two orders `requeue` and `cancel`.
 
-A job id is `123`, or `123_4` for element 4 of array 123. The last element of an array has the array's own number
-as its SLURM_JOB_ID, so elements are named by array and index throughout. Times are unix seconds. Every function
-raises SubmissionError, one line, when Slurm is not there or does not answer.
+A job id is `123`, or `123_4` for element 4 of array 123. The last element of an array has the array's own
+number as its SLURM_JOB_ID, so elements are named by array and index throughout. Times are unix seconds. Every
+function raises SubmissionError, one line, when Slurm is not there or does not answer.
 """
 
 import os
@@ -34,7 +34,7 @@ class JobInfo:
 
     job_id: str
     state: str
-    """One word: PENDING, RUNNING, COMPLETING, COMPLETED, FAILED, CANCELLED, TIMEOUT, NODE_FAIL, PREEMPTED, ..."""
+    """One word: PENDING, RUNNING, COMPLETING, COMPLETED, FAILED, CANCELLED, TIMEOUT, NODE_FAIL, ..."""
     nodes: str
     """As Slurm writes lists: `node[1-3,7]`."""
     start: float | None
@@ -77,8 +77,8 @@ def sacct(job_ids: Iterable[str]) -> dict[str, JobInfo]:
 def show_job(job_id: str) -> dict[str, str]:
     """All fields of `scontrol show job`; empty for a job that Slurm has forgotten.
 
-    EndTime (unix seconds, as a text) is the deadline of a running job; a preemption moves it to now + GraceTime
-    and sets PreemptTime.
+    EndTime (unix seconds, as text) is the deadline of a running job; a preemption moves it to now +
+    GraceTime and sets PreemptTime.
     """
     _checked([job_id])
     try:
@@ -236,7 +236,7 @@ def _run(tool: str, *arguments: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Without the variables that change what the tools print, with times in unix seconds and lists in full."""
+    """Without variables that change what the tools print, with times in unix seconds and lists in full."""
     changes = ("SQUEUE_", "SACCT_", "SCANCEL_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(changes)}
     return kept | {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}

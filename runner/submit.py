@@ -4,7 +4,6 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from runner import launcher
 from runner.config import ResourcesConfig, Trial, load_experiment, load_trial
 from runner.errors import SubmissionError
+from runner.named import resolve_trials
 from runner.job import NO_MORE_TIMEOUTS, TrainJob
 from runner.profile import Profile, load_profile, submitit_parameters
 from runner.provenance import collect
@@ -76,7 +76,8 @@ def submit(
     site = load_profile(profile)
     experiment = load_experiment(path, overrides)
     expanded = trials(experiment)
-    check_plug_ins(trial for _, trial in expanded)
+    # Every plug-in choice is resolved now: a typo dies at submission and not after hours in the queue.
+    resolve_trials(expanded, experiment.document)
     folder = experiment_dir(root, experiment.name)
     runs = [RunDir(folder / variant.trial_id) for variant, _ in expanded]
     if dry_run:
@@ -110,14 +111,6 @@ def resubmit(runs: list[RunDir], profile: str | None, root: Path) -> None:
                 _send([(run, load_trial(run.config).resources) for run in members], load_profile(place), folder)
 
 
-def check_plug_ins(expanded: Iterable[Trial]) -> None:
-    """Resolve every plug-in choice now: a typo dies at submission and not after hours in the queue."""
-    from runner.named import resolve_trial
-
-    for trial in expanded:
-        resolve_trial(trial)
-
-
 def choose_rehearsal(trial: Trial, index: int) -> Trial:
     """Only the first `rehearse.trials` trials of a submission are interrupted on purpose."""
     if trial.rehearse is None or index < trial.rehearse.trials:
@@ -134,6 +127,8 @@ def prepare(run: RunDir, trial: Trial, overrides: dict[str, Any], command: list[
         (run.path / "diff.patch").write_text(diff)
     write_json(run.provenance, provenance)
     write_yaml(run.overrides, overrides)
+    if trial.init_from:
+        trial = trial.model_copy(update={"init_from": str(Path(trial.init_from).expanduser().resolve())})
     # Last: a folder counts as a trial once its config is there.
     write_yaml(run.config, trial.model_dump(mode="json"))
 
@@ -182,15 +177,16 @@ def _executor(resources: ResourcesConfig, site: Profile, submission: Path) -> An
 
 def exit_trap(submission: Path, site: Profile) -> list[str]:
     """Lines of the batch script: when srun fails, decide inside the job whether the trial is requeued."""
-    job = '"${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}}"'
     words = [shlex.quote(sys.executable), "-m", "runner.requeue", shlex.quote(str(submission / "trials.txt"))]
     return [
         f"export RUNNER_SIGNAL_LEAD_SECONDS={site.signal_lead_seconds}",
-        f"job={job}",
+        "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
+        "job=${job:-$SLURM_JOB_ID}",
+        'launch="$job.${SLURM_RESTART_COUNT:-0}"',
         "judge() {",
         "  code=$?",
         "  trap - EXIT",
-        f'  [ "$code" -eq 0 ] || {" ".join(words)} "${{SLURM_ARRAY_TASK_ID:-0}}" "${{job:-$SLURM_JOB_ID}}" "$code" '
+        f'  [ "$code" -eq 0 ] || {" ".join(words)} "${{SLURM_ARRAY_TASK_ID:-0}}" "$job" "$launch" "$code" '
         f"{site.max_failures}",
         '  exit "$code"',
         "}",

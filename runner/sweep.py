@@ -1,7 +1,7 @@
 """From one experiment to its trials: a pure function of the file, without torch.
 
-The language is that of runner.sweep_config. What the command line sets is taken out of the sweep. Neither the order
-of keys nor that of values changes the id of any trial.
+The language is that of runner.sweep_config. What the command line sets is taken out of the sweep. Neither the
+order of keys nor that of values changes the id of any trial.
 """
 
 import json

@@ -9,8 +9,8 @@
       when: [{if: {method.name: simclr}, grid: {method.temperature: [0.1, 0.5]}}]
       exclude: [{encoder.name: resnet50, method.gamma: 0.0}]
 
-All kinds multiply; `when` adds dimensions to the trials that match, and may nest. `if` and `exclude` compare what
-is written, a list standing for any of its values.
+All kinds multiply; `when` adds dimensions to the trials that match, and may nest. `if` and `exclude` compare
+what is written, a list standing for any of its values.
 """
 
 import math
@@ -98,7 +98,7 @@ class Sweep(Block):
 
 
 def draw(distribution: Distribution, seed: int, name: str, index: int) -> Any:
-    """Sample number `index` of a parameter: a function of (seed, name, index) alone, whatever else is drawn."""
+    """Sample number `index` of a parameter: a function of (seed, name, index), whatever else is drawn."""
     digest = blake2b(f"{seed}/{name}/{index}".encode(), digest_size=8).digest()
     share = (int.from_bytes(digest, "big") >> 11) / 2**53
     if distribution.choice is not None:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from runner.optimizer import build_optimizer, set_learning_rate
 from runner.precision import Precision
 from runner.preemption import Interrupted, Preemption, Verdict
 from runner.progress import Progress
+from runner.rendezvous import Place
 from runner.rundir import write_json
 from runner.state import TrainState, rng_state, seed_everything, set_rng_state
 from runner.tracking import Tracker
@@ -85,7 +87,7 @@ class Run:
 
 
 def launch(
-    trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, *, job_id: str, stop_after: int | None = None
+    trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, *, place: Place, stop_after: int | None = None
 ) -> Outcome:
     """Train a trial to its end, or to the step at which its ranks agree to leave; a collective call.
 
@@ -97,7 +99,12 @@ def launch(
     state = run.state
     if group.is_main:
         attempt.record_start(
-            job_id=job_id, world=group.world, step=state.step, steps=run.steps, resumed_from=run.resumed_from
+            job_id=place.job_id,
+            launch=place.launch,
+            world=group.world,
+            step=state.step,
+            steps=run.steps,
+            resumed_from=run.resumed_from,
         )
     _add_seconds(run, "start", began)
     try:
@@ -141,7 +148,7 @@ def build(trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, 
     encoder = named.load("encoders", trial.encoder.name).build(options.encoder, data.images.shape[1])
     method = named.load("methods", trial.method.name).build(options.method, encoder, group, steps).to(group.device)
     if trial.init_from:
-        checkpoint.load_weights(method, trial.init_path)
+        checkpoint.load_weights(method, Path(trial.init_from))
     precision = Precision(trial.train.precision, group.device)
     state = TrainState(method, build_optimizer(method, trial.optimizer), precision)
     seed_everything(trial.train.seed, rank=1 + group.rank)
@@ -377,7 +384,7 @@ def keep_best(run: Run, found: dict[str, float]) -> None:
 def save_is_due(run: Run) -> bool:
     """Whether rank 0's clock asks for a periodic checkpoint."""
     config = run.trial.checkpoint
-    if not run.group.is_main or config.every_steps:
+    if not run.group.is_main:
         return False
     return time.monotonic() - run.last_save >= save_interval_seconds(config.every_minutes, run.save_seconds)
 

@@ -52,7 +52,7 @@ class BlurConfig(Options):
     """The standard deviation is uniform in this range, in pixels of the view."""
 
     kernel: Annotated[int, Field(ge=3)] | None = None
-    """Width of the kernel in pixels, odd. None: a tenth of the view made odd, at least 3 (32 -> 3, 96 -> 9)."""
+    """Odd width of the kernel in pixels. None: a tenth of the view made odd, at least 3 (32 -> 3, 96 -> 9)."""
 
     @model_validator(mode="after")
     def check_kernel(self) -> Self:
@@ -103,7 +103,7 @@ class ViewsConfig(Options):
 
     jitter_mode: Literal["exact", "fast"] = "exact"
     """exact: the four changes one after the other in random order, clamped in between, hue in HSV. fast: one
-    3x3 colour matrix for each view, clamped once, hue as a rotation in YIQ: less time, slightly other colours."""
+    3x3 colour matrix for each view, clamped once, hue turned in YIQ: less time, slightly other colours."""
 
     greyscale_probability: Probability = 0.2
     """Share of the views without colour."""
@@ -120,12 +120,14 @@ class ViewsConfig(Options):
     @model_validator(mode="after")
     def check_local(self) -> Self:
         if self.local_size is not None and self.local_views == 0:
-            raise ValueError(f"local_size is {self.local_size} but local_views is 0: there is no local view to size")
+            raise ValueError(
+                f"local_size is {self.local_size} but local_views is 0: there is no local view to size"
+            )
         return self
 
 
 def choose_sizes(config: ViewsConfig, height: int, width: int) -> list[int]:
-    """The size in pixels of each view of an image of `height` x `width`: the global ones, then the local ones."""
+    """The size in pixels of each view of a `height` x `width` image: the global ones, then the local ones."""
     large = config.global_size or min(height, width)
     small = config.local_size or max(1, int(large * 3 / 7))
     return [large] * config.global_views + [small] * config.local_views

@@ -1,7 +1,6 @@
 """The status table for people, and waiting until every trial is final."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -11,16 +10,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from runner.progress import describe_end
+from runner.record import describe_end
 from runner.rundir import RunDir
 from runner.status import Ask, Row, count_states, read_statuses
+from runner.tables import format_age, format_value, make_console, new_table, short_names, varying_keys
 
 POLL_SECONDS = 1.0
 POLL_SLURM_SECONDS = 5.0
 """Between two questions to Slurm, each of which is about all trials at once."""
-
-PIPED_WIDTH = 200
-"""Columns of a table that does not go to a terminal."""
 
 _STYLES = {
     "pending": "dim",
@@ -33,30 +30,22 @@ _STYLES = {
 }
 
 
-def make_console() -> Console:
-    """A console on stdout whose tables are not cut off when they go to a file."""
-    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, soft_wrap=False)
-
-
 def status_table(rows: list[Row]) -> Table:
     """One line a trial: what was set, how far it is, what happened to it."""
-    table = Table(box=None, header_style="bold", pad_edge=False, caption=count_states(rows), caption_justify="left")
-    keys = varying_keys([row.progress.overrides for row in rows])
-    several = len({row.run.experiment for row in rows}) > 1
-    heads = ["experiment"] * several + ["trial", *short_names(keys), "state", "step", "attempts", "job", "metric", "updated"]
-    for head in heads:
-        table.add_column(head, no_wrap=True, justify="right" if head in ("step", "updated") else "left")
-    table.add_column("", overflow="fold")
+    keys = varying_keys([row.record.overrides for row in rows])
+    several = len({row.experiment for row in rows}) > 1
+    heads = ["trial", *short_names(keys), "state", "step", "attempts", "job", "metric", "updated", ""]
+    table = new_table(["experiment"] * several + heads, count_states(rows))
     for row in rows:
         cells = [row.run.experiment] * several + [row.run.trial]
-        cells += [format_value(row.progress.overrides.get(key, "")) for key in keys]
+        cells += [format_value(row.record.overrides.get(key, "")) for key in keys]
         preempted = f" ({row.preemptions} preempted)" if row.preemptions else ""
         after = [
-            "" if row.progress.step is None else f"{row.progress.step}/{row.progress.steps or '?'}",
+            "" if row.record.step is None else f"{row.record.step}/{row.record.steps or '?'}",
             f"{row.attempts}{preempted}" if row.attempts else "",
             row.job_id or "",
             ", ".join(f"{name} {format_value(value)}" for name, value in (row.metric or {}).items()),
-            "" if row.progress.updated is None else format_age(time.time() - row.progress.updated),
+            "" if row.record.updated is None else format_age(time.time() - row.record.updated),
             row.note,
         ]
         state = Text(row.state, style=_STYLES[row.state])
@@ -65,7 +54,10 @@ def status_table(rows: list[Row]) -> Table:
 
 
 def wait_until_final(
-    runs: list[RunDir], ask: Ask | None = None, console: Console | None = None, every_seconds: float | None = None
+    runs: list[RunDir],
+    ask: Ask | None = None,
+    console: Console | None = None,
+    every_seconds: float | None = None,
 ) -> int:
     """Show progress until nothing changes any more by itself; 0 when every trial is done, else 1.
 
@@ -91,51 +83,32 @@ def wait_until_final(
 
 
 def changes(rows: list[Row], seen: dict[RunDir, tuple[int, str]]) -> list[str]:
-    """A line for each thing that happened since the last call, in the order of time; `seen` is brought up to date.
+    """A line for each thing that happened since the last call, in order of time; brings `seen` up to date.
 
     At the first call that is what happened since the trial was submitted last.
     """
     news: list[tuple[float, str, str]] = []
     for row in rows:
-        progress = row.progress
-        submitted = progress.job["time"] if progress.job else 0.0
-        before = sum(entry["time"] < submitted for entry in progress.attempts)
-        state = row.state if row.settled and (progress.updated or 0.0) < submitted else ""
+        record = row.record
+        submitted = record.job["time"] if record.job else 0.0
+        before = sum(entry["time"] < submitted for entry in record.attempts)
+        state = row.state if row.settled and (record.updated or 0.0) < submitted else ""
         count, state = seen.get(row.run, (before, state))
-        news += [(entry["time"], row.run.trial, _attempt_words(entry)) for entry in progress.attempts[count:]]
+        news += [(entry["time"], row.run.trial, _attempt_words(entry)) for entry in record.attempts[count:]]
         if row.state != state and (words := _state_words(row)):
-            at = progress.updated if row.settled else None
+            at = record.updated if row.settled else None
             news.append((at or time.time(), row.run.trial, words))
-        seen[row.run] = (len(progress.attempts), row.state)
-    return [f"{time.strftime('%H:%M:%S', time.localtime(at))} {trial} {words}" for at, trial, words in sorted(news)]
-
-
-def varying_keys(overrides: list[dict[str, Any]]) -> list[str]:
-    """The keys whose value is not the same in all trials, in the order of their first appearance."""
-    keys = dict.fromkeys(key for each in overrides for key in each)
-    return [key for key in keys if len({repr(each.get(key, "")) for each in overrides}) > 1]
-
-
-def short_names(keys: list[str]) -> list[str]:
-    """`gamma` for `method.gamma`, unless two keys end alike."""
-    ends = [key.rpartition(".")[2] for key in keys]
-    return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
-
-
-def format_value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def format_age(seconds: float) -> str:
-    """`12 s ago`, `3 min ago`, `2 h ago`, `5 d ago`."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit} ago"
-    return f"{max(seconds, 0):.0f} s ago"
+        seen[row.run] = (len(record.attempts), row.state)
+    return [
+        f"{time.strftime('%H:%M:%S', time.localtime(at))} {trial} {words}"
+        for at, trial, words in sorted(news)
+    ]
 
 
 def _poll_seconds(rows: Iterable[Row]) -> float:
-    asks_slurm = any(not row.settled and row.progress.job and row.progress.job["cluster"] != "local" for row in rows)
+    asks_slurm = any(
+        not row.settled and row.record.job and row.record.job["cluster"] != "local" for row in rows
+    )
     return POLL_SLURM_SECONDS if asks_slurm else POLL_SECONDS
 
 
@@ -149,7 +122,7 @@ def _state_words(row: Row) -> str:
     """What is worth a line of its own; the states before the end are told by the attempts' rows."""
     if row.state == "done":
         metric = "".join(f", {name} {format_value(value)}" for name, value in (row.metric or {}).items())
-        return f"done at step {row.progress.step}{metric}"
+        return f"done at step {row.record.step}{metric}"
     if row.state in ("failed", "cancelled", "unknown"):
         return f"{row.state}: {row.note}" if row.note else row.state
     return ""

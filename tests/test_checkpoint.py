@@ -35,7 +35,7 @@ def save(run: RunDir, attempt, step: int, value: float = 0.0) -> str:
 
 def start(run: RunDir, resumed_from: str | None = None):
     attempt = claim(run)
-    attempt.record_start(job_id="1", world=1, step=0, steps=10, resumed_from=resumed_from)
+    attempt.record_start(job_id="1", launch="1.0", world=1, step=0, steps=10, resumed_from=resumed_from)
     return attempt
 
 
@@ -192,7 +192,7 @@ run = RunDir(Path(sys.argv[1]))
 attempt = claim(run)
 name, _ = checkpoint.newest_valid(run)
 step = int(name[5:13]) if name else 0
-attempt.record_start(job_id="1", world=1, step=step, steps=0, resumed_from=name)
+attempt.record_start(job_id="1", launch="1.0", world=1, step=step, steps=0, resumed_from=name)
 checkpoint.clean(run)
 while True:
     step += 1

@@ -38,7 +38,7 @@ def test_no_secret_of_environment_or_command_line_is_kept(monkeypatch):
         f"Authorization: Bearer {SENTINEL}",
         f'{{"secret": "{SENTINEL}"}}',
     ]
-    document = collect(command)
+    document, _ = collect(command)
     assert SENTINEL not in json.dumps(document)
     assert document["command"].startswith("runner submit x.yaml WANDB_API_KEY=*** --api-key *** --token=***")
 
@@ -88,13 +88,13 @@ def test_environment_is_a_list_of_the_allowed(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("HOME", "/home/me")
-    kept = collect(["runner"])["environment"]
+    kept = collect(["runner"])[0]["environment"]
     assert kept["SLURM_JOB_ID"] == "12" and kept["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert all(name.startswith("SLURM_") or name == "CUDA_VISIBLE_DEVICES" for name in kept)
 
 
 def test_versions_and_machine():
-    document = collect(["runner"])
+    document, _ = collect(["runner"])
     assert document["packages"]["torch"] and document["packages"]["submitit"]
     assert document["host"] and document["user"] and document["python"].count(".") == 2
 
@@ -116,16 +116,17 @@ def _checkout(folder: Path) -> Path:
 def test_commit_changes_and_patch(tmp_path, monkeypatch):
     package = _checkout(tmp_path)
     monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
-    clean = collect(["runner"])["git"]
+    document, patch = collect(["runner"])
+    clean = document["git"]
     assert clean["dirty"] is False and len(clean["sha"]) == 40 and clean["branch"] == "main"
-    assert provenance.diff() == ""
+    assert patch == ""
 
     monkeypatch.setenv("SOME_TOKEN", SENTINEL)
     (package / "__init__.py").write_text(f"a = 2\nb = {SENTINEL!r}\napi_key = 'another-hidden-word'\n")
     (package / "new.py").write_text("")
-    changed = collect(["runner"])["git"]
+    document, patch = collect(["runner"])
+    changed = document["git"]
     assert changed["dirty"] is True and changed["untracked"] == ["package/new.py"]
-    patch = provenance.diff()
     assert "-a = 1\n+a = 2\n" in patch
     assert SENTINEL not in patch and "another-hidden-word" not in patch
 
@@ -136,10 +137,10 @@ def test_copy_installed_inside_a_checkout_is_not_that_checkout(tmp_path, monkeyp
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("")
     monkeypatch.setattr(provenance, "__file__", str(installed / "provenance.py"))
-    assert collect(["runner"])["git"] is None
-    assert provenance.diff() == ""
+    document, patch = collect(["runner"])
+    assert document["git"] is None and patch == ""
 
 
 def test_works_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert collect(["runner"])["git"] is None
+    assert collect(["runner"])[0]["git"] is None

@@ -13,7 +13,7 @@ On several ranks each one visits its own rows and its own columns of S, against 
 That gives the exact gradient of its own rows, so no gradient is communicated. Everything is divided by the
 global N and multiplied by the world size: the mean over ranks is what one process computes.
 
-Shapes: B rows on this rank, N on all ranks, V and T views of x and y, D width, I x J one tile.
+Shapes: B rows on this rank, N on all ranks, V and T views of x and y, D width, P pairs of views, I x J a tile.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from runner.group import Group
 from runner.losses.slopes import LN2, LogSum, Statistics, sigmoid_slope_, softmax_slope
-from runner.losses.tiles import BLOCK, Tile, Workspace, walk
+from runner.losses.tiles import Tile, Workspace, default_block, walk
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,24 @@ class Terms:
     """Exponent of the modulated sigmoid loss, 0 for the plain one; None leaves the sigmoid loss out."""
 
     cutoff: float | None = None
-    """Leave out negatives whose logit is at most this, and do not modulate the rest."""
+    """Leave out negatives whose logit is at most this, and do not modulate the other pairs."""
 
     cross_entropy: float = 0.0
     """Weight of the softmax cross entropy of each row of S against its own column."""
 
     invariance: float = 0.0
-    """Weight of KL(softmax of column i || softmax of row i), summed over i."""
+    """Weight of KL(softmax of column i || softmax of row i)."""
 
-    measure_invariance: bool = False
-    """Compute that divergence even where its weight is 0."""
+    measure_kl: bool = False
+    """Measure that divergence even where its weight is 0."""
+
+    @property
+    def need_kl(self) -> bool:
+        return bool(self.invariance) or self.measure_kl
+
+    @property
+    def need_softmax(self) -> bool:
+        return self.need_kl or bool(self.cross_entropy)
 
 
 class Measured(NamedTuple):
@@ -63,19 +71,18 @@ def pairwise_loss(
     bias: Tensor,
     terms: Terms,
     group: Group,
-    pairs: Sequence[tuple[int, int]] = ((0, 0),),
+    pairs: Sequence[tuple[int, int]],
     block: int | None = None,
 ) -> Measured:
-    """The mean of `terms` over pairs of views (v, t), with S = x_v y_t^T; `bias` is added for the sigmoid term.
+    """The mean of `terms` over pairs of views (v, t), with S = x_v y_t^T and S + bias for the sigmoid loss.
 
     Row i of x and row i of y belong to the same sample. Differentiable once in x, y and bias; what needs no
     gradient costs nothing. float32 or float64; the loss is summed in float64.
     """
     assert x_BVD.dtype == y_BTD.dtype == bias.dtype, (x_BVD.dtype, y_BTD.dtype, bias.dtype)
     assert len(x_BVD) == len(y_BTD), (x_BVD.shape, y_BTD.shape)
-    block = block or BLOCK.get(x_BVD.device.type, 1024)
-    loss, kl = _Pairwise.apply(x_BVD, y_BTD, bias, terms, group, tuple(pairs), block)  # type: ignore[no-untyped-call]
-    return Measured(loss, kl)
+    block = block or default_block(x_BVD.device)
+    return Measured(*_Pairwise.apply(x_BVD, y_BTD, bias, terms, group, tuple(pairs), block))  # type: ignore[no-untyped-call]
 
 
 class _Pairwise(torch.autograd.Function):
@@ -90,78 +97,92 @@ class _Pairwise(torch.autograd.Function):
         pairs: tuple[tuple[int, int], ...],
         block: int,
     ) -> tuple[Tensor, Tensor | None]:
-        x_grad, y_grad, bias_grad, *_ = ctx.needs_input_grad
-        with_kl = bool(terms.invariance) or terms.measure_invariance
-        with_softmax = with_kl or bool(terms.cross_entropy)
-        x_NVD, y_NTD = gather_views(x_BVD / LN2, y_BTD, y_grad or with_kl, group)
-        B, N = len(x_BVD), len(y_NTD)
-
-        tiles = list(walk(B, N, min(block, N)))
-        space = Workspace(x_BVD, min(block, N), kept=len(pairs) * len(tiles) if with_softmax else 0)
+        need_dx, need_dy, need_dbias, *_ = ctx.needs_input_grad
+        mirrored = need_dy or terms.need_kl
+        x_NVD, y_NTD = gather_views(x_BVD / LN2, y_BTD, mirrored, group)
+        B, N, P = len(x_BVD), len(y_NTD), len(pairs)
+        tiles = list(walk(B, N, block))
+        space = Workspace(x_BVD, min(block, N), keep=P * len(tiles) if terms.need_softmax else 0)
         comparisons = [
-            Comparison(x_NVD[:, v], y_NTD[:, t], B, tiles, number * len(tiles), space, y_grad or with_kl)
-            for number, (v, t) in enumerate(pairs)
+            Comparison(x_NVD[:, v], y_NTD[:, t], B, tiles, index * len(tiles), space, mirrored)
+            for index, (v, t) in enumerate(pairs)
         ]
-        loss, dbias, kl = x_BVD.new_zeros(3, dtype=torch.float64)
-        statistics: list[Statistics | None] = [None] * len(pairs)
-        if with_softmax:
-            own_BPK = torch.stack([one.statistics(with_kl) for one in comparisons], 1)
-            statistics = [Statistics(*of_KN) for of_KN in gather_own_first(own_BPK, group).permute(1, 2, 0).contiguous()]
-            row, column, mismatch = own_BPK.sum((0, 1), dtype=torch.float64) * LN2
+
+        loss, kl = bias.new_zeros(2, dtype=torch.float64)
+        statistics: list[Statistics | None] = [None] * P
+        if terms.need_softmax:
+            own_BPK = torch.stack([comparison.statistics(terms.need_kl) for comparison in comparisons], 1)
+            row, column, mismatch = LN2 * own_BPK.sum((0, 1), dtype=torch.float64)
+            positives = LN2 * sum(comparison.positives() for comparison in comparisons)
             kl = mismatch - column + row
-            positives = sum(one.positives() for one in comparisons)
             loss = terms.cross_entropy * (row - positives) + terms.invariance * kl
+            all_PKN = gather_own_first(own_BPK, group).permute(1, 2, 0).contiguous()
+            statistics = [Statistics(*all_KN) for all_KN in all_PKN]
 
-        dx_BVD = torch.zeros_like(x_BVD) if x_grad else None
-        dy_BTD = torch.zeros_like(y_BTD) if y_grad else None
-        for (v, t), comparison, of_rows in zip(pairs, comparisons, statistics, strict=True):
-            dx_BD = dx_BVD[:, v] if dx_BVD is not None else None
-            dy_BD = dy_BTD[:, t] if dy_BTD is not None else None
-            of_loss, of_bias = comparison.add_gradients(terms, of_rows, bias, dx_BD, dy_BD)
-            loss, dbias = loss + of_loss, dbias + of_bias
+        dx_BVD = torch.zeros_like(x_BVD) if need_dx else None
+        dy_BTD = torch.zeros_like(y_BTD) if need_dy else None
+        dbias = torch.zeros_like(loss) if need_dbias else None
+        for (v, t), comparison, of_pair in zip(pairs, comparisons, statistics, strict=True):
+            dx_BD = None if dx_BVD is None else dx_BVD[:, v]
+            dy_BD = None if dy_BTD is None else dy_BTD[:, t]
+            comparison.add(terms, of_pair, bias, loss, dbias, dx_BD, dy_BD)
 
-        ctx.weight = group.world / (N * len(pairs))
-        loss, dbias, kl = (part.mul(ctx.weight).to(x_BVD.dtype) for part in (loss, dbias, kl))
-        ctx.save_for_backward(dx_BVD, dy_BTD, dbias if bias_grad else None)
-        if not with_kl:
+        ctx.weight = group.world / (N * P)
+        ctx.save_for_backward(dx_BVD, dy_BTD, dbias)
+        loss, kl = (loss * ctx.weight).to(x_BVD.dtype), (kl * ctx.weight).to(x_BVD.dtype)
+        if not terms.need_kl:
             return loss, None
         ctx.mark_non_differentiable(kl)
         return loss, kl
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        dx_BVD, dy_BTD, dbias = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         weight = grad * ctx.weight
-        return (
-            None if dx_BVD is None else dx_BVD * weight,
-            None if dy_BTD is None else dy_BTD * weight,
-            None if dbias is None else dbias * grad,
-            *[None] * 4,
-        )
+        of_inputs = [None if sums is None else sums.to(grad.dtype) * weight for sums in ctx.saved_tensors]
+        return *of_inputs, None, None, None, None
+
+
+def gather_views(x_BVD: Tensor, y_BTD: Tensor, both: bool, group: Group) -> tuple[Tensor, Tensor]:
+    """Rows of all ranks of y and, if `both`, of x too; one collective, own rows first."""
+    if not both:
+        return x_BVD, gather_own_first(y_BTD, group)
+    if group.world == 1:
+        return x_BVD, y_BTD
+    V = x_BVD.shape[1]
+    rows = gather_own_first(torch.cat([x_BVD, y_BTD], 1), group)
+    return rows[:, :V], rows[:, V:]
+
+
+def gather_own_first(rows: Tensor, group: Group) -> Tensor:
+    """Rows of all ranks in rank order, beginning with this rank."""
+    if group.world == 1:
+        return rows
+    start = sum(group.sizes(len(rows))[: group.rank])
+    return group.all_gather(rows).roll(-start, 0)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One view of x against one of y: S = x y^T in bits, tile by tile."""
+    """One view of x against one view of y: S = x y^T in bits, tile by tile."""
 
     x_ND: Tensor
-    """In units of log 2; own rows first. Only own rows are there if not mirrored."""
+    """In units of log 2. Own rows first; the others are only there if mirrored."""
 
     y_ND: Tensor
     own: int
     tiles: list[Tile]
-    number: int
+    first: int
     """The number of the first tile, counted over all comparisons."""
 
     space: Workspace
     mirrored: bool
-    """Whether S_ji is needed where j is a row of another rank."""
+    """Whether S_ji is needed even where j is a row of another rank."""
 
     def similarities(self, number: int, tile: Tile, again: bool = False) -> Tensor:
-        """(1 or 2, I, J): S_ij, and its mirror where it is needed."""
+        """S_ij and, where it is needed, S_ji: (1 or 2, I, J)."""
         sides = 2 if self.mirrored or tile.mutual else 1
-        S = self.space.tile(number, sides, tile)
+        S = self.space.similarities(number, sides, tile)
         if not (again and self.space.keeps(number)):
             torch.mm(self.x_ND[tile.rows], self.y_ND[tile.columns].T, out=S[0])
             if sides == 2:
@@ -169,14 +190,13 @@ class Comparison:
         return S
 
     def positives(self) -> Tensor:
-        """The sum of S_ii over own rows, in nats."""
-        products = torch.linalg.vecdot(self.x_ND[: self.own], self.y_ND[: self.own])
-        return products.sum(dtype=torch.float64) * LN2
+        """The sum of S_ii over own rows, in bits."""
+        return torch.linalg.vecdot(self.x_ND[: self.own], self.y_ND[: self.own]).sum(dtype=torch.float64)
 
     def statistics(self, with_kl: bool) -> Tensor:
-        """`Statistics` of own rows, (B, 3)."""
-        row, column = LogSum(self.x_ND, self.own), LogSum(self.x_ND, self.own)
-        for number, tile in enumerate(self.tiles, self.number):
+        """The `Statistics` of own rows and columns, (B, 3); without KL only the first is computed."""
+        row, column = LogSum(self.own, self.x_ND), LogSum(self.own, self.x_ND)
+        for number, tile in enumerate(self.tiles, self.first):
             S = self.similarities(number, tile)
             powers, difference, _ = (buffer[0] for buffer in self.space.spare(1, tile))
             row.add(tile.rows, S[0], 1, powers)
@@ -188,29 +208,40 @@ class Comparison:
                     column.add(tile.columns, S[0], 0, powers, difference.neg_())
         return torch.stack([row.log(), column.log(), column.mean()] if with_kl else [row.log()] * 3, 1)
 
-    def add_gradients(
+    def add(
         self,
         terms: Terms,
         statistics: Statistics | None,
         bias: Tensor,
+        loss: Tensor,
+        dbias: Tensor | None,
         dx_BD: Tensor | None,
         dy_BD: Tensor | None,
-    ) -> Tensor:
-        """Add N times the gradients of own rows; (2,) N times the sigmoid loss and its derivative in the bias."""
-        totals = bias.new_zeros(2, dtype=torch.float64)
-        for number, tile in enumerate(self.tiles, self.number):
+    ) -> None:
+        """Add N times the sigmoid loss and N times the gradients of all terms, in place, for own rows."""
+        for number, tile in enumerate(self.tiles, self.first):
             S = self.similarities(number, tile, again=statistics is not None)
             softmax, *spare = self.space.spare(len(S), tile)
-            if statistics is not None:
-                softmax_slope_(S, terms.cross_entropy, terms.invariance, statistics, tile, softmax, *spare)
+            slope = S
+            if statistics is not None and (terms.cross_entropy or terms.invariance):
+                slope = softmax_slope(S, terms.cross_entropy, terms.invariance, statistics, tile, softmax, *spare)
             if terms.gamma is not None:
+                own = 2 if tile.mutual else 1  # the mirror of another rank's row belongs to that rank's loss
                 logits = torch.add(bias, S, alpha=LN2, out=S)
-                counted = 2 if tile.mutual else 1
-                totals[0] += sigmoid_slope_(logits, terms.gamma, terms.cutoff, tile.diagonal, counted, *spare)
-                totals[1] += S[:counted].sum(-1).sum(dtype=torch.float64)
-            if statistics is None:
-                slope = S
-            else:
-                slope = softmax if terms.gamma is None else S.add_(softmax)
-            self.accumulate(slope, tile, dx_BD, dy_BD)
-        return totals
+                loss += sigmoid_slope_(logits, terms.gamma, terms.cutoff, tile.diagonal, *spare)[:own].sum()
+                if dbias is not None:
+                    dbias += S[:own].sum(-1).sum(dtype=torch.float64)
+                slope = S if slope is S else S.add_(slope)
+            self.multiply(slope, tile, dx_BD, dy_BD)
+
+    def multiply(self, slope: Tensor, tile: Tile, dx_BD: Tensor | None, dy_BD: Tensor | None) -> None:
+        """From dloss/dS to the gradients of own rows."""
+        I, J = tile.rows, tile.columns
+        if dx_BD is not None:
+            dx_BD[I].addmm_(slope[0], self.y_ND[J])
+            if tile.mutual:
+                dx_BD[J].addmm_(slope[1].T, self.y_ND[I])
+        if dy_BD is not None:
+            dy_BD[I].addmm_(slope[1], self.x_ND[J], alpha=LN2)
+            if tile.mutual:
+                dy_BD[J].addmm_(slope[0].T, self.x_ND[I], alpha=LN2)

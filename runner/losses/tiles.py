@@ -1,6 +1,6 @@
 """In which order the tiles of an N x N comparison are visited, and the memory they are computed in.
 
-Shapes: B rows on this rank, N on all ranks, I x J one tile.
+Shapes: B rows on this rank, N on all ranks, I x J a tile.
 """
 
 from collections.abc import Iterator
@@ -10,25 +10,30 @@ import torch
 from torch import Tensor
 
 BLOCK = {"cpu": 256, "cuda": 2048}
-"""Rows of a tile by device type: on a CPU the tiles at work fit in the second-level cache."""
+"""Rows of a tile by device type; on a CPU the tiles at work about fit in the second-level cache."""
 
 KEPT_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
-"""Tiles computed by the first of two walks are kept for the second until they take this much."""
+"""How much memory the tiles of one walk may take that are kept for the next."""
+
+
+def default_block(device: torch.device) -> int:
+    return BLOCK.get(device.type, 1024)
 
 
 class Tile(NamedTuple):
-    """A tile of S at (rows, columns) together with its mirror at (columns, rows)."""
+    """A tile of S at (rows, columns), together with its mirror at (columns, rows)."""
 
     rows: slice
     """Own rows."""
 
     columns: slice
+    """Own rows or those of other ranks."""
 
     mutual: bool
-    """The columns are own ones too, and other ones than the rows: the mirror is not visited by itself."""
+    """The columns are own ones too, and other ones than the rows: nobody else visits the mirror."""
 
     diagonal: bool
-    """Rows and columns are the same."""
+    """Rows and columns are the same ones: the mirror is the transpose."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -36,7 +41,7 @@ class Tile(NamedTuple):
 
 
 def walk(own: int, total: int, block: int) -> Iterator[Tile]:
-    """Every tile that holds own rows or own columns, once; rows 0..own are this rank's."""
+    """Every tile with own rows or own columns, once; the rows before `own` are this rank's."""
     owns = [slice(start, min(start + block, own)) for start in range(0, own, block)]
     others = [slice(start, min(start + block, total)) for start in range(own, total, block)]
     for index, rows in enumerate(owns):
@@ -48,25 +53,26 @@ def walk(own: int, total: int, block: int) -> Iterator[Tile]:
 
 
 class Workspace:
-    """Reused memory for tiles, because fresh pages cost more than the arithmetic done in them."""
+    """Reused memory for tiles: on a CPU, touching fresh pages costs more than the arithmetic done in them."""
 
-    def __init__(self, like: Tensor, block: int, kept: int) -> None:
-        """Three work buffers, and room for at most `kept` tiles that outlive a walk."""
+    def __init__(self, like: Tensor, block: int, keep: int) -> None:
+        """Four buffers, and up to `keep` more for the similarities that a second walk needs again."""
         room = KEPT_BYTES.get(like.device.type, 0) // (2 * block * block * like.element_size())
-        self.buffers = like.new_empty(4 + min(kept, room), 2 * block * block)
+        self.kept = min(keep, room)
+        self.buffers = like.new_empty(4 + self.kept, 2 * block * block)
 
     def keeps(self, number: int) -> bool:
-        """Whether tile `number` has memory of its own."""
-        return number + 4 < len(self.buffers)
+        """Whether the similarities of tile `number` stay until they are overwritten by their slopes."""
+        return number < self.kept
 
-    def tile(self, number: int, sides: int, tile: Tile) -> Tensor:
-        """(sides, I, J) for the similarities of tile `number`, counted over all walks of one kind."""
-        return self._view(number + 4 if self.keeps(number) else 0, sides, tile)
+    def similarities(self, number: int, sides: int, tile: Tile) -> Tensor:
+        """(sides, I, J) for tile `number`."""
+        return self._view(4 + number if self.keeps(number) else 0, sides, tile)
 
-    def spare(self, sides: int, tile: Tile) -> list[Tensor]:
-        """Three further (sides, I, J) buffers."""
-        return [self._view(index, sides, tile) for index in (1, 2, 3)]
+    def spare(self, sides: int, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
+        """Three more of that shape."""
+        return self._view(1, sides, tile), self._view(2, sides, tile), self._view(3, sides, tile)
 
     def _view(self, index: int, sides: int, tile: Tile) -> Tensor:
-        I, J = tile.shape
-        return self.buffers[index, : sides * I * J].view(sides, I, J)
+        rows, columns = tile.shape
+        return self.buffers[index, : sides * rows * columns].view(sides, rows, columns)

@@ -1,8 +1,8 @@
 """A real Slurm on this one machine, private to its user, for tests and rehearsals.
 
-`up` fills in the templates of slurm/onebox and starts munged, MariaDB and slurmdbd (for sacct), slurmctld and one
-slurmd per virtual node, all inside one folder; `down` ends them. Root and plain users may do so. Nothing listens
-beyond loopback, and no file, process or Slurm outside the folder is touched.
+`up` fills in the templates of slurm/onebox and starts munged, MariaDB and slurmdbd (for sacct), slurmctld and
+one slurmd per virtual node, all inside one folder; `down` ends them. Root and plain users may do so. Nothing
+listens beyond loopback, and no file, process or Slurm outside the folder is touched.
 
     cluster = up(folder)
     subprocess.run(["sbatch", ...], env=os.environ | cluster.environment())
@@ -19,13 +19,22 @@ from typing import Any
 
 from runner.errors import SubmissionError
 from runner.onebox import daemons
-from runner.onebox.cluster import Cluster, Settings, free_ports, load, make_private, write_files
+from runner.onebox.cluster import (
+    Cluster,
+    Settings,
+    default_folder,
+    free_ports,
+    load,
+    make_private,
+    write_files,
+)
 from runner.onebox.debian import install, missing_tools
 
 __all__ = [
     "Cluster",
     "Settings",
     "Status",
+    "default_folder",
     "down",
     "install",
     "kill_node",
@@ -55,9 +64,9 @@ class Status:
 def up(folder: Path | None = None, **settings: Any) -> Cluster:
     """Start the cluster of `folder`, or what is missing of it; return when every node takes jobs.
 
-    `settings` are fields of Settings. Raises ConfigError for one out of range and for a folder Slurm cannot use,
-    SubmissionError when Slurm is not installed, does not come up, or runs there already with other settings, and
-    when the folder holds anything else.
+    `settings` are fields of Settings; `folder` is default_folder() if None. Raises ConfigError for a setting
+    out of range and for a folder Slurm cannot use, SubmissionError when Slurm is not installed, does not come
+    up, or runs there already with other settings, and when the folder holds anything else.
     """
     asked = Settings(**settings)
     if missing := missing_tools(asked.accounting):

@@ -18,7 +18,7 @@ TEMPLATES = Path(__file__).resolve().parents[2] / "slurm" / "onebox"
 LONGEST_FOLDER = 60
 """Characters; the sockets of slurmstepd below it must stay under the 107 of a unix socket."""
 PORTS = range(10000, 20000)
-"""Below the ports the kernel hands out (32768 and up) and those submitit draws MASTER_PORT from (20000 to 60000)."""
+"""Below the ports the kernel hands out (32768 on) and those of submitit's MASTER_PORT (20000 to 60000)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ def loopback_address() -> str:
         address = "nothing"
     if address == "nothing" or not ipaddress.ip_address(address).is_loopback:
         raise SubmissionError(
-            f"{name} resolves to {address} and Slurm would listen there; put this first in /etc/hosts: 127.0.0.1 {name}"
+            f"{name} resolves to {address}, and Slurm would listen; put into /etc/hosts: 127.0.0.1 {name}"
         )
     return address
 
@@ -227,7 +227,7 @@ def user() -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all, and for the owner alone: munge and slurmdbd refuse keys and passwords others may read."""
+    """Whole or not at all, for the owner alone: munge and slurmdbd refuse secrets that others may read."""
     beside = path.with_name(path.name + ".new")
     beside.touch(mode=0o600)
     beside.write_text(text)

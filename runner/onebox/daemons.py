@@ -1,6 +1,7 @@
 """Starting and ending the processes of a one-machine Slurm, and finding those of its jobs.
 
-A process is ours only if the SLURM_CONF of its environment is this cluster's: pids are recycled, names are shared.
+A process is ours only if it says so itself, by the SLURM_CONF of its environment or by the folder it works
+in: pids are recycled and names are shared.
 """
 
 import os
@@ -174,9 +175,12 @@ def _is_task(cluster: Cluster, process: psutil.Process, nodes: list[str]) -> boo
 
 
 def _is_step(cluster: Cluster, process: psutil.Process, nodes: list[str]) -> bool:
-    """slurmstepd writes its title over its environment, but stays in the folder in which its slurmd was started."""
+    """slurmstepd writes its title over its environment, but stays in the folder its slurmd was started in."""
     try:
-        if process.name() not in ("slurmstepd", "slurmd"):  # a slurmd that has forked is about to become the other
+        if process.name() not in (
+            "slurmstepd",
+            "slurmd",
+        ):  # a slurmd that has forked is about to become the other
             return False
         return Path(process.cwd()) in [_spool(cluster, node) for node in nodes]
     except psutil.Error:

@@ -1,4 +1,4 @@
-"""How far a trial is, by the files of its run folder alone; reads ends of files, so that 1,000 trials take no time."""
+"""What a run folder records of its trial; reads ends of files only, so that 1,000 trials take no time."""
 
 import json
 import os
@@ -21,7 +21,7 @@ _DATED = ("metrics.jsonl", "attempts.jsonl", "jobs.jsonl", "result.json", "failu
 
 
 @dataclass(frozen=True)
-class Progress:
+class Record:
     """What the run folder says about a trial."""
 
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -52,6 +52,11 @@ class Progress:
         return last["event"] == "start" and (self.job is None or last["time"] >= self.job["time"])
 
     @property
+    def awaits_requeue(self) -> bool:
+        """The last attempt saved and asked to be started again."""
+        return bool(self.attempts) and bool(self.attempts[-1].get("requeue"))
+
+    @property
     def steps(self) -> int | None:
         """Steps of the whole trial; unknown before its first attempt."""
         known = [row["steps"] for row in self.attempts if row.get("steps") is not None]
@@ -60,7 +65,7 @@ class Progress:
         return self.step if self.result else None
 
 
-def read_progress(run: RunDir) -> Progress:
+def read_record(run: RunDir) -> Record:
     """Everything the run folder says about the state of its trial."""
     with os.scandir(run.path) as entries:
         there = {entry.name: entry for entry in entries}
@@ -72,7 +77,7 @@ def read_progress(run: RunDir) -> Progress:
     attempts = run.attempt_rows() if "attempts.jsonl" in there else []
     jobs = run.job_rows() if "jobs.jsonl" in there else []
     logged = _last_metrics(run) if "metrics.jsonl" in there and result is None else {}
-    return Progress(
+    return Record(
         overrides=_read_overrides(run) if "overrides.yaml" in there else {},
         result=result,
         failure=document("failure.json"),
@@ -86,7 +91,7 @@ def read_progress(run: RunDir) -> Progress:
 
 
 def main_metric(metrics: Iterable[str]) -> str | None:
-    """The metric to show when there is room for one: linear probe, kNN, any other test metric, training loss."""
+    """The metric to show when there is room for one: linear probe, kNN, another of the test split, loss."""
     names = list(metrics)
     candidates = [name for name in MAIN_METRICS if name in names]
     candidates += [name for name in names if name.startswith("test/")]
@@ -131,10 +136,16 @@ def _parse_last(lines: list[bytes]) -> dict[str, Any]:
     return {}
 
 
-def _step(run: RunDir, attempts: list[dict[str, Any]], logged: dict[str, Any], checkpoints: bool) -> int | None:
+def _step(
+    run: RunDir, attempts: list[dict[str, Any]], logged: dict[str, Any], checkpoints: bool
+) -> int | None:
     """The last step known from checkpoints, metrics, or the rows of the last attempt."""
-    steps = [row.get("start_step") if row["event"] == "start" else row.get("end_step") for row in attempts[-2:]]
+    steps = [
+        row.get("start_step") if row["event"] == "start" else row.get("end_step") for row in attempts[-2:]
+    ]
     steps.append(logged.get("step"))
     if checkpoints:
-        steps += [int(match[1]) for name in os.listdir(run.checkpoints) if (match := _CHECKPOINT.fullmatch(name))]
+        steps += [
+            int(match[1]) for name in os.listdir(run.checkpoints) if (match := _CHECKPOINT.fullmatch(name))
+        ]
     return max((step for step in steps if step is not None), default=None)

@@ -1,0 +1,94 @@
+"""Stop trials for good, and take stopped ones up again."""
+
+import itertools
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runner import slurm
+from runner.errors import SubmissionError
+from runner.record import read_record
+from runner.rundir import RunDir, locked, write_json
+from runner.status import Job, Row
+
+RETRIED_STATES = ("failed", "cancelled", "unknown")
+
+
+@dataclass(frozen=True)
+class RetryPlan:
+    """Which trials a retry submits again, and why it leaves others."""
+
+    runs: list[RunDir] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+def cancel(runs: Iterable[RunDir]) -> list[RunDir]:
+    """Cancel trials that are not final, and return them.
+
+    cancelled.json comes first, so that nothing requeues a trial whose job is about to get its signal; then
+    one scancel for all Slurm jobs. A local queue finds the files by itself. Raises: SubmissionError when
+    Slurm does not answer; the files stay, and the jobs end when they are started next.
+    """
+    by_folder: dict[Path, list[RunDir]] = {}
+    for run in runs:
+        by_folder.setdefault(run.path.parent, []).append(run)
+    cancelled, job_ids = [], []
+    for folder, members in by_folder.items():
+        # A submission under way has made folders whose job ids it has yet to write down.
+        with locked(folder):
+            for run in members:
+                record = read_record(run)
+                if record.is_final:
+                    continue
+                write_json(run.cancelled, {"time": time.time()})
+                cancelled.append(run)
+                if record.job and record.job["cluster"] != "local":
+                    job_ids.append(str(record.job["job_id"]))
+    if job_ids:
+        slurm.cancel(job_ids)
+    return cancelled
+
+
+def plan_retry(rows: list[Row], jobs: list[Job | None]) -> RetryPlan:
+    """What failed, was cancelled or got lost is submitted again, unless its last job may still write.
+
+    `jobs` says of each row's last job what the scheduler knows now, final files or not.
+    """
+    plan = RetryPlan()
+    for row, job in zip(rows, jobs, strict=True):
+        if row.state not in RETRIED_STATES:
+            continue
+        if job is not None and job.phase == "running":
+            plan.refused.append(f"{row.trial}: job {row.job_id} is still ending; retry in a moment")
+        elif job is not None and job.phase == "waiting" and not row.is_local:
+            plan.refused.append(f"{row.trial}: job {row.job_id} is still in the queue; retry in a moment")
+        elif row.state == "unknown" and not row.settled:
+            plan.refused.append(f"{row.trial}: it may still be running: {row.note}")
+        else:
+            plan.runs.append(row.run)
+    return plan
+
+
+def retry(runs: list[RunDir], profile: str | None, root: Path) -> None:
+    """Submit trials again, to `profile` or to where each went last; they go on from their last checkpoints.
+
+    Raises: SubmissionError when a trial never went anywhere and no profile is given, or the cluster refuses.
+    """
+    from runner.submit import resubmit
+
+    for run in runs:
+        if profile is None and not run.job_rows():
+            raise SubmissionError(f"trial {run.trial}: it was never submitted; say where with --on PROFILE")
+    for run in runs:
+        set_aside(run)
+    resubmit(runs, profile, root)
+
+
+def set_aside(run: RunDir) -> None:
+    """Take what makes a trial final out of the way: failure.json becomes failure.1.json, or .2 and so on."""
+    for path in (run.failure, run.cancelled):
+        if path.exists():
+            numbers = (path.with_suffix(f".{number}.json") for number in itertools.count(1))
+            os.rename(path, next(aside for aside in numbers if not aside.exists()))

@@ -1,0 +1,30 @@
+"""What the pairwise losses do with raw projections first: unit rows, and a learnable scale of their cosines."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Clamp = Literal["straight-through", "hard"]
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows of length 1 along the last dimension, in float32 (float64 stays float64)."""
+    return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1)
+
+
+def bounded_scale(log_scale: Tensor, max_scale: float | None, clamp: Clamp = "straight-through") -> Tensor:
+    """exp(log_scale), at most `max_scale`; the scale is one over the temperature.
+
+    A hard clamp has no gradient beyond the bound: a scale that crosses it, or starts on it, never comes back.
+    Straight-through, log_scale has the gradient of the scale in use, so it comes back as soon as the loss wants
+    a smaller one. Nothing keeps it from growing while the loss wants a larger one: whoever owns the parameter
+    pulls it back to log(max_scale) after an optimizer step.
+    """
+    if clamp == "hard":
+        return log_scale.exp().clamp(max=max_scale) if max_scale is not None else log_scale.exp()
+    scale = log_scale.detach().exp()
+    if max_scale is not None:
+        scale.clamp_(max=max_scale)
+    return scale * (1 + log_scale - log_scale.detach())

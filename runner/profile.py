@@ -1,0 +1,194 @@
+"""Where trials run: a profile is one site, and what its scheduler must be told. Needs no torch or submitit."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from runner.config import ResourcesConfig
+from runner.errors import ConfigError
+from runner.explain import OptionError, did_you_mean
+from runner.schema import Options, build, load_yaml
+
+SBATCH_PATTERN = r"[A-Za-z0-9_.:,@%+/=\[\]-]{1,128}"
+"""What may stand in an #SBATCH line; submitit writes some of them without quotes."""
+
+
+def _check_sbatch(value: str) -> str:
+    if not re.fullmatch(SBATCH_PATTERN, value):
+        raise ValueError("must be 1 to 128 letters, digits and _ . : , @ % + / = [ ] -")
+    return value
+
+
+def _check_line(line: str) -> str:
+    if not line.isprintable():
+        raise ValueError("must be one line without control characters")
+    return line
+
+
+SbatchValue = Annotated[str, AfterValidator(_check_sbatch)]
+ShellLine = Annotated[str, AfterValidator(_check_line)]
+
+
+class Profile(Options):
+    """One site."""
+
+    cluster: Literal["local", "slurm"]
+    """local: this machine, without a scheduler. slurm: by way of submitit."""
+
+    partition: SbatchValue | None = None
+    """Partition, or several with commas; None: the site's default."""
+
+    account: SbatchValue | None = None
+    """Account that is charged."""
+
+    qos: SbatchValue | None = None
+    """Quality of service."""
+
+    constraint: SbatchValue | None = None
+    """Features that the nodes must have."""
+
+    nodelist: SbatchValue | None = None
+    """Only these nodes."""
+
+    exclude: SbatchValue | None = None
+    """Never these nodes."""
+
+    gpus_per_node: int | None = Field(default=None, ge=1)
+    """GPUs of a node; each rank gets one. None: the site has no GPUs, or none are wanted."""
+
+    cpus_per_task: int | None = Field(default=None, ge=1)
+    """CPUs of a rank; None: what the trial's resources say."""
+
+    time_minutes: int = Field(default=60, ge=1)
+    """Time limit of a job; a trial that needs more is requeued until it is done."""
+
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Memory of a node's share of the job; None: the site's default."""
+
+    signal_lead_seconds: int = Field(default=120, ge=1)
+    """Seconds before the time limit at which the trial is told to save and requeue."""
+
+    parallel: int = Field(default=1, ge=1)
+    """Trials that run at the same time, %N of the job array; a file for a cluster has 256 unless it says so."""
+
+    setup: tuple[ShellLine, ...] = ()
+    """Lines of shell in the batch script before the trial starts, such as `module load`."""
+
+    max_failures: int = Field(default=3, ge=0)
+    """Crashes after which a trial is given up."""
+
+    max_preemptions: int | None = Field(default=None, ge=0)
+    """Preemptions after which a trial is given up; None: never."""
+
+    comment: SbatchValue | None = None
+    """Comment that the scheduler keeps with the job."""
+
+    mail_user: SbatchValue | None = None
+    """Whom the scheduler writes to."""
+
+    mail_type: SbatchValue | None = None
+    """About what, such as END,FAIL."""
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.signal_lead_seconds >= self.time_minutes * 60:
+            problem = f"{self.signal_lead_seconds} is not allowed; must be less than the time limit"
+            raise OptionError("signal_lead_seconds", f"{problem}, {self.time_minutes * 60} seconds")
+        return self
+
+
+def load_profile(path_or_name: str | Path, folder: str | Path = "slurm") -> Profile:
+    """The profile in a file, or by name: NAME.yaml in `folder` here, then in that beside the package.
+
+    Raises ConfigError, in one line, also for a profile with shell lines that everybody may write to.
+    """
+    document = load_yaml(_find(str(path_or_name), Path(folder)))
+    try:
+        defaults = {"parallel": 256} if document.mapping.get("cluster") == "slurm" else {}
+        profile = build(Profile, defaults | document.mapping)
+    except OptionError as error:
+        raise document.locate(error) from None
+    if profile.setup and os.stat(document.path).st_mode & 0o002:
+        problem = "everybody may write to this file, and its lines are run; chmod o-w it"
+        raise document.locate(OptionError("setup", problem))
+    return profile
+
+
+def _find(path_or_name: str, folder: Path) -> Path:
+    if "/" in path_or_name or path_or_name.endswith((".yaml", ".yml")):
+        return Path(path_or_name).expanduser()
+    folders = [folder, Path(__file__).parent.parent / "slurm"]
+    for place in folders:
+        if (place / f"{path_or_name}.yaml").is_file():
+            return place / f"{path_or_name}.yaml"
+    names = {path.stem for place in folders for path in place.glob("*.yaml")}
+    raise ConfigError(f"profile not found: {folder / path_or_name}.yaml; {did_you_mean(path_or_name, names)}")
+
+
+def layout(ranks: int, gpus_per_node: int | None) -> tuple[int, int]:
+    """(nodes, ranks on each node): as few nodes as there are GPUs for, all with the same number of ranks.
+
+    Without GPUs everything runs on one node. Raises ConfigError that names the nearest numbers that fit.
+    """
+    if gpus_per_node is None:
+        return 1, ranks
+    if fits := _split(ranks, gpus_per_node):
+        return fits
+    below = next(n for n in range(ranks, 0, -1) if _split(n, gpus_per_node))
+    above = next(n for n in range(ranks, 2 * ranks + gpus_per_node) if _split(n, gpus_per_node))
+    problem = f"{ranks} is not allowed; cannot be spread evenly over nodes of {gpus_per_node} GPUs"
+    raise OptionError("resources.ranks", f"{problem}; nearest: {below} or {above}")
+
+
+def _split(ranks: int, gpus_per_node: int) -> tuple[int, int] | None:
+    nodes = -(-ranks // gpus_per_node)
+    return None if ranks % nodes else (nodes, ranks // nodes)
+
+
+def submitit_parameters(profile: Profile, resources: ResourcesConfig, name: str = "runner") -> dict[str, Any]:
+    """What submitit's SlurmExecutor.update_parameters is to be told for trials of these resources.
+
+    `name` is the job's name, an experiment's. Raises ConfigError for ranks that do not fit on nodes.
+    """
+    assert profile.cluster == "slurm", profile.cluster
+    assert re.fullmatch(SBATCH_PATTERN, name), name
+    nodes, tasks_per_node = layout(resources.ranks, profile.gpus_per_node)
+    optional = {
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "nodelist": profile.nodelist,
+        "exclude": profile.exclude,
+        "gpus_per_node": tasks_per_node if profile.gpus_per_node is not None else None,
+        "mem": f"{round(profile.memory_gb * 1024)}MB" if profile.memory_gb is not None else None,
+        "comment": profile.comment,
+        "mail_user": profile.mail_user,
+        "mail_type": profile.mail_type,
+    }
+    return {key: value for key, value in optional.items() if value is not None} | {
+        "job_name": name,
+        "nodes": nodes,
+        "ntasks_per_node": tasks_per_node,
+        "cpus_per_task": profile.cpus_per_task or resources.cpus_per_rank,
+        "time": profile.time_minutes,
+        "signal_delay_s": profile.signal_lead_seconds,
+        "array_parallelism": profile.parallel,
+        "setup": list(profile.setup),
+        # Without it a site with JobRequeue=0 refuses to requeue.
+        "additional_parameters": {"requeue": True},
+        # A dead rank ends the others: they could only wait for it.
+        "srun_args": ["--kill-on-bad-exit=1"],
+    }
+
+
+def advice(profile: Profile) -> list[str]:
+    """Advice in one line each: allowed, but rarely meant."""
+    if profile.cluster == "slurm" and profile.time_minutes <= 10:
+        return [
+            f"time_minutes: {profile.time_minutes} is short: start-up and requeue take minutes themselves"
+        ]
+    return []

@@ -1,0 +1,49 @@
+"""How tables look on a terminal and in a file."""
+
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+PIPED_WIDTH = 200
+"""Columns of a table that does not go to a terminal."""
+
+
+def make_console() -> Console:
+    """A console on stdout whose tables are not cut off when they go to a file."""
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, soft_wrap=False)
+
+
+def new_table(heads: list[str], counts: str = "") -> Table:
+    """A table without rules, with a line of counts below it."""
+    table = Table(
+        box=None, header_style="bold", pad_edge=False, caption=counts or None, caption_justify="left"
+    )
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    return table
+
+
+def varying_keys(overrides: list[dict[str, Any]]) -> list[str]:
+    """The keys whose value is not the same in all trials, in the order of their first appearance."""
+    keys = dict.fromkeys(key for each in overrides for key in each)
+    return [key for key in keys if len({repr(each.get(key, "")) for each in overrides}) > 1]
+
+
+def short_names(keys: list[str]) -> list[str]:
+    """`gamma` for `method.gamma`, unless two keys end alike."""
+    ends = [key.rpartition(".")[2] for key in keys]
+    return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
+
+
+def format_value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def format_age(seconds: float) -> str:
+    """`12 s ago`, `3 min ago`, `2 h ago`, `5 d ago`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"

@@ -1,0 +1,52 @@
+"""Markers, the shared Slurm, and RUNNER_REQUIRE.
+
+RUNNER_REQUIRE=slurm,ddp makes a skipped test with one of these markers a failure, RUNNER_REQUIRE=all any
+skipped test: a machine that is there to run them must not pass by leaving them out.
+"""
+
+import os
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.slurm_cluster import FOLDER, bare_slurm, slurm, stop
+
+__all__ = ["bare_slurm", "slurm"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One folder for the Slurm of the whole run; the workers of pytest-xdist are told which."""
+    told = getattr(config, "workerinput", {}).get("onebox")
+    config.stash[FOLDER] = Path(told or tempfile.mkdtemp(prefix="onebox-"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["onebox"] = str(node.config.stash[FOLDER])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        stop(config.stash[FOLDER])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever uses a Slurm has the marker, so that `-m "not slurm"` needs no care."""
+    for item in items:
+        if {"slurm", "bare_slurm"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slurm)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    required = set(os.environ.get("RUNNER_REQUIRE", "").split(","))
+    wanted = "all" in required or any(mark.name in required for mark in item.iter_markers())
+    if report.skipped and wanted and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"RUNNER_REQUIRE={os.environ['RUNNER_REQUIRE']}, but: {reason}"
+    return report

@@ -1,0 +1,119 @@
+"""Files of a run folder are whole or absent, and two writers never mix."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.attempt import claim
+from runner.errors import ConfigError
+from runner.rundir import (
+    RunDir,
+    append_row,
+    find_experiments,
+    find_sweep,
+    find_trial,
+    find_trials,
+    locked,
+    read_rows,
+    replacing,
+    write_json,
+)
+
+FORK = multiprocessing.get_context("fork")
+
+
+def make_trial(root: Path, experiment: str, trial: str) -> RunDir:
+    run = RunDir(root / experiment / trial)
+    run.path.mkdir(parents=True)
+    run.config.write_text("name: x\n")
+    return run
+
+
+def test_trials_are_found_by_prefix_path_and_experiment(tmp_path):
+    a, b = make_trial(tmp_path, "one", "abc123"), make_trial(tmp_path, "one", "abd456")
+    c = make_trial(tmp_path, "two", "abc999")
+    (tmp_path / "one" / ".submissions").mkdir()
+    (tmp_path / "empty").mkdir()
+    assert find_trials(tmp_path / "one") == [a, b]
+    assert find_experiments(tmp_path) == [tmp_path / "one", tmp_path / "two"]
+    assert find_trial(tmp_path, "abd") == b
+    assert find_trial(tmp_path, "two/abc") == c
+    assert find_trial(tmp_path, str(a.path)) == a
+    with pytest.raises(ConfigError, match=r"2 trials start with it: one/abc123, two/abc999"):
+        find_trial(tmp_path, "abc")
+    for absent in ("zzz", "", "one/"):
+        with pytest.raises(ConfigError, match="no trial under"):
+            find_trial(tmp_path, absent)
+    assert find_sweep(tmp_path, "one") == tmp_path / "one"
+    with pytest.raises(ConfigError, match=r"'three': no trials of that name under .* there is: one, two"):
+        find_sweep(tmp_path, "three")
+
+
+def test_a_torn_line_is_left_out_and_does_not_spoil_the_next(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    append_row(path, {"step": 1})
+    with path.open("ab") as file:
+        file.write(b'{"step": 2, "los')
+    append_row(path, {"step": 3})
+    assert read_rows(path) == [{"step": 1}, {"step": 3}]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "result.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ZeroDivisionError), replacing(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def claim_many(run: RunDir, queue) -> None:
+    queue.put([claim(run).number for _ in range(25)])
+
+
+def test_no_attempt_number_is_given_twice(tmp_path):
+    queue = FORK.Queue()
+    racers = [FORK.Process(target=claim_many, args=(RunDir(tmp_path), queue)) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    numbers = [number for _ in racers for number in queue.get(timeout=60)]
+    for racer in racers:
+        racer.join()
+    assert sorted(numbers) == list(range(1, 101))
+
+
+def count_up(folder: Path, times: int) -> None:
+    for _ in range(times):
+        with locked(folder):
+            path = folder / "count"
+            value = int(path.read_text()) if path.exists() else 0
+            path.write_text(str(value + 1))
+
+
+def test_the_lock_lets_one_in_at_a_time(tmp_path):
+    racers = [FORK.Process(target=count_up, args=(tmp_path, 10)) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(60)
+    assert (tmp_path / "count").read_text() == "40"
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_dead_holders_lock_is_taken_over_and_a_live_ones_is_not(tmp_path):
+    code = "import os, sys; from pathlib import Path; from runner.rundir import locked\n"
+    code += "with locked(Path(sys.argv[1])): os._exit(0)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert (tmp_path / ".lock").exists()
+    with (
+        locked(tmp_path),
+        pytest.raises(ConfigError, match=r"\.lock: held by another `runner`"),
+        locked(tmp_path, timeout_seconds=0.2),
+    ):
+        pass
