@@ -60,7 +60,7 @@ def resolve(family: str, selection: Selection) -> Options:
 
 
 def resolve_trial(trial: Trial) -> ResolvedTrial:
-    """The Configs of all plug-ins of a trial; raises ConfigError for what they do not allow, or not together."""
+    """The Configs of all plug-ins of a trial; raises ConfigError for what they, or they together, refuse."""
     return _resolve(trial, {})
 
 

@@ -1,4 +1,4 @@
-"""Where trials run: a profile is one site, and what its scheduler must be told. Needs no torch or submitit."""
+"""Where trials run: a profile is one site, and what its scheduler is told. Needs no torch or submitit."""
 
 import os
 import re
@@ -66,13 +66,13 @@ class Profile(Options):
     """Time limit of a job; a trial that needs more is requeued until it is done."""
 
     memory_gb: float | None = Field(default=None, gt=0)
-    """Memory of a node's share of the job; None: the site's default."""
+    """Memory of a job on each of its nodes; None: the site's default."""
 
     signal_lead_seconds: int = Field(default=120, ge=1)
     """Seconds before the time limit at which the trial is told to save and requeue."""
 
     parallel: int = Field(default=1, ge=1)
-    """Trials that run at the same time, %N of the job array; a file for a cluster has 256 unless it says so."""
+    """Trials that run at the same time, %N of the job array; a file for a cluster has 256 unless it says."""
 
     setup: tuple[ShellLine, ...] = ()
     """Lines of shell in the batch script before the trial starts, such as `module load`."""

@@ -2,25 +2,28 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 
 def golden_folder() -> Path:
     return Path(os.environ.get("RUNNER_GOLDEN", Path(__file__).parent / "golden"))
 
 
-def load_golden(name: str) -> dict[str, Tensor]:
-    """The numeric arrays of `name`.npz as tensors, in their own precision; text arrays are left out."""
+def load_golden(name: str) -> dict[str, Any]:
+    """The arrays of `name`.npz: numbers as tensors in their own precision, text as numpy arrays."""
     with np.load(golden_folder() / f"{name}.npz") as arrays:
-        return {key: torch.from_numpy(arrays[key].copy()) for key in arrays.files if arrays[key].dtype.kind in "biuf"}
+        return {
+            key: torch.from_numpy(arrays[key].copy()) if arrays[key].dtype.kind in "biuf" else arrays[key]
+            for key in arrays.files
+        }
 
 
-def cases(golden: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+def cases(golden: dict[str, Any]) -> list[dict[str, Any]]:
     """The arrays called c0_x, c0_y, c1_x ... as one dict a case, without the prefix."""
-    found: dict[int, dict[str, Tensor]] = {}
+    found: dict[int, dict[str, Any]] = {}
     for key, array in golden.items():
         prefix, _, rest = key.partition("_")
         if rest and prefix[0] == "c" and prefix[1:].isdigit():
