@@ -13,7 +13,9 @@ from runner.submit import prepare
 from runner.sweep import trials
 
 
-def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps: int | None, pdb: bool) -> int:
+def debug(
+    path: Path, overrides: list[str], root: Path, ranks: int | None, steps: int | None, pdb: bool
+) -> int:
     """Run the first trial of an experiment afresh under ROOT/.debug and return the exit code.
 
     `ranks` are gloo processes of this machine (NCCL with GPUs); rank 0 writes to the terminal, the others to their

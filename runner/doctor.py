@@ -1,4 +1,4 @@
-"""Checks of this machine or cluster, one line each: what would stop trials, or make a preemption cost more."""
+"""Checks of this machine or cluster, one line each: what stops trials, or makes a preemption cost more."""
 
 import os
 import platform
@@ -80,11 +80,8 @@ def check_torch() -> Iterator[Check]:
         return
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
-        nccl = (
-            ".".join(map(str, torch.cuda.nccl.version()))
-            if torch.distributed.is_nccl_available()
-            else "missing"
-        )
+        has_nccl = torch.distributed.is_nccl_available()
+        nccl = ".".join(map(str, torch.cuda.nccl.version())) if has_nccl else "missing"  # type: ignore[no-untyped-call]
         verdict: Literal["ok", "warn"] = "warn" if nccl == "missing" else "ok"
         about = f"CUDA {torch.version.cuda}, NCCL {nccl}"
         yield Check("devices", verdict, f"{torch.cuda.device_count()} x {', '.join(sorted(names))}, {about}")
@@ -108,7 +105,8 @@ def check_root(root: Path) -> Iterator[Check]:
     space = os.statvfs(there)
     free_gb, free_files = space.f_bavail * space.f_frsize / 1e9, space.f_favail
     text = f"{free_gb:.0f} GB free for {root}"
-    if free_gb < NO_SPACE_GB or 0 < space.f_files and free_files < 1000:
+    # Some file systems do not count files, and report none at all.
+    if free_gb < NO_SPACE_GB or (space.f_files and free_files < 1000):
         yield Check("disk", "fail", f"{text}, {free_files} more files; free some, or give another --root")
     elif free_gb < LITTLE_SPACE_GB:
         yield Check("disk", "warn", f"{text}: a few checkpoints of a large model")

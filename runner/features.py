@@ -45,8 +45,8 @@ def extract_features(
     Every module gets its own mode back, also when something is raised. `batch_size` counts the images of one
     forward pass of one rank; without `precision` everything is float32.
 
-    `before_batch` and `after_batch` get the number of the forward pass. Every rank calls them equally often, so
-    they may be collective, and may raise on all ranks to interrupt, as `Preemption.check` does.
+    `before_batch` and `after_batch` get the number of the forward pass. Every rank calls them equally often,
+    so they may be collective, and may raise on all ranks to interrupt, as `Preemption.check` does.
 
     Raises DataError for images without labels.
     """

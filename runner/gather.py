@@ -14,9 +14,8 @@ from runner.group import Group
 def gather(x_BD: Tensor, group: Group) -> Tensor:
     """Rows of all ranks in rank order, (N, D), with gradient; ranks may hold different numbers of rows.
 
-    Every rank computes a loss of all rows from this. Its gradient for row i on rank r is the sum over ranks of
-    what their losses want from row i, so when the loss of the batch is the mean over ranks, the mean over ranks
-    of the parameters' gradients, as DDP takes it, is the gradient of that loss.
+    Backward sums what the losses of all ranks want from this rank's rows. So when the loss of the batch is
+    the mean over ranks, the mean over ranks of the parameters' gradients, as DDP takes it, is its gradient.
     """
     if group.world == 1:
         return x_BD

@@ -109,7 +109,10 @@ def _attend(
     if redirect:
         send_output_to(run.log(attempt.number, place.rank))
     attempt = type(attempt)(run, attempt.number, place.rank)
-    print(f"runner: {run.experiment}/{run.trial} attempt {attempt.number} rank {place.rank} of {place.world}", flush=True)
+    print(
+        f"runner: {run.experiment}/{run.trial} attempt {attempt.number} rank {place.rank} of {place.world}",
+        flush=True,
+    )
     try:
         trial = load_trial(run.config)
         torch.set_num_threads(trial.resources.cpus_per_rank)
@@ -133,7 +136,10 @@ def _attend(
                     signal_to_saved_seconds=delay,
                 )
                 if verdict:
-                    print(f"runner: {cause}: saved at step {outcome.step}, {delay} s after the signal", flush=True)
+                    print(
+                        f"runner: {cause}: saved at step {outcome.step}, {delay} s after the signal",
+                        flush=True,
+                    )
             group.barrier()
     except Exception as error:
         attempt.record_crash(error, classify(error), step=None)

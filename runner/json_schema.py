@@ -3,7 +3,6 @@
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 
 from runner import named
 from runner.config import Trial
@@ -15,25 +14,34 @@ def json_schema() -> dict[str, Any]:
 
     Imports every plug-in, and torch with them.
     """
-    members = {
-        (family, name): named.load(family, name).Config
-        for family in named.FAMILIES
-        for name in named.names(family)
-    }
-    models: list[type[BaseModel]] = [Trial, Sweep, *members.values()]
-    places, schema = models_json_schema([(model, "validation") for model in models])
-    definitions = schema["$defs"]
-
-    def lookup(model: type[BaseModel]) -> dict[str, Any]:
-        found: dict[str, Any] = definitions[places[model, "validation"]["$ref"].rpartition("/")[2]]
-        return found
-
-    trial = dict(lookup(Trial))
-    properties = dict(trial["properties"])
+    definitions: dict[str, Any] = {}
+    schema = _describe(Trial, "", definitions)
+    properties = schema["properties"]
     for family, key in named.FAMILIES.items():
-        choices = {name: lookup(config) for (other, name), config in members.items() if other == family}
-        group = key.partition(".")[0]
-        if group in properties and key.endswith(".name"):
-            properties[group] = {"oneOf": [_selection(name, config) for name, config in choices.items()]}
-    evaluate = dict(lookup_by_name(definitions, "EvaluateConfig"))
-    return evaluate
+        group, _, name = key.partition(".")
+        if name == "name":
+            choices = [_choice(family, plug_in, definitions) for plug_in in named.names(family)]
+            properties[group] = {"description": properties[group]["description"], "oneOf": choices}
+    probes = definitions["EvaluateConfig"]["properties"]["probes"]
+    probes["items"] = {"enum": named.names("evaluation")}
+    properties["sweep"] = _describe(Sweep, "", definitions)
+    # The sweep may give whatever else a trial needs.
+    schema["required"] = ["name"]
+    del definitions["Selection"]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "$defs": definitions}
+
+
+def _choice(family: str, plug_in: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    """One plug-in as a mapping with its name and its options."""
+    schema = _describe(named.load(family, plug_in).Config, f"{family}.{plug_in}.", definitions)
+    schema["properties"] = {"name": {"const": plug_in}, **schema.get("properties", {})}
+    schema["required"] = ["name", *schema.get("required", [])]
+    return {**schema, "title": plug_in}
+
+
+def _describe(model: type[BaseModel], prefix: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    """The schema of one model; the models inside it join `definitions` under a prefix."""
+    schema = model.model_json_schema(ref_template=f"#/$defs/{prefix}{{model}}")
+    for name, inner in schema.pop("$defs", {}).items():
+        definitions[f"{prefix}{name}"] = inner
+    return schema

@@ -59,8 +59,12 @@ def work_off(runs: list[RunDir], resources: ResourcesConfig, site: Profile, subm
                 entry.terminated = True
             if entry.job.done():
                 running.remove(entry)
-                decision = judge(entry.run, f"{entry.job.job_id}.0", _exit_code(entry), "LOCAL", site.max_failures)
-                print(f"{entry.run.trial}: {decision.action}, {decision.cause}: {decision.reason}", flush=True)
+                decision = judge(
+                    entry.run, f"{entry.job.job_id}.0", _exit_code(entry), "LOCAL", site.max_failures
+                )
+                print(
+                    f"{entry.run.trial}: {decision.action}, {decision.cause}: {decision.reason}", flush=True
+                )
                 if decision.action == "requeue":
                     waiting.insert(0, entry.run)
         time.sleep(POLL_SECONDS)

@@ -57,7 +57,7 @@ def print_log(path: Path, out: BinaryIO | None = None) -> None:
     out.flush()
 
 
-def follow(
+def follow_log(
     run: RunDir,
     rank: int | None = None,
     attempt: int | None = None,

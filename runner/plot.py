@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.errors import ConfigError
 from runner.record import main_metric
-from runner.results import Setting, TrialResult, metric_names, write_file
+from runner.results import Setting, TrialResult, group_seeds, metric_names, write_file
 from runner.rundir import read_rows
 from runner.status import Row
 from runner.tables import format_value, short_names, varying_keys
@@ -17,29 +17,39 @@ MOST_LABELS = 40
 """Settings with a line of their own; more would not be readable."""
 
 
-def check_plot_file(path: Path) -> None:
-    """Raises: ConfigError for a suffix that names no picture format."""
+def plot_results(
+    path: Path, title: str, rows: list[Row], results: list[TrialResult], settings: list[Setting] | None = None
+) -> None:
+    """Draw a sweep into a file: several settings side by side, otherwise curves of the trials.
+
+    Trials are grouped over their seeds unless `settings` says how. Raises: ConfigError for a suffix that names
+    no picture format, and when there is nothing to draw yet.
+    """
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"--plot {path}: the suffix must be one of {', '.join(FORMATS)}")
+    settings = group_seeds(results) if settings is None else settings
+    if sum(bool(setting.done) for setting in settings) > 1:
+        plot_settings(path, title, settings)
+    else:
+        plot_curves(path, title, rows, results)
 
 
-def plot_groups(path: Path, title: str, groups: list[Setting]) -> None:
+def plot_settings(path: Path, title: str, settings: list[Setting]) -> None:
     """Mean, standard deviation and every trial of the main metric, by setting.
 
     A setting of one number becomes the horizontal axis; others get a line each.
     """
-    metric = main_metric(metric_names([trial for group in groups for trial in group.done]))
-    if metric is None:
-        raise ConfigError(f"--plot {path}: no trial of {title} is done yet, so there is nothing to plot")
-    groups = [group for group in groups if group.spread(metric) is not None]
-    keys = varying_keys([group.overrides for group in groups])
+    metric = main_metric(metric_names([trial for setting in settings for trial in setting.done]))
+    assert metric is not None, "a trial that is done has metrics"
+    settings = [setting for setting in settings if setting.spread(metric) is not None]
+    keys = varying_keys([setting.overrides for setting in settings])
     figure, axes = _figure()
-    if len(keys) == 1 and all(_is_number(group.overrides.get(keys[0])) for group in groups):
-        _plot_numbers(axes, metric, keys[0], groups)
+    if len(keys) == 1 and all(_is_number(setting.overrides.get(keys[0])) for setting in settings):
+        _plot_numbers(axes, metric, keys[0], settings)
     else:
-        _plot_settings(figure, axes, metric, keys, groups)
-    most = max(len(group.done) for group in groups)
-    axes.set_title(f"{title}: mean and standard deviation, up to {most} trials each" if most > 1 else title)
+        _plot_lines(figure, axes, metric, keys, settings)
+    most = max(len(setting.done) for setting in settings)
+    axes.set_title(f"{title}: mean and standard deviation of up to {most} trials" if most > 1 else title)
     _save(figure, path)
 
 
@@ -48,7 +58,7 @@ def plot_curves(path: Path, title: str, rows: list[Row], results: list[TrialResu
     metric = main_metric(metric_names(results))
     curves = {row.run.trial: _curve(row, metric) for row in rows} if metric else {}
     if not any(curves.values()):
-        raise ConfigError(f"--plot {path}: no trial of {title} has metrics yet, so there is nothing to plot")
+        raise ConfigError(f"--plot {path}: no trial of {title} has metrics yet")
     keys = varying_keys([result.overrides for result in results])
     figure, axes = _figure()
     for result in results:
@@ -66,13 +76,13 @@ def plot_curves(path: Path, title: str, rows: list[Row], results: list[TrialResu
     _save(figure, path)
 
 
-def _plot_numbers(axes: Any, metric: str, key: str, groups: list[Setting]) -> None:
-    groups = sorted(groups, key=lambda group: group.overrides[key])
-    xs = [float(group.overrides[key]) for group in groups]
-    means, errors = _spreads(groups, metric)
+def _plot_numbers(axes: Any, metric: str, key: str, settings: list[Setting]) -> None:
+    settings = sorted(settings, key=lambda setting: setting.overrides[key])
+    xs = [float(setting.overrides[key]) for setting in settings]
+    means, errors = _spreads(settings, metric)
     axes.errorbar(xs, means, yerr=errors, marker="o", markersize=5, linewidth=1.2, capsize=4, zorder=3)
-    for x, group in zip(xs, groups, strict=True):
-        values = _values(group, metric)
+    for x, setting in zip(xs, settings, strict=True):
+        values = _values(setting, metric)
         axes.plot([x] * len(values), values, linestyle="", marker="o", markersize=4, color="0.6", zorder=2)
     if min(xs) > 0 and max(xs) / min(xs) >= 30:
         axes.set_xscale("log")
@@ -80,23 +90,23 @@ def _plot_numbers(axes: Any, metric: str, key: str, groups: list[Setting]) -> No
     axes.set_ylabel(metric)
 
 
-def _plot_settings(figure: Any, axes: Any, metric: str, keys: list[str], groups: list[Setting]) -> None:
-    places = list(range(len(groups)))
-    means, errors = _spreads(groups, metric)
+def _plot_lines(figure: Any, axes: Any, metric: str, keys: list[str], settings: list[Setting]) -> None:
+    places = list(range(len(settings)))
+    means, errors = _spreads(settings, metric)
     axes.errorbar(means, places, xerr=errors, linestyle="", marker="o", markersize=5, capsize=4, zorder=3)
-    for place, group in zip(places, groups, strict=True):
-        values = _values(group, metric)
+    for place, setting in zip(places, settings, strict=True):
+        values = _values(setting, metric)
         axes.plot(
             values, [place] * len(values), linestyle="", marker="o", markersize=4, color="0.6", zorder=2
         )
-    if len(groups) <= MOST_LABELS:
+    if len(settings) <= MOST_LABELS:
         axes.set_yticks(
-            places, [_setting(group.overrides, keys) or "all trials" for group in groups], fontsize=8
+            places, [_setting(setting.overrides, keys) or "all trials" for setting in settings], fontsize=8
         )
-        figure.set_figheight(max(3.0, 1.2 + 0.3 * len(groups)))
+        figure.set_figheight(max(3.0, 1.2 + 0.3 * len(settings)))
     else:
         axes.set_ylabel("setting, in the order of the table")
-    axes.margins(y=0.5 / len(groups) + 0.02)
+    axes.margins(y=0.5 / len(settings) + 0.02)
     axes.invert_yaxis()
     axes.set_xlabel(metric)
 
@@ -125,13 +135,13 @@ def _curve(row: Row, metric: str) -> list[tuple[int, float]]:
     return [(logged["step"], logged[metric]) for logged in read_rows(row.run.metrics) if metric in logged]
 
 
-def _spreads(groups: list[Setting], metric: str) -> tuple[list[float], list[float]]:
-    spreads = [spread for group in groups if (spread := group.spread(metric)) is not None]
+def _spreads(settings: list[Setting], metric: str) -> tuple[list[float], list[float]]:
+    spreads = [spread for setting in settings if (spread := setting.spread(metric)) is not None]
     return [spread.mean for spread in spreads], [spread.std or 0.0 for spread in spreads]
 
 
-def _values(group: Setting, metric: str) -> list[float]:
-    return [trial.metrics[metric] for trial in group.done if metric in trial.metrics]
+def _values(setting: Setting, metric: str) -> list[float]:
+    return [trial.metrics[metric] for trial in setting.done if metric in trial.metrics]
 
 
 def _setting(overrides: dict[str, Any], keys: list[str]) -> str:

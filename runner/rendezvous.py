@@ -64,7 +64,9 @@ def meet(run: RunDir, place: Place, check: Callable[[], None]) -> tuple[Attempt,
         if found is not None:
             return found
         time.sleep(0.05)
-    raise RunnerError(f"rank {place.rank} waited {MEETING_TIMEOUT_SECONDS} s for rank 0 of launch {place.launch}")
+    raise RunnerError(
+        f"rank {place.rank} waited {MEETING_TIMEOUT_SECONDS} s for rank 0 of launch {place.launch}"
+    )
 
 
 def _open_store(place: Place) -> tuple[dist.TCPStore, int]:

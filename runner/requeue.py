@@ -59,7 +59,9 @@ def decide(
         return Decision("leave", "terminated", f"the scheduler has already decided: {job_state}")
     started = any(row["event"] == "start" and row["launch"] == launch for row in attempts)
     if started and attempts[-1]["event"] == "end" and attempts[-1]["requeue"]:
-        return Decision("requeue", attempts[-1]["cause"], "saved, but the first request to requeue did not get through")
+        return Decision(
+            "requeue", attempts[-1]["cause"], "saved, but the first request to requeue did not get through"
+        )
     own = [crash for crash in crashes if crash["cause"] in FINAL_CAUSES]
     if own and started:
         crash = own[0]
@@ -70,8 +72,16 @@ def decide(
         cause = "killed" if exit_code > 128 or not crashes else "peer crash"
         failures = failures_without_progress(attempts) + 1
     if failures > max_failures:
-        return Decision("fail", cause, f"{failures} failures in a row without a new checkpoint (max_failures={max_failures})")
-    return Decision("requeue", cause, f"exit code {exit_code}; failure {failures} of at most {max_failures} without progress")
+        return Decision(
+            "fail",
+            cause,
+            f"{failures} failures in a row without a new checkpoint (max_failures={max_failures})",
+        )
+    return Decision(
+        "requeue",
+        cause,
+        f"exit code {exit_code}; failure {failures} of at most {max_failures} without progress",
+    )
 
 
 def failures_without_progress(attempts: list[dict[str, Any]]) -> int:
@@ -161,7 +171,10 @@ def main(arguments: list[str]) -> int:
     except SubmissionError as error:
         job_state = f"no answer ({error})"
     decision = judge(run, launch, int(exit_code), job_state, int(max_failures))
-    print(f"runner: {run.experiment}/{run.trial}: {decision.action}, {decision.cause}: {decision.reason}", flush=True)
+    print(
+        f"runner: {run.experiment}/{run.trial}: {decision.action}, {decision.cause}: {decision.reason}",
+        flush=True,
+    )
     if decision.action == "requeue":
         slurm.requeue(job_id)
     return 0

@@ -135,6 +135,14 @@ def group_over(results: list[TrialResult], key: str) -> list[Setting]:
     ]
 
 
+def group_seeds(results: list[TrialResult]) -> list[Setting]:
+    """Trials that are equal but for a seed; each by itself where the sweep sets none."""
+    try:
+        return group_over(results, "seed")
+    except ConfigError:
+        return [Setting(result.overrides, [result], []) for result in results]
+
+
 def metric_names(results: list[TrialResult]) -> list[str]:
     """Every metric of any trial: the main one first, then those of the test split, then the others."""
     names = list(dict.fromkeys(name for result in results for name in result.metrics))

@@ -51,7 +51,7 @@ def parse_scalar(text: str) -> str | int | float | bool | None:
 
 def dump_yaml(mapping: Mapping[str, Any]) -> str:
     """YAML that the rules above and any YAML 1.1 reader understand alike."""
-    return yaml.dump(dict(mapping), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(dict(mapping), Dumper=_Dumper, sort_keys=False, width=110)
 
 
 def is_secret(key: str) -> bool:

@@ -53,7 +53,9 @@ class Submission:
         lines = []
         for item in self.items:
             settings = " ".join(f"{key}={value}" for key, value in item.overrides.items()) or "as written"
-            lines.append(f"{'submit' if item.submits else 'keep  '}  {item.run.trial}  {item.state:9}  {settings}")
+            lines.append(
+                f"{'submit' if item.submits else 'keep  '}  {item.run.trial}  {item.state:9}  {settings}"
+            )
         count = sum(item.submits for item in self.items)
         lines.append(f"{self.experiment}: {len(self.items)} trials, {count} to submit")
         return "\n".join(lines)
@@ -108,7 +110,9 @@ def resubmit(runs: list[RunDir], profile: str | None, root: Path) -> None:
         for folder in {run.path.parent for run in group}:
             with locked(folder):
                 members = [run for run in group if run.path.parent == folder]
-                _send([(run, load_trial(run.config).resources) for run in members], load_profile(place), folder)
+                _send(
+                    [(run, load_trial(run.config).resources) for run in members], load_profile(place), folder
+                )
 
 
 def choose_rehearsal(trial: Trial, index: int) -> Trial:
@@ -166,9 +170,13 @@ def _executor(resources: ResourcesConfig, site: Profile, submission: Path) -> An
 
     python = f"{shlex.quote(sys.executable)} -S -E {shlex.quote(str(launcher.__file__))}"
     try:
-        executor = submitit.SlurmExecutor(submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python)
+        executor = submitit.SlurmExecutor(
+            submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python
+        )
     except RuntimeError as error:
-        raise SubmissionError("srun is not on PATH; use --on slurm/local.yaml, or run this on a login node") from error
+        raise SubmissionError(
+            "srun is not on PATH; use --on slurm/local.yaml, or run this on a login node"
+        ) from error
     parameters = submitit_parameters(site, resources)
     parameters["setup"] = [*parameters.get("setup", ()), *exit_trap(submission, site)]
     executor.update_parameters(**parameters)
@@ -238,7 +246,11 @@ def _scripts(items: tuple[Item, ...], site: Profile) -> list[str]:
         submission = Path("SUBMISSION")
         parameters = submitit_parameters(site, resources)
         parameters["setup"] = [*parameters.get("setup", ()), *exit_trap(submission, site)]
-        command = f"{sys.executable} -S -E {launcher.__file__} -u -m submitit.core._submit {submission / 'jobs'}"
+        command = (
+            f"{sys.executable} -S -E {launcher.__file__} -u -m submitit.core._submit {submission / 'jobs'}"
+        )
         array = {"map_count": count} if count > 1 else {}
-        scripts.append(_make_sbatch_string(command=command, folder=submission / "jobs", **parameters, **array))
+        scripts.append(
+            _make_sbatch_string(command=command, folder=submission / "jobs", **parameters, **array)
+        )
     return scripts

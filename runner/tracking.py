@@ -99,7 +99,10 @@ class WandbMirror:
                 mirror.log(metrics, step=step)
             mirror.finish(quiet=True)
         except Exception as error:  # telemetry never stops training, whatever it raises
-            print(f"runner: W&B mirror stopped ({type(error).__name__}: {error}); metrics.jsonl goes on", flush=True)
+            print(
+                f"runner: W&B mirror stopped ({type(error).__name__}: {error}); metrics.jsonl goes on",
+                flush=True,
+            )
 
 
 def choose_mode(mode: str) -> str:

@@ -87,7 +87,13 @@ class Run:
 
 
 def launch(
-    trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, *, place: Place, stop_after: int | None = None
+    trial: Trial,
+    attempt: Attempt,
+    group: Group,
+    preemption: Preemption,
+    *,
+    place: Place,
+    stop_after: int | None = None,
 ) -> Outcome:
     """Train a trial to its end, or to the step at which its ranks agree to leave; a collective call.
 
@@ -130,7 +136,9 @@ def launch(
             run.tracker.close()
 
 
-def build(trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, stop_after: int | None) -> Run:
+def build(
+    trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, stop_after: int | None
+) -> Run:
     """Make every part of a trial from its config."""
     options = named.resolve_trial(trial)
     if trial.train.deterministic:
@@ -146,7 +154,9 @@ def build(trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, 
     steps = trial.train.steps or (trial.train.epochs or 0) * plan.steps_per_epoch
     check_warmup(getattr(options.schedule, "warmup_steps", 0), steps)
     encoder = named.load("encoders", trial.encoder.name).build(options.encoder, data.images.shape[1])
-    method = named.load("methods", trial.method.name).build(options.method, encoder, group, steps).to(group.device)
+    method = (
+        named.load("methods", trial.method.name).build(options.method, encoder, group, steps).to(group.device)
+    )
     if trial.init_from:
         checkpoint.load_weights(method, Path(trial.init_from))
     precision = Precision(trial.train.precision, group.device)
@@ -457,7 +467,10 @@ def rehearse(run: Run) -> None:
     config = run.trial.rehearse
     assert config is not None
     if run.attempt.number == 1 and run.state.step == config.at_step and run.group.rank == run.group.world - 1:
-        print(f"runner: rehearsal: rank {run.group.rank} sends itself {config.signal} at step {run.state.step}", flush=True)
+        print(
+            f"runner: rehearsal: rank {run.group.rank} sends itself {config.signal} at step {run.state.step}",
+            flush=True,
+        )
         os.kill(os.getpid(), getattr(signal, f"SIG{config.signal}"))
 
 

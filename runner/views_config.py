@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from runner.errors import ConfigError
 from runner.schema import Options
 
 
@@ -52,7 +53,7 @@ class BlurConfig(Options):
     """The standard deviation is uniform in this range, in pixels of the view."""
 
     kernel: Annotated[int, Field(ge=3)] | None = None
-    """Odd width of the kernel in pixels. None: a tenth of the view made odd, at least 3 (32 -> 3, 96 -> 9)."""
+    """Odd width of the kernel in pixels. None: a tenth of the view, odd, at least 3 (32 -> 3, 96 -> 9)."""
 
     @model_validator(mode="after")
     def check_kernel(self) -> Self:
@@ -134,5 +135,11 @@ def choose_sizes(config: ViewsConfig, height: int, width: int) -> list[int]:
 
 
 def choose_kernel(config: BlurConfig, size: int) -> int:
-    """The width in pixels of the blur kernel of a view of `size` pixels."""
-    return config.kernel or max(3, int(0.1 * size) // 2 * 2 + 1)
+    """The width in pixels of the blur kernel of a view of `size` pixels.
+
+    Raises ConfigError where the kernel, mirrored at the edge, would reach beyond the opposite edge.
+    """
+    width = config.kernel or max(3, int(0.1 * size) // 2 * 2 + 1)
+    if width // 2 >= size:
+        raise ConfigError(f"views.blur.kernel: {width} is too wide for a view of {size} pixels")
+    return width

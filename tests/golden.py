@@ -1,4 +1,7 @@
-"""Arrays computed by the systems this project replaces; RUNNER_GOLDEN names another folder of the same layout."""
+"""Arrays computed by the systems this project replaces, from tests/golden.
+
+RUNNER_GOLDEN names another folder of the same layout to read instead.
+"""
 
 import os
 from pathlib import Path

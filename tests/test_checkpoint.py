@@ -49,7 +49,11 @@ def test_what_was_saved_comes_back(tmp_path):
     assert found.step == 3 and found.own == {"rng": 3}
     assert torch.equal(found.shared["method"]["weight"], torch.full((6,), 1.5))
     manifest = json.loads((run.checkpoints / name / "manifest.json").read_text())
-    assert manifest["world_size"] == 1 and manifest["trial"] == "trial" and list(manifest["files"]) == ["rank_00000.pt"]
+    assert (
+        manifest["world_size"] == 1
+        and manifest["trial"] == "trial"
+        and list(manifest["files"]) == ["rank_00000.pt"]
+    )
     assert not list(run.checkpoints.glob(".*"))
 
 
@@ -98,7 +102,9 @@ def test_a_trial_never_silently_restarts_from_zero(tmp_path):
     run = make_run(tmp_path / "trial")
     name = save(run, start(run), 1)
     (run.checkpoints / name / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no checkpoint can be trusted: step_00000001\.00001: it has no manifest"):
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint can be trusted: step_00000001\.00001: it has no manifest"
+    ):
         checkpoint.newest_valid(run)
 
 
@@ -208,7 +214,9 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path):
     run = make_run(tmp_path / "trial")
     chance = random.Random(0)
     for _ in range(6):
-        with subprocess.Popen([sys.executable, "-c", KILLED, str(run.path)], stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(run.path)], stdout=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout is not None
             acknowledged = int(process.stdout.readline())
             for _ in range(chance.randrange(1, 12)):
@@ -232,7 +240,9 @@ def save_on_ranks(group: Group, folder: str, fail: bool) -> str:
     attempt = attempt or type("", (), {"number": 1, "check_fence": lambda self: None})()
     if fail and group.rank == 1:
         # A file where this rank wants to write its own: as unwritable as a full disk.
-        checkpoint._write = lambda path, content: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        checkpoint._write = lambda path, content: (_ for _ in ()).throw(
+            OSError(28, "No space left on device")
+        )
     try:
         return checkpoint.save(run, group, attempt, 4, {**SHARED, "step": 4}, {"rank": group.rank}, {})
     except CheckpointError as error:

@@ -52,7 +52,7 @@ def test_equals_a_loop_over_the_tensors(dtype, momentum):
 
 
 def test_every_dtype_moves_and_integer_buffers_follow():
-    """The averages of one reference system skip bfloat16 and float64 and freeze the batch counter of batch norm."""
+    """One reference system skips bfloat16 and float64 and freezes the batch counter of batch norm."""
     online, target = nn.Module(), nn.Module()
     for module, value in ((online, 1), (target, 0)):
         for name in ("float64", "float32", "float16", "bfloat16"):

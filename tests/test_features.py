@@ -1,4 +1,4 @@
-"""Frozen features: the right rows in the right order on any number of ranks, and a method that is left as it was."""
+"""Frozen features: the right rows in order on any number of ranks, and a method that is left as it was."""
 
 import copy
 

@@ -1,11 +1,10 @@
 """The one-machine Slurm: it starts, behaves as a preemptible cluster, stays on loopback, and leaves nothing."""
 
-import json
 import os
 import stat
 import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -117,22 +116,191 @@ def test_node_has_more_cpus_than_the_machine(slurm):
     assert "Requested node configuration is not available" in refused.stderr
 
 
-def test_cancelled_job_is_told_then_ends(slurm, tmp_path):
-    told = tmp_path / "told"
-    job = sbatch("-w", slurm.nodes[5], "--wrap", f"srun {trap(told)}")
-    wait_for(lambda: read(told), 15, "the start", until="ready".__eq__)
+def watcher(folder: Path) -> str:
+    """A command that writes to `folder`/told which of Slurm's signals reaches it first, and ends."""
+    script = folder / "watcher.sh"
+    told = folder / "told"
+    traps = "".join(f"trap 'echo {name} >> {told}; exit' {name}\n" for name in ("TERM", "USR2"))
+    script.write_text(f"{traps}echo ready > {told}\nfor i in $(seq 600); do sleep 0.1; done\n")
+    return f"srun bash {script}"
+
+
+def told(folder: Path) -> list[str]:
+    file = folder / "told"
+    return file.read_text().split() if file.exists() else []
+
+
+def preempted_with(node: str, folder: Path) -> str:
+    """The signal a job in `low` gets when one in `high` wants its node."""
+    folder.mkdir()
+    low = sbatch("--exclusive", "-w", node, "--signal=USR2@30", "--wrap", watcher(folder))
+    wait_for(lambda: told(folder), 15, "the start")
+    high = sbatch("-p", "high", "--exclusive", "-w", node, "--wrap", "sleep 60")
+    signals = wait_for(lambda: told(folder)[1:], 15, "a signal")
+    job = show_job(low)
+    assert 0 <= float(job["EndTime"]) - float(job["PreemptTime"]) <= 8
+    cancel([low, high])
+    wait_for(lambda: {state(low), state(high)}, 15, "the end", until=lambda found: "COMPLETING" not in found)
+    return signals[0]
+
+
+def test_cancelled_job_is_told_and_ends(slurm, tmp_path):
+    job = sbatch("-w", slurm.nodes[5], "--wrap", watcher(tmp_path))
+    wait_for(lambda: told(tmp_path), 15, "the start")
     cancel([job])
     wait_for(lambda: state(job), 15, "the end", until="CANCELLED".__eq__)
-    assert read(told) == "ready TERM"
+    assert told(tmp_path) == ["ready", "TERM"]
 
 
-def trap(told: Path) -> str:
-    """A command that writes down which of Slurm's signals reach it and goes on."""
-    handlers = "".join(f"trap 'echo -n \" {name}\" >> {told}' {name}; " for name in ("TERM", "USR2"))
-    return f'bash -c "{handlers} echo -n ready > {told}; for i in {{1..600}}; do sleep 0.1; done"'.replace(
-        '\\"', '"'
+def test_preemption_warns_with_the_users_signal_or_with_term(bare_slurm, tmp_path):
+    [node] = bare_slurm.nodes
+    assert preempted_with(node, tmp_path / "on") == "USR2"
+    changed = onebox.set_user_signal(bare_slurm, False)
+    assert onebox.load(bare_slurm.folder) == changed
+    assert preempted_with(node, tmp_path / "off") == "TERM"
+    onebox.set_user_signal(changed, True)
+    assert preempted_with(node, tmp_path / "on again") == "USR2"
+
+
+def test_killed_node_comes_back_and_its_job_is_queued_again(bare_slurm, tmp_path):
+    [node] = bare_slurm.nodes
+    job = sbatch("-w", node, "--wrap", watcher(tmp_path))
+    wait_for(lambda: told(tmp_path), 15, "the start")
+    assert {process.name() for process in job_processes(bare_slurm, [node])} >= {"slurmstepd", "bash", "srun"}
+    onebox.kill_node(bare_slurm, node)
+    assert not job_processes(bare_slurm, [node])
+    assert onebox.status(bare_slurm.folder).daemons[f"slurmd-{node}"] is None
+    assert not onebox.status(bare_slurm.folder).running
+    onebox.revive_node(bare_slurm, node)
+    wait_for(lambda: show_job(job)["Restarts"], 20, "the requeue", until="1".__eq__)
+
+
+def test_down_leaves_nothing(tmp_path):
+    """Not even a task that left its session and forgot its environment."""
+    skip_without_slurm()
+    with own_cluster(nodes=1, accounting=False) as cluster, environment_of(cluster):
+        sbatch("--wrap", f"srun setsid env -i bash -c 'touch {tmp_path}/up; cd /; exec sleep 300'")
+        wait_for((tmp_path / "up").exists, 15, "the task")
+        steps = job_processes(cluster, cluster.nodes)
+        pids = {process.pid: process.name() for process in steps} | processes_of(cluster)
+        assert {"munged", "slurmctld", "slurmd", "slurmstepd"} <= set(pids.values())
+        before = [psutil.Process(pid) for pid in pids]
+        onebox.down(cluster.folder, wipe=True)
+        left = [process for process in before if process.is_running() and process.status() != "zombie"]
+        assert left == []
+        assert processes_of(cluster) == {}
+        assert not cluster.folder.exists()
+
+
+def test_down_without_wipe_keeps_job_numbers(tmp_path):
+    skip_without_slurm()
+    with own_cluster(nodes=1, accounting=False) as cluster, environment_of(cluster):
+        first = sbatch("--wrap", "sleep 300")
+        wait_for(lambda: state(first), 15, "the start", until="RUNNING".__eq__)
+        onebox.down(cluster.folder)
+        assert processes_of(cluster) == {}
+        assert onebox.status(cluster.folder).jobs == 0
+        onebox.down(cluster.folder)
+
+        assert onebox.up(cluster.folder, nodes=1, accounting=False, gpus=0).settings.gpus == 0
+        assert state(first) == "CANCELLED"
+        assert int(sbatch("--wrap", "true")) == int(first) + 1
+
+
+def test_plain_user_may_have_one():
+    skip_without_slurm()
+    if os.geteuid() != 0:
+        pytest.skip("the other tests ran as a plain user")
+    code = """
+import os, pathlib, subprocess, sys, tempfile
+sys.path.insert(0, sys.argv[1])
+from runner import onebox
+folder = pathlib.Path(tempfile.mkdtemp(prefix="onebox-"))
+cluster = onebox.up(folder, nodes=1, accounting=False)
+try:
+    words = ["srun", "--gres=gpu:2", "sh", "-c", "id -u; printenv CUDA_VISIBLE_DEVICES"]
+    print(subprocess.run(words, env=os.environ | cluster.environment(), capture_output=True, text=True))
+finally:
+    onebox.down(folder, wipe=True)
+"""
+    source = str(Path(onebox.__file__).parents[2])
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", code, source],
+        env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
+    assert "stdout='65534\n0,1\n'" in done.stdout, done
 
 
-def read(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+def test_settings_out_of_range_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"^onebox nodes: must be 1 to 254, got 0$"):
+        onebox.up(tmp_path, nodes=0)
+    with pytest.raises(ConfigError, match=r"^onebox port0: must be 1024 to 65530, got 80$"):
+        onebox.up(tmp_path, port0=80)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_with_other_things_is_left_alone():
+    skip_without_slurm()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "thesis.tex").write_text("dear")
+        folder.chmod(0o755)
+        for verb in (onebox.up, onebox.down, onebox.status):
+            with pytest.raises(SubmissionError, match=rf"^{folder}: no onebox there"):
+                verb(folder)
+        assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
+def test_down_refuses_an_environment_that_leads_elsewhere(bare_slurm):
+    """scancel must never reach the cluster of somebody else."""
+    env = bare_slurm.folder / "env"
+    kept = env.read_text()
+    env.write_text(kept.replace(str(bare_slurm.slurm_conf), "/etc/slurm/slurm.conf"))
+    try:
+        with pytest.raises(SubmissionError, match="SLURM_CONF does not point into this folder"):
+            onebox.down(bare_slurm.folder)
+    finally:
+        env.write_text(kept)
+    assert onebox.status(bare_slurm.folder).running
+
+
+def test_recycled_pid_is_nobodys_daemon(bare_slurm):
+    """The pid file of a daemon names a process that is not that daemon: this one."""
+    file = bare_slurm.folder / "run" / "munged.pid"
+    kept = file.read_text()
+    file.write_text(str(os.getpid()))
+    try:
+        assert onebox.status(bare_slurm.folder).daemons["munged"] is None
+    finally:
+        file.write_text(kept)
+
+
+def test_absent_slurm_names_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr(debian, "TOOLS", ["no-such-slurmctld"])
+    with pytest.raises(
+        SubmissionError, match=r"^no-such-slurmctld not found; get it with: runner onebox install$"
+    ):
+        onebox.up(tmp_path)
+
+
+def test_name_that_is_not_loopback_is_refused(monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "192.0.2.7")
+    with pytest.raises(SubmissionError, match=r"^192\.0\.2\.7 resolves to 192\.0\.2\.7"):
+        loopback_address()
+
+
+def test_installing_starts_no_service(tmp_path):
+    policy = tmp_path / "policy-rc.d"
+    policy.write_text("#!/bin/sh\nexit 0\n")
+    with debian._no_service_starts(policy):
+        assert subprocess.run([policy, "munge", "start"]).returncode == 101
+    assert policy.read_text() == "#!/bin/sh\nexit 0\n"
+    policy.unlink()
+    with debian._no_service_starts(policy):
+        assert policy.exists()
+    assert list(tmp_path.iterdir()) == []

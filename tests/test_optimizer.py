@@ -85,7 +85,7 @@ def test_groups_carry_their_names_rates_and_decay():
 
 
 def test_a_temperature_without_gradient_does_not_decay():
-    """One reference system decays its temperature and bias, and only that decay ever moves a clamped temperature."""
+    """One reference system decays it, and once it is clamped nothing but that decay moves it."""
     method = Toy()
     optimizer = build_optimizer(method, config())
     for parameter in method.parameters():
@@ -126,7 +126,7 @@ def test_a_method_that_forgets_parameters_is_found():
         def no_weight_decay(self):
             return {"temperature"}
 
-    with pytest.raises(AssertionError, match="leaves out log_temperature, head.weight, head.bias"):
+    with pytest.raises(AssertionError, match=r"leaves out log_temperature, head\.weight, head\.bias"):
         build_optimizer(Forgetful(), config())
     with pytest.raises(AssertionError, match="temperature, which is no parameter"):
         build_optimizer(Misspelt(), config())

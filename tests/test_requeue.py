@@ -9,7 +9,15 @@ from runner.attempt import claim
 from runner.requeue import decide, failures_without_progress, judge, read_crashes
 from runner.rundir import RunDir
 
-FACTS = {"launch": "7.0", "done": False, "cancelled": False, "job_state": "RUNNING", "attempts": [], "crashes": [], "max_failures": 3}
+FACTS = {
+    "launch": "7.0",
+    "done": False,
+    "cancelled": False,
+    "job_state": "RUNNING",
+    "attempts": [],
+    "crashes": [],
+    "max_failures": 3,
+}
 
 
 def start(attempt: int, step: int, launch: str = "7.0") -> dict:
@@ -44,7 +52,12 @@ def crash(rank: int, cause: str, time: float = 0.0) -> dict:
         # saved, but scontrol did not answer
         (75, {"attempts": [start(1, 0), end(1, "preempted")]}, "requeue", "preempted"),
         # what would only come again
-        (1, {"attempts": [start(1, 0)], "crashes": [crash(1, "user code"), crash(0, "peer crash")]}, "fail", "user code"),
+        (
+            1,
+            {"attempts": [start(1, 0)], "crashes": [crash(1, "user code"), crash(0, "peer crash")]},
+            "fail",
+            "user code",
+        ),
         (1, {"attempts": [start(1, 0)], "crashes": [crash(0, "non-finite loss")]}, "fail", "non-finite loss"),
         (1, {"attempts": [start(1, 0)], "crashes": [crash(0, "configuration")]}, "fail", "configuration"),
         # the budget
@@ -56,7 +69,10 @@ def crash(rank: int, cause: str, time: float = 0.0) -> dict:
         ),
         (
             137,
-            {"attempts": [x for n in (1, 2, 3) for x in (start(n, 50 * n), end(n, "killed"))] + [start(4, 200)]},
+            {
+                "attempts": [x for n in (1, 2, 3) for x in (start(n, 50 * n), end(n, "killed"))]
+                + [start(4, 200)]
+            },
             "requeue",
             "killed",
         ),
@@ -69,7 +85,15 @@ def test_decision(exit_code, facts, action, cause):
 
 
 def test_progress_and_preemptions_reset_the_count():
-    rows = [start(1, 0), end(1, "killed"), start(2, 0), end(2, "preempted"), start(3, 0), end(3, "killed"), start(4, 0)]
+    rows = [
+        start(1, 0),
+        end(1, "killed"),
+        start(2, 0),
+        end(2, "preempted"),
+        start(3, 0),
+        end(3, "killed"),
+        start(4, 0),
+    ]
     assert failures_without_progress(rows) == 1
     assert failures_without_progress([*rows, end(4, "killed"), start(5, 10)]) == 0
 

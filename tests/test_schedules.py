@@ -14,7 +14,7 @@ STEPS, WARMUP = 50, 8
 
 
 def torch_factors(after_warmup, warmup=WARMUP):
-    """The multipliers of torch's LinearLR warm-up followed by `after_warmup(optimizer)`, for STEPS steps and the end."""
+    """The multipliers of torch's LinearLR warm-up followed by `after_warmup(optimizer)`, to the end."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     rise = lr_scheduler.LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
     schedule = lr_scheduler.SequentialLR(optimizer, [rise, after_warmup(optimizer)], milestones=[warmup])
@@ -81,5 +81,5 @@ def test_cosine_formula_at_an_odd_place():
 @pytest.mark.parametrize("schedule", [constant, cosine, linear])
 def test_warmup_longer_than_the_training_is_refused(schedule):
     assert schedule.build(schedule.Config(warmup_steps=10), 10)(9) == pytest.approx(10 / 11)
-    with pytest.raises(ConfigError, match=r"schedule\.warmup_steps: 11 .* 10 optimizer steps"):
+    with pytest.raises(ConfigError, match=r"schedule\.warmup_steps: 11 .* 10, the steps"):
         schedule.build(schedule.Config(warmup_steps=11), 10)

@@ -44,12 +44,9 @@ def run(
 
 
 def vote(queries_BD: Tensor, train: FrozenFeatures, k: int, temperature: float, classes: int) -> Tensor:
-    """(B, C) summed votes of the k nearest training samples, -inf for a class without any; unit rows."""
+    """(B, C) logarithm of the votes of the k nearest training samples, -inf for a class without any."""
     similarity_BK, nearest_BK = (queries_BD @ train.features.T).topk(k, dim=1)
-    # Relative to the nearest, so that no temperature overflows; a common factor changes no ranking.
-    votes_BK = ((similarity_BK - similarity_BK[:, :1]) / temperature).exp()
-    # A product instead of scatter_add, whose order of summation on a GPU changes from run to run.
-    voters_BKC = votes_BK.new_zeros(*votes_BK.shape, classes)
-    voters_BKC.scatter_(2, train.labels[nearest_BK][..., None], 1)
-    scores_BC = torch.bmm(votes_BK[:, None], voters_BKC)[:, 0]
-    return scores_BC.masked_fill(voters_BKC.amax(dim=1) == 0, -torch.inf)
+    # In logarithms no temperature overflows; unlike scatter_add, the sum has one order on a GPU, too.
+    votes_BKC = similarity_BK.new_full((*similarity_BK.shape, classes), -torch.inf)
+    votes_BKC.scatter_(2, train.labels[nearest_BK][..., None], similarity_BK[..., None] / temperature)
+    return votes_BKC.logsumexp(dim=1)

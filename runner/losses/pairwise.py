@@ -1,19 +1,20 @@
 """The engine of the losses that compare every row of x with every row of y, without storing the comparisons.
 
-Such a loss is a function of S = x y^T alone. Its gradient is G y for x and G^T x for y, where G = dloss/dS is
-known in closed form. So one walk over tiles of S gives the loss and both gradients: a tile is computed, turned
-into G in place, multiplied into the gradients and forgotten. Memory is O(N D) plus a few tiles, never N x N;
-backward only scales what forward has found. Softmax terms need statistics of whole rows and columns, hence
-another walk before that one.
+Such a loss is a function of S = x y^T alone. Its gradient is G y for x and G^T x for y, where G = dloss/dS
+is known in closed form. So one walk over tiles of S gives the loss and both gradients: a tile is computed,
+turned into G in place, multiplied into the gradients and forgotten. Memory is O(N D) plus some tiles, never
+N x N; backward only scales what forward has found. Softmax terms need statistics of whole rows and columns,
+hence another walk before that one.
 
-The tile of S at (I, J) and its mirror at (J, I) are visited together, because the invariance term couples S_ij
-with S_ji. Both are held as (I, J).
+The tile of S at (I, J) and its mirror at (J, I) are visited together, because the invariance term couples
+S_ij with S_ji. Both are held as (I, J).
 
-On several ranks each one visits its own rows and its own columns of S, against the gathered rows of the others.
-That gives the exact gradient of its own rows, so no gradient is communicated. Everything is divided by the
-global N and multiplied by the world size: the mean over ranks is what one process computes.
+On several ranks each one visits its own rows and its own columns of S, against the gathered rows of the
+others. That gives the exact gradient of its own rows, so no gradient is communicated. Everything is divided
+by the global N and multiplied by the world size: the mean over ranks is what one process computes.
 
-Shapes: B rows on this rank, N on all ranks, V and T views of x and y, D width, P pairs of views, I x J a tile.
+Shapes: B rows on this rank, N on all ranks, V and T views of x and y, D width, P pairs of views,
+K statistics, I x J a tile.
 """
 
 from collections.abc import Sequence
@@ -136,7 +137,7 @@ class _Pairwise(torch.autograd.Function):
         return loss, kl
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         weight = grad * ctx.weight
         of_inputs = [None if sums is None else sums.to(grad.dtype) * weight for sums in ctx.saved_tensors]
@@ -159,17 +160,19 @@ def gather_own_first(rows: Tensor, group: Group) -> Tensor:
     if group.world == 1:
         return rows
     start = sum(group.sizes(len(rows))[: group.rank])
-    return group.all_gather(rows).roll(-start, 0)
+    return torch.roll(group.all_gather(rows), -start, 0)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One view of x against one view of y: S = x y^T in bits, tile by tile."""
 
-    x_ND: Tensor
-    """In units of log 2. Own rows first; the others are only there if mirrored."""
+    x: Tensor
+    """(N, D) in units of log 2, own rows first; the others are only there if mirrored."""
 
-    y_ND: Tensor
+    y: Tensor
+    """(N, D), own rows first."""
+
     own: int
     tiles: list[Tile]
     first: int
@@ -184,18 +187,19 @@ class Comparison:
         sides = 2 if self.mirrored or tile.mutual else 1
         S = self.space.similarities(number, sides, tile)
         if not (again and self.space.keeps(number)):
-            torch.mm(self.x_ND[tile.rows], self.y_ND[tile.columns].T, out=S[0])
+            torch.mm(self.x[tile.rows], self.y[tile.columns].T, out=S[0])
             if sides == 2:
-                torch.mm(self.y_ND[tile.rows], self.x_ND[tile.columns].T, out=S[1])
+                torch.mm(self.y[tile.rows], self.x[tile.columns].T, out=S[1])
         return S
 
     def positives(self) -> Tensor:
         """The sum of S_ii over own rows, in bits."""
-        return torch.linalg.vecdot(self.x_ND[: self.own], self.y_ND[: self.own]).sum(dtype=torch.float64)
+        own_B: Tensor = torch.linalg.vecdot(self.x[: self.own], self.y[: self.own])
+        return own_B.sum(dtype=torch.float64)
 
     def statistics(self, with_kl: bool) -> Tensor:
         """The `Statistics` of own rows and columns, (B, 3); without KL only the first is computed."""
-        row, column = LogSum(self.own, self.x_ND), LogSum(self.own, self.x_ND)
+        row, column = LogSum(self.own, self.x), LogSum(self.own, self.x)
         for number, tile in enumerate(self.tiles, self.first):
             S = self.similarities(number, tile)
             powers, difference, _ = (buffer[0] for buffer in self.space.spare(1, tile))
@@ -224,7 +228,9 @@ class Comparison:
             softmax, *spare = self.space.spare(len(S), tile)
             slope = S
             if statistics is not None and (terms.cross_entropy or terms.invariance):
-                slope = softmax_slope(S, terms.cross_entropy, terms.invariance, statistics, tile, softmax, *spare)
+                slope = softmax_slope(
+                    S, terms.cross_entropy, terms.invariance, statistics, tile, softmax, *spare
+                )
             if terms.gamma is not None:
                 own = 2 if tile.mutual else 1  # the mirror of another rank's row belongs to that rank's loss
                 logits = torch.add(bias, S, alpha=LN2, out=S)
@@ -236,12 +242,12 @@ class Comparison:
 
     def multiply(self, slope: Tensor, tile: Tile, dx_BD: Tensor | None, dy_BD: Tensor | None) -> None:
         """From dloss/dS to the gradients of own rows."""
-        I, J = tile.rows, tile.columns
+        rows, columns = tile.rows, tile.columns
         if dx_BD is not None:
-            dx_BD[I].addmm_(slope[0], self.y_ND[J])
+            dx_BD[rows].addmm_(slope[0], self.y[columns])
             if tile.mutual:
-                dx_BD[J].addmm_(slope[1].T, self.y_ND[I])
+                dx_BD[columns].addmm_(slope[1].T, self.y[rows])
         if dy_BD is not None:
-            dy_BD[I].addmm_(slope[1], self.x_ND[J], alpha=LN2)
+            dy_BD[rows].addmm_(slope[1], self.x[columns], alpha=LN2)
             if tile.mutual:
-                dy_BD[J].addmm_(slope[0].T, self.x_ND[I], alpha=LN2)
+                dy_BD[columns].addmm_(slope[0].T, self.x[rows], alpha=LN2)

@@ -32,9 +32,11 @@ def relic(
 ) -> Measured:
     """Softmax cross entropy of all rows against their own column plus `alpha` times the invariance term.
 
-    S_ij = scale cos(x_i, y_j): loss = -1/N sum_i log softmax(row i)_i
-    + alpha/N sum_i KL(softmax(column i) || softmax(row i)). A bias would cancel. For the variant with the sigmoid
-    loss in place of the cross entropy call `scl` with gamma 0. The arguments are those of `scl`.
+    S_ij = scale cos(x_i, y_j):
+    loss = -1/N sum_i log softmax(row i)_i + alpha/N sum_i KL(softmax(column i) || softmax(row i)).
+
+    A bias would cancel. The variant with the sigmoid loss instead of the cross entropy is `scl` with gamma 0.
+    x, y and the keywords are as in `scl`.
     """
     with torch.autocast(x.device.type, enabled=False):
         x, y = (unit_rows(rows if rows.ndim == 3 else rows.unsqueeze(1)) for rows in (x, y))

@@ -40,8 +40,10 @@ def scl(
     loss = -1/N sum_ij (1 - p_ij)^gamma log p_ij + alpha/N sum_i KL(softmax(column i) || softmax(row i)).
 
     x and y are raw projections, (B, D); or (B, V, D) and (B, T, D), and the loss is the mean over `pairs` of
-    views (v, t). With `filter_threshold`, negatives with (1 - p)^gamma up to it are left out and no pair is
-    modulated. `clamp` is explained at `bounded_scale`. `block` is the size of the tiles; no result depends on it.
+    views (v, t). scale = exp(log_scale); for `max_scale` and `clamp` see `bounded_scale`.
+    With `filter_threshold`, negatives with (1 - p)^gamma up to it are left out and no pair is modulated.
+    The KL term is measured where alpha is not 0 or `measure_kl` asks for it.
+    `block` is the size of the tiles that are worked on; no result depends on it.
     """
     with torch.autocast(x.device.type, enabled=False):
         x, y = (unit_rows(rows if rows.ndim == 3 else rows.unsqueeze(1)) for rows in (x, y))

@@ -1,4 +1,4 @@
-"""What the pairwise losses do with raw projections first: unit rows, and a learnable scale of their cosines."""
+"""What the pairwise losses do first: projections to unit rows, and a learnt scale for their cosines."""
 
 from typing import Literal
 
@@ -17,10 +17,10 @@ def unit_rows(x: Tensor) -> Tensor:
 def bounded_scale(log_scale: Tensor, max_scale: float | None, clamp: Clamp = "straight-through") -> Tensor:
     """exp(log_scale), at most `max_scale`; the scale is one over the temperature.
 
-    A hard clamp has no gradient beyond the bound: a scale that crosses it, or starts on it, never comes back.
-    Straight-through, log_scale has the gradient of the scale in use, so it comes back as soon as the loss wants
-    a smaller one. Nothing keeps it from growing while the loss wants a larger one: whoever owns the parameter
-    pulls it back to log(max_scale) after an optimizer step.
+    A hard clamp has no gradient beyond the bound: a scale that has crossed it never comes back.
+    Straight-through, log_scale has the gradient of the log of the scale in use, beyond the bound too, and comes
+    back as soon as the loss wants a smaller one. Nothing keeps it from growing while the loss wants a larger
+    one: whoever owns the parameter should pull it back to log(max_scale) after an optimizer step.
     """
     if clamp == "hard":
         return log_scale.exp().clamp(max=max_scale) if max_scale is not None else log_scale.exp()

@@ -1,7 +1,7 @@
 """What a tile of similarities adds to a loss, and the derivative with respect to them, in closed form.
 
-A tile is (sides, I, J): the similarities S_ij and, where `sides` is 2, their mirrors S_ji. They are in bits here
-(logits divided by log 2), because exp2 is what processors compute: on CPUs it is several times as fast as exp.
+A tile is (sides, I, J): the similarities S_ij and, where `sides` is 2, their mirrors S_ji. They are in bits
+(logits divided by log 2), because exp2 is what processors compute; on CPUs it takes a quarter of exp's time.
 """
 
 import math
@@ -26,18 +26,18 @@ def sigmoid_slope_(
 ) -> Tensor:
     """Replace logits (in nats) by the derivative of the modulated sigmoid loss, and fill `losses` with it.
 
-    A negative of logit t and p = sigmoid(t) costs p^gamma softplus(t); the modulation p^gamma is not detached,
-    so the derivative is p^gamma (p + gamma softplus(t) (1 - p)). A positive costs as much as a negative of
-    logit -t. p^gamma is exp(gamma log p), finite with its derivative for every gamma and t.
+    A negative of logit t and p = sigmoid(t) costs p^gamma softplus(t). The modulation p^gamma is not detached,
+    so the derivative is p^gamma (p + gamma softplus(t) (1 - p)). A positive costs what a negative of -t does.
+    p^gamma is exp(gamma log p), which is finite with its derivative for every gamma and t.
     With a cutoff, negatives up to that logit cost nothing and the other pairs plain softplus.
 
-    `weight` is scratch. The sum of `losses` is returned per side, in float64.
+    `weight` is scratch. Returns the sum of `losses` per side, in float64.
     """
     if diagonal:
         positives = logits.diagonal(dim1=1, dim2=2)
         mirrored = -positives
     if cutoff is not None:
-        F.threshold_(logits, cutoff, -math.inf)
+        F.threshold(logits, cutoff, -math.inf, inplace=True)
         gamma = 0.0
     if diagonal:
         positives.copy_(mirrored)
@@ -81,7 +81,7 @@ class LogSum:
         self.weighted = like.new_zeros(rows)
 
     def add(self, rows: slice, S: Tensor, dim: int, powers: Tensor, values: Tensor | None = None) -> None:
-        """Sum along `dim` of a tile into `rows`. The running maximum is the reference, so no scale overflows."""
+        """Sum a tile along `dim` into `rows`; relative to the running maximum, so that no scale overflows."""
         peak = torch.maximum(self.peak[rows], S.amax(dim))
         shrink = (self.peak[rows] - peak).exp2_()
         torch.sub(S, peak.unsqueeze(dim), out=powers).exp2_()
@@ -113,19 +113,19 @@ def softmax_slope(
     cross entropy   mean(r_i - S_ii)                  derivative P_ij - [i = j]
     invariance      KL(Q || P) = mean(m - c + r)      derivative P_ij - Q_ij + Q_ji (S_ij - S_ji - m_j)
     """
-    I, J = tile.rows, tile.columns
+    rows, columns = tile.rows, tile.columns
     row = statistics.row - math.log2(cross_entropy + invariance)
-    torch.sub(S[0], row[I, None], out=out[0])
+    torch.sub(S[0], row[rows, None], out=out[0])
     if len(S) == 2:
-        torch.sub(S[1], row[J], out=out[1])
+        torch.sub(S[1], row[columns], out=out[1])
     out.exp2_()
     if invariance:
         column = statistics.column - math.log2(invariance)
-        torch.sub(S[0], column[J], out=powers[0])
-        torch.sub(S[1], column[I, None], out=powers[1])
+        torch.sub(S[0], column[columns], out=powers[0])
+        torch.sub(S[1], column[rows, None], out=powers[1])
         powers.exp2_()
-        torch.sub(S[0], S[1], out=values[0]).sub_(statistics.mismatch[J])
-        torch.sub(S[1], S[0], out=values[1]).sub_(statistics.mismatch[I, None])
+        torch.sub(S[0], S[1], out=values[0]).sub_(statistics.mismatch[columns])
+        torch.sub(S[1], S[0], out=values[1]).sub_(statistics.mismatch[rows, None])
         out.addcmul_(powers, values, value=LN2)
         out[0] -= powers[1]
         out[1] -= powers[0]

@@ -1,21 +1,21 @@
 """Sigmoid contrastive learning of images: every view against a slowly moving copy of the network.
 
-The loss is SigLIP's (Zhai et al. 2023) with a confidence penalty gamma and ReLIC's invariance term (Mitrovic et
-al. 2021), see runner/losses/sigmoid.py; views, target network and multi-crop are as in ReLIC and DINO.
+The loss is SigLIP's (Zhai et al. 2023) with a confidence penalty gamma and ReLIC's invariance term (Mitrovic
+et al. 2021): runner/losses/sigmoid.py. Target network and projector are ReLIC's; multi-crop is DINO's, with
+every pair of a global and another view weighing the same.
 
 Shapes: B samples on this rank, C x H x W images, V views of which the first T are global, D projection width.
 """
 
 import copy
 import math
-from collections.abc import Iterable
-from itertools import chain
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from runner.batch import Batch
+from runner.ema import update_ema
 from runner.errors import ConfigError
 from runner.group import Group
 from runner.losses.sigmoid import scl
@@ -26,7 +26,7 @@ from runner.schema import Options
 
 class Config(Options):
     gamma: float = Field(1.0, ge=0)
-    """Confidence penalty: each pair weighs (1 - p)^gamma, p its probability of being classified rightly. 0 is SigLIP."""
+    """Confidence penalty: a pair weighs (1 - p)^gamma, p its probability of being right; 0 is SigLIP."""
 
     gamma_schedule_steps: int | None = Field(None, ge=1)
     """Take gamma to 0 along a half cosine over this many steps; None keeps it."""
@@ -35,13 +35,13 @@ class Config(Options):
     """Weight of the invariance term, a KL divergence between the two directions of a comparison."""
 
     init_scale: float = Field(5.0, gt=0)
-    """Scale of the cosines at the start, one over the temperature; learnt as its logarithm, without weight decay."""
+    """Scale of the cosines at the start, one over the temperature; its logarithm is learnt."""
 
     max_scale: float | None = Field(5.0, gt=0)
     """The scale is kept at or below this; None lets it grow."""
 
     init_bias: float = -5.0
-    """Added to the scaled cosines at the start: negative, because nearly all pairs are negatives. Learnt too."""
+    """Added to the scaled cosines at the start, and learnt; below 0, because most pairs are negatives."""
 
     beta: float = Field(0.995, ge=0, lt=1)
     """How much of the target network stays at an update, at the start; it reaches 1 with the last step."""
@@ -53,7 +53,7 @@ class Config(Options):
     """The target network moves at multiples of this step."""
 
     filter_threshold: float | None = Field(None, gt=0, lt=1)
-    """After the warm-up, leave out negatives with (1 - p)^gamma up to this, and do not weigh the other pairs."""
+    """After the warm-up, leave out negatives with (1 - p)^gamma up to this and weigh all others alike."""
 
     filter_warmup_steps: int = Field(5000, ge=0)
     """Filter at steps greater than this."""
@@ -89,21 +89,23 @@ class SCL(Method):
         self.config, self.group, self.steps = config, group, steps
         self.encoder = encoder
         self.projector = build_projector(int(encoder.width), config)  # type: ignore[arg-type]
-        # The target stays in training mode with the rest: its batch norms use batch statistics, as the online
-        # ones do, or the two would differ by more than their weights. Its running statistics, which evaluation
-        # uses, follow its own batches and are drawn to the online ones by the moving average.
+        # The target trains in training mode: both networks normalise by the statistics of their batch, else
+        # they would differ by more than their weights. Its running statistics, which only evaluation uses,
+        # follow its own batches (global views) and are drawn to the online ones with the rest of the average.
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.init_scale)))
         self.bias = nn.Parameter(torch.tensor(config.init_bias))
 
-    def compute_loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each global view by the target against each other view by the online network, on average."""
+    def compute_loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """The mean loss over global views of the target against the other views of the online network."""
         config = self.config
         views = [*batch.global_views, *batch.local_views]
         pairs = [(v, t) for t in range(len(batch.global_views)) for v in range(len(views)) if v != t]
         if not pairs:
-            raise ConfigError("views.global_views: 1 without local views leaves nothing to compare; at least 2 views")
+            raise ConfigError(
+                "views: SCL compares views of an image with each other, so it needs at least 2 of them, got 1"
+            )
 
         # view by view, because batch norm must not mix the statistics of different augmentations
         online_BVD = torch.stack([self.projector(self.encoder(view)) for view in views], 1)
@@ -126,24 +128,23 @@ class SCL(Method):
             filter_threshold=config.filter_threshold if filtering else None,
             pairs=pairs,
         )
-        measured = {
+        measured: dict[str, Tensor | float] = {
             "scale": bounded_scale(self.log_scale.detach(), config.max_scale),
-            "bias": self.bias,
-            "gamma": loss.new_full((), gamma),
-            "beta": loss.new_full((), self.beta_after(step + 1)),
+            "bias": self.bias.detach().clone(),
+            "gamma": gamma,
+            "beta": self.beta_after(step + 1),
         }
         return loss, measured if kl is None else {"kl": kl, **measured}
 
     @torch.no_grad()
     def after_fit_step(self, step: int) -> None:
-        """Pull the scale back to its bound and the target towards the online network; `step` steps are done."""
+        """Pull the scale back to its bound and the target after the online network; `step` steps are done."""
         if self.config.max_scale is not None:
             self.log_scale.clamp_(max=math.log(self.config.max_scale))
         beta = self.beta_after(step)
         if beta < 1:
-            online = chain(tensors_of(self.encoder), tensors_of(self.projector))
-            target = chain(tensors_of(self.target_encoder), tensors_of(self.target_projector))
-            move(target, online, beta)
+            update_ema(self.target_encoder, self.encoder, beta)
+            update_ema(self.target_projector, self.projector, beta)
 
     def beta_after(self, step: int) -> float:
         """How much of the target stays at the update after `step` optimizer steps."""
@@ -186,8 +187,9 @@ def beta_at(step: int, start: float, steps: int) -> float:
 def ema_beta(step: int, start: float, steps: int, after: int, every: int) -> float:
     """How much of the target stays at the update after optimizer step `step`: 0 copies, 1 leaves it alone.
 
-    Up to step `after` the target is a copy; then it moves at every multiple of `every`, by the value that the
-    schedule had at the update before (`start` at the first). A function of the step: a requeue changes nothing.
+    Up to step `after` the target is a copy; then it moves at multiples of `every`, by the value that the
+    schedule had at the update before (`start` at the first). A function of the step alone: a requeue changes
+    nothing.
     """
     if step <= after:
         return 0.0
@@ -195,17 +197,3 @@ def ema_beta(step: int, start: float, steps: int, after: int, every: int) -> flo
         return 1.0
     previous = step - every
     return start if previous <= after else beta_at(previous, start, steps)
-
-
-def tensors_of(module: nn.Module) -> Iterable[Tensor]:
-    return chain(module.parameters(), module.buffers())
-
-
-def move(target: Iterable[Tensor], online: Iterable[Tensor], beta: float) -> None:
-    """target <- beta target + (1 - beta) online, in place, whatever the precision; integers are copied."""
-    pairs = list(zip(target, online, strict=True))
-    moving = [(t, o) for t, o in pairs if t.is_floating_point()]
-    counting = [(t, o) for t, o in pairs if not t.is_floating_point()]
-    torch._foreach_lerp_([t for t, _ in moving], [o for _, o in moving], 1 - beta)
-    for t, o in counting:
-        t.copy_(o)

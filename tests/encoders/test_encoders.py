@@ -11,8 +11,8 @@ from torch import nn
 from runner.encoders import efficientnet_b0, resnet18, small_convnet
 from runner.encoders._init import initialise
 
-# Parameters without a classifier at 3 channels, as torchvision and the papers count them: 11.69M, 21.80M, 25.56M and
-# 5.29M less the fully connected layers. The small stem has 64 * 3 * (49 - 9) weights fewer.
+# Parameters at 3 channels without a classifier: the published counts less the fully connected layer.
+# The small stem has 64 * 3 * (49 - 9) weights fewer.
 KNOWN = {
     "small_convnet": ({}, 97_680, 128),
     "resnet9": ({}, 6_568_000, 512),
@@ -119,7 +119,7 @@ def test_the_seed_decides_and_a_state_dict_restores(name):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet9", "efficientnet_b0", "small_convnet"])
 def test_batch_norm_starts_as_the_identity_and_keeps_statistics_slowly(name):
-    """transformers' EfficientNet scales by about 0 at random and forgets all but the last batch (0.99 is Keras's)."""
+    """transformers' EfficientNet starts with random scales around 0 and forgets all but the last batch."""
     norms = [part for part in build(name, {}).modules() if isinstance(part, nn.BatchNorm2d)]
     assert norms
     for norm in norms:

@@ -37,7 +37,7 @@ def standardised():
     return split_digits(StandardScaler().fit(pixels[:1000]).transform(pixels), labels)
 
 
-def make_blobs(samples, classes=7, width=16, noise=1.0, seed=0):
+def make_blobs(samples, classes=7, width=16, noise=3.0, seed=0):
     """Clusters that overlap, so that no probe is perfect."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(99))

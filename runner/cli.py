@@ -1,0 +1,347 @@
+"""The command line: each verb parses, calls one function and prints."""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from runner import cli_onebox
+from runner.cli_onebox import Yes, confirm
+from runner.errors import ConfigError, RunnerError, UserError
+
+if TYPE_CHECKING:
+    from runner.rundir import RunDir
+
+EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 1, 2, 130, 141
+
+app = typer.Typer(
+    help="Contrastive-learning experiments on Slurm that survive preemption and lose nothing.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(cli_onebox.app, name="onebox")
+
+Root = Annotated[
+    Path | None, typer.Option("--root", metavar="DIR", help="Run root; else RUNNER_ROOT, else ./runs.")
+]
+Experiment = Annotated[str, typer.Argument(metavar="EXP", help="Experiment file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the file.")
+]
+Trial = Annotated[str, typer.Argument(metavar="TRIAL", help="Start of a trial's id, or EXPERIMENT/START.")]
+Target = Annotated[str, typer.Argument(metavar="SWEEP|TRIAL", help="Experiment, or start of a trial's id.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else.")]
+Profile = Annotated[str, typer.Option("--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.")]
+MaybeProfile = Annotated[
+    str | None, typer.Option("--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.")
+]
+
+
+@app.callback()
+def options(context: typer.Context, root: Root = None) -> None:
+    if root is not None:
+        context.default_map = {verb: {"root": str(root)} for verb in context.command.commands}  # type: ignore[attr-defined]
+
+
+@app.command()
+def debug(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Ranks on this machine.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
+    pdb: Annotated[bool, typer.Option("--pdb", help="Open the debugger where it fails.")] = False,
+    root: Root = None,
+) -> None:
+    """Run one trial here, in the foreground, as a job would."""
+    from runner.debug import debug
+
+    _exit(debug(Path(experiment), overrides or [], _root(root), ranks, steps, pdb))
+
+
+@app.command()
+def submit(
+    experiment: Experiment,
+    on: Profile,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print plan and sbatch script; touch nothing.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until all trials are final, then print results.")
+    ] = False,
+    root: Root = None,
+) -> None:
+    """Expand an experiment, submit the trials that are missing."""
+    from runner.submit import submit
+
+    submission = submit(Path(experiment), overrides or [], on, _root(root), dry_run, sys.argv)
+    print(submission.table(), flush=True)
+    for script in submission.scripts:
+        print(f"\n{script}", end="")
+    if dry_run or not wait:
+        return
+    code = _wait(submission.runs)
+    _print_results(submission.runs)
+    _exit(code)
+
+
+@app.command()
+def status(
+    sweep: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP]", help="Experiment; else all of them.")
+    ] = None,
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay until all trials are final.")] = False,
+    root: Root = None,
+) -> None:
+    """One row a trial: state, progress, what happened to it."""
+    from runner.status import read_statuses
+    from runner.tables import make_console
+    from runner.watch import status_table
+
+    runs = _find_all(_root(root)) if sweep is None else _find_target(sweep, _root(root))
+    if watch and not as_json:
+        _exit(_wait(runs))
+    rows = read_statuses(runs)
+    if as_json:
+        _print_json([row.as_json() for row in rows])
+    elif rows:
+        make_console().print(status_table(rows))
+    else:
+        print(f"no trials under {_root(root)}")
+
+
+@app.command()
+def logs(
+    trial: Trial,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the trial is final.")] = False,
+    rank: Annotated[int | None, typer.Option(min=0, help="Else 0, or the rank that failed first.")] = None,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Else the last one.")] = None,
+    root: Root = None,
+) -> None:
+    """Output of a trial."""
+    from runner.logs import find_log, follow_log, print_log
+
+    run = _find_trial(trial, _root(root))
+    if follow:
+        follow_log(run, rank, attempt)
+    else:
+        print_log(find_log(run, rank, attempt))
+
+
+@app.command()
+def show(trial: Trial, as_json: Json = False, root: Root = None) -> None:
+    """Config and attempts of a trial, why each attempt ended."""
+    from runner.show import print_trial, show_trial
+    from runner.tables import make_console
+
+    document = show_trial(_find_trial(trial, _root(root)))
+    if as_json:
+        _print_json(document)
+    else:
+        print_trial(document, make_console())
+
+
+@app.command()
+def cancel(target: Target, yes: Yes = False, root: Root = None) -> None:
+    """Stop a trial, or what is not final of a sweep."""
+    from runner.cancel import cancel
+    from runner.status import count_states, read_statuses
+
+    rows = read_statuses(_find_target(target, _root(root)))
+    active = [row for row in rows if not row.record.is_final]
+    if not active:
+        print("nothing to cancel: every trial is final")
+    elif confirm(f"cancel {count_states(active)}?", yes):
+        print(f"cancelled {len(cancel(row.run for row in active))} of {len(rows)} trials")
+
+
+@app.command()
+def retry(target: Target, on: MaybeProfile = None, root: Root = None) -> None:
+    """Submit again what failed, was cancelled or got lost."""
+    from runner.cancel import plan_retry, retry
+    from runner.status import ask_about, read_statuses
+
+    rows = read_statuses(_find_target(target, _root(root)))
+    jobs = ask_about({i: row.record for i, row in enumerate(rows)})
+    plan = plan_retry(rows, [jobs.get(i) for i in range(len(rows))])
+    for line in plan.refused:
+        print(f"runner: {line}", file=sys.stderr)
+    if not plan.runs:
+        print("nothing to retry")
+        _exit(EXIT_USER_ERROR if plan.refused else 0)
+    retry(plan.runs, on, _root(root))
+    print(f"submitted {len(plan.runs)} of {len(rows)} trials again")
+
+
+@app.command()
+def results(
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Experiment.")],
+    over: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Mean and deviation over KEY, such as seed.")
+    ] = None,
+    as_json: Json = False,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a table.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the main metric: .png, .pdf, .svg.")
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Metrics of all trials of a sweep, grouped or not."""
+    from runner.rundir import find_sweep, find_trials
+
+    _print_results(find_trials(find_sweep(_root(root), sweep)), over, as_json, csv, plot)
+
+
+@app.command()
+def export(
+    trial: Trial,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Weights of the encoder and method, for torch.load.")
+    ],
+    root: Root = None,
+) -> None:
+    """Write the weights of a trial into one file."""
+    from runner.checkpoint import export
+
+    export(_find_trial(trial, _root(root)), file)
+    print(file)
+
+
+@app.command()
+def doctor(on: MaybeProfile = None, root: Root = None) -> None:
+    """Check this machine or cluster, one line a check."""
+    from runner.doctor import examine
+
+    failed = False
+    for check in examine(_root(root), on):
+        print(check, flush=True)
+        failed |= check.verdict == "fail"
+    _exit(EXIT_FAILED if failed else 0)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of experiment files, for editors."""
+    from runner.named import json_schema
+
+    _print_json(json_schema())
+
+
+def main() -> NoReturn:
+    """Run a verb and exit: 0 ok, 1 a trial failed, 2 user error, 130 interrupted."""
+    os.umask(0o077)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of a command line; errors that a user can mend are one line on stderr."""
+    try:
+        code = app(arguments, prog_name="runner", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except typer.TyperException as error:
+        return _complain(error.format_message(), EXIT_USER_ERROR)
+    except UserError as error:
+        return _complain(str(error), EXIT_USER_ERROR)
+    except RunnerError as error:
+        return _complain(str(error), EXIT_FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has enough of it; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE_CLOSED
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"runner: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _exit(code: int) -> NoReturn:
+    raise typer.Exit(code)
+
+
+def _root(root: Path | None) -> Path:
+    return root or Path(os.environ.get("RUNNER_ROOT") or "runs")
+
+
+def _find_trial(prefix: str, root: Path) -> "RunDir":
+    from runner.rundir import find_trial
+
+    return find_trial(root, prefix)
+
+
+def _find_all(root: Path) -> "list[RunDir]":
+    from runner.rundir import find_experiments, find_trials
+
+    return [run for folder in find_experiments(root) for run in find_trials(folder)]
+
+
+def _find_target(name: str, root: Path) -> "list[RunDir]":
+    """The trials of an experiment, else the one trial of that id."""
+    from runner.rundir import find_sweep, find_trial, find_trials
+
+    try:
+        return find_trials(find_sweep(root, name))
+    except ConfigError as no_sweep:
+        try:
+            return [find_trial(root, name)]
+        except ConfigError as no_trial:
+            # Several trials are a closer miss than no experiment.
+            raise (no_trial if "trials start with" in str(no_trial) else no_sweep) from None
+
+
+def _wait(runs: "list[RunDir]") -> int:
+    from runner.watch import wait_until_final
+
+    return wait_until_final(runs)
+
+
+def _print_results(
+    runs: "list[RunDir]",
+    over: str | None = None,
+    as_json: bool = False,
+    csv: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    from runner.results import group_over, groups_table, read_results, results_table, write_csv
+    from runner.status import count_states, read_statuses
+    from runner.tables import make_console
+
+    rows = read_statuses(runs)
+    found = read_results(rows)
+    settings = group_over(found, over) if over else None
+    if csv is not None:
+        write_csv(csv, found, settings)
+    if plot is not None:
+        from runner.plot import plot_results
+
+        plot_results(plot, runs[0].experiment, rows, found, settings)
+    if as_json:
+        _print_json([entry.as_json() for entry in settings or found])
+    else:
+        counts = count_states(rows)
+        make_console().print(
+            results_table(found, counts) if settings is None else groups_table(settings, counts)
+        )
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(_finite(document), indent=2, default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no nan and no infinity: null."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
