@@ -229,7 +229,7 @@ def doctor(on: MaybeProfile = None, root: Root = None) -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON schema of experiment files, for editors."""
-    from runner.named import json_schema
+    from runner.json_schema import json_schema
 
     _print_json(json_schema())
 

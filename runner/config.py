@@ -49,9 +49,10 @@ class Selection(Options):
     def gather(cls, value: Any) -> Any:
         if isinstance(value, str):
             raise ValueError(f"must be a mapping; write {{name: {value}}}")
-        if not isinstance(value, dict) or "name" not in value or isinstance(value.get("options"), dict):
+        if not isinstance(value, dict) or isinstance(value.get("options"), dict):
             return value
-        return {"name": value["name"], "options": {key: value[key] for key in value if key != "name"}}
+        name = {"name": value["name"]} if "name" in value else {}
+        return {**name, "options": {key: value[key] for key in value if key != "name"}}
 
     @model_serializer
     def flatten(self) -> dict[str, Any]:

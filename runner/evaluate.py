@@ -37,11 +37,21 @@ def evaluate(
     sync_buffers(method, group)
     method.before_eval()
 
-    def check() -> None:
+    def before_batch(index: int) -> None:
         preemption.check(group)
+        method.before_eval_step(index)
 
-    known = extract_features(method, train, group, BATCH_SIZE, check)
-    unknown = extract_features(method, test, group, BATCH_SIZE, check)
+    known, unknown = (
+        extract_features(
+            method,
+            images,
+            group,
+            BATCH_SIZE,
+            before_batch=before_batch,
+            after_batch=method.after_eval_step,
+        )
+        for images in (train, test)
+    )
     metrics: dict[str, float] = {}
     for name, config in probes.items():
         probe = named.load("evaluation", name)

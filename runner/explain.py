@@ -106,10 +106,13 @@ def _problem(details: Sequence[Any], value: Any, path: tuple[str, ...], annotati
         if detail["type"] == "value_error":
             text = str(detail["ctx"]["error"])
             return text if isinstance(value, dict) else f"{show(value)} is not allowed; {text}"
-        needs.append(
-            _NEEDS.get(detail["type"]) or detail["msg"].removeprefix("Input should be ").replace("'", '"')
-        )
+        needs.append(_NEEDS.get(detail["type"]) or _in_yaml_words(detail["msg"]))
     return f"{show(value)} is not allowed; must be {listed(list(dict.fromkeys(needs)))}"
+
+
+def _in_yaml_words(text: str) -> str:
+    text = text.removeprefix("Input should be ").replace("'", '"')
+    return text.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
 
 
 def _keys(annotation: Any, path: tuple[str, ...]) -> list[str]:

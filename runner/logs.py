@@ -121,13 +121,22 @@ def _copy(file: BinaryIO, out: BinaryIO) -> None:
 
 
 def _submission_log(run: RunDir, rank: int) -> Path:
-    """What the job wrote before an attempt started, of stdout and stderr the one that was written to last."""
+    """What the job wrote before an attempt started: of stdout and stderr the one that was written to last."""
     jobs = run.job_rows()
     if not jobs:
         raise ConfigError(f"trial {run.trial}: no log yet; it was never submitted")
-    folder, job_id = Path(jobs[-1]["submission"]), jobs[-1]["job_id"]
-    names = [f"{job_id}_{rank}_log.err", f"{job_id}_{rank}_log.out", f"{job_id}_log.err", f"{job_id}_log.out"]
-    written = [path for name in names if (path := folder / name).exists() and path.stat().st_size]
+    submission, job_id = Path(jobs[-1]["submission"]), str(jobs[-1]["job_id"])
+    folders = (submission, submission / "jobs")
+    names = [job_id]
+    if jobs[-1]["cluster"] == "local":
+        # The queue gives each launch a number of its own, and only a queue of one trial says whose it is.
+        names = ["*"] if len(_read_lines(submission / "trials.txt")) == 1 else []
+    paths = [path for folder in folders for name in names for path in folder.glob(f"{name}_{rank}_log.*")]
+    written = [path for path in [*paths, submission / "queue.log"] if path.exists() and path.stat().st_size]
     if not written:
-        raise ConfigError(f"trial {run.trial}: no log yet; job {job_id} has written nothing to {folder}")
-    return max(written, key=lambda path: path.stat().st_mtime)
+        raise ConfigError(f"trial {run.trial}: no log yet; job {job_id} has written nothing to {submission}")
+    return max(written, key=lambda path: (path.name != "queue.log", path.stat().st_mtime))
+
+
+def _read_lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []

@@ -119,20 +119,22 @@ def _last_metrics(run: RunDir) -> dict[str, Any]:
     with run.metrics.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL_BYTES))
-        lines = file.read().split(b"\n")
-    if size > TAIL_BYTES:
-        lines = lines[1:]
-    return _parse_last([line for line in lines if b'"test/' in line]) | _parse_last(lines)
+        tail = file.read()
+    return _last_row(tail, b'"test/') | _last_row(tail, b'"step"')
 
 
-def _parse_last(lines: list[bytes]) -> dict[str, Any]:
-    for line in reversed(lines):
+def _last_row(tail: bytes, holding: bytes) -> dict[str, Any]:
+    """The last whole row that holds these bytes."""
+    end = len(tail)
+    while (at := tail.rfind(holding, 0, end)) >= 0:
+        begin = tail.rfind(b"\n", 0, at) + 1
         try:
-            row = json.loads(line)
+            row = json.loads(tail[begin:].split(b"\n", 1)[0])
         except ValueError:
-            continue
+            row = None
         if isinstance(row, dict):
             return row
+        end = begin
     return {}
 
 

@@ -34,12 +34,15 @@ class Document:
     """Dotted key -> the `KEY=VALUE` that set it."""
 
     def where(self, key: str) -> str:
-        """`FILE:LINE` of a dotted key or its nearest ancestor, or `override KEY=VALUE`."""
+        """`FILE:LINE` of a dotted key or its nearest ancestor, or the `override KEY=VALUE` that made it."""
         for ancestor in _ancestors(key):
             if ancestor in self.overrides:
                 return f"override {self.overrides[ancestor]}"
             if ancestor in self.lines:
                 return f"{self.path}:{self.lines[ancestor]}"
+            for overridden, text in self.overrides.items():
+                if overridden.startswith(f"{ancestor}."):
+                    return f"override {text}"
         return str(self.path)
 
     def locate(self, error: OptionError, origins: Mapping[str, str] | None = None) -> ConfigError:
@@ -85,7 +88,7 @@ def override(document: Document, texts: Iterable[str]) -> Document:
 
     Raises ConfigError that names the override when it has no `=` or no value, or leads through a plain value.
     """
-    mapping, overrides = document.mapping, dict(document.overrides)
+    mapping, lines, overrides = document.mapping, document.lines, dict(document.overrides)
     for text in texts:
         key, equals, value = text.partition("=")
         shown = f"{one_line(key)}=..." if is_secret(key) else one_line(text)
@@ -103,8 +106,9 @@ def override(document: Document, texts: Iterable[str]) -> Document:
             )
         except OptionError as error:
             raise ConfigError(f"override {shown}: {error}") from None
+        lines = {other: line for other, line in lines.items() if not other.startswith(f"{key}.")}
         overrides[key] = shown
-    return Document(mapping, document.lines, document.path, overrides)
+    return Document(mapping, lines, document.path, overrides)
 
 
 def set_key(mapping: dict[str, Any], key: str, value: Any, at: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 from runner.config import OUTSIDE_IDENTITY, Experiment, Trial, validate_groups
@@ -164,6 +164,7 @@ def _prepare(block: Block, at: str, pinned: dict[str, str]) -> _Dimensions:
                     f"{group} is no part of a trial's id, so it cannot be swept; write one experiment each"
                 )
                 raise OptionError(origin, problem)
+        _check_settings(axis, names)
         if free:
             axes.append([{key: setting[key] for key in setting if key in free} for setting in axis])
             origins = _join_origins(origins, free)
@@ -219,17 +220,25 @@ def _is_pinned(key: str, origin: str, pinned: dict[str, str]) -> bool:
 
 
 def _join_origins(outer: dict[str, str], inner: dict[str, str]) -> dict[str, str]:
-    """Both together; raises OptionError if a key, or a key and the group it is in, is set twice."""
-    joined = {**outer, **inner}
+    """Both together; raises OptionError if one sets what the other sets."""
     for key, origin in inner.items():
-        if key in outer:
-            raise OptionError(origin, f"{key} is set twice, also by {outer[key]}")
-    for key, origin in joined.items():
-        parts = key.split(".")
-        for count in range(1, len(parts)):
-            if (group := ".".join(parts[:count])) in joined:
-                raise OptionError(origin, f"{key} is set twice, also with all of {group} by {joined[group]}")
-    return joined
+        for other in outer:
+            if _overlap(key, other):
+                raise OptionError(origin, f"{key} is set twice, also as {other} by {outer[other]}")
+    return {**outer, **inner}
+
+
+def _check_settings(axis: list[dict[str, Any]], origins: dict[str, str]) -> None:
+    """Raise OptionError if one setting has both a key and its group."""
+    for keys in {tuple(setting) for setting in axis}:
+        for key, other in combinations(keys, 2):
+            if _overlap(key, other):
+                raise OptionError(origins[key], f"{key} is set twice, also as {other} by {origins[other]}")
+
+
+def _overlap(key: str, other: str) -> bool:
+    """Whether two dotted keys are the same, or one is in the other."""
+    return f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.")
 
 
 def _condition(written: dict[str, Any]) -> Condition:
@@ -257,9 +266,7 @@ def _check_conditions(block: Block, at: str, settable: set[str]) -> None:
         conditions += [(f"{at}.exclude.{index}", condition) for index, condition in enumerate(block.exclude)]
     for place, condition in conditions:
         for key in condition:
-            if not any(
-                f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for other in settable
-            ):
+            if not any(_overlap(key, other) for other in settable):
                 problem = f"no trial writes this key; {did_you_mean(key, settable)}"
                 raise OptionError(f"{place}.{key}", problem)
     for index, when in enumerate(block.when):

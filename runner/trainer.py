@@ -243,7 +243,7 @@ def warm_reducer(run: Run) -> None:
         with run.state.precision.autocast():
             output = run.model(batch, run.state.step)
         (output.loss * 0).backward()
-    run.state.optimizer.zero_grad(set_to_none=False)
+    run.state.optimizer.zero_grad()
     with torch.no_grad():
         for buffer, before in zip(run.method.buffers(), buffers, strict=True):
             buffer.copy_(before)
@@ -316,6 +316,7 @@ def train_step(run: Run, window: list[loader.Part], epoch: int) -> None:
             precision.backward(output.loss / len(window) if len(window) > 1 else output.loss)
         state.meters.add(output.measurements)
     norm = precision.step(state.optimizer, run.trial.train.max_grad_norm)
+    state.optimizer.zero_grad()
     if norm is not None:
         state.meters.put("grad_norm", norm)
 

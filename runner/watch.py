@@ -76,7 +76,7 @@ def wait_until_final(
                     console.print(Text(line), soft_wrap=True)
             if all(row.settled for row in rows):
                 break
-            time.sleep(every_seconds or _poll_seconds(rows))
+            time.sleep(_poll_seconds(rows) if every_seconds is None else every_seconds)
     if live is None:
         console.print(count_states(rows))
     return 0 if all(row.state == "done" for row in rows) else 1

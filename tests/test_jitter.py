@@ -29,7 +29,7 @@ def test_each_image_undergoes_its_own_changes_in_its_own_order(probability):
 
 
 def change_one(image, draws, i):
-    """The fast jitter step by step; hue by turning the chroma plane of YUV, which YIQ only turns by 33 degrees."""
+    """The fast jitter step by step; hue in YUV, whose chroma plane is that of YIQ, turned."""
     brightness, contrast, saturation, turns = (
         draws.factors[i] if draws.jitter[i] else jitter.IDENTITY
     ).tolist()

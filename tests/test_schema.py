@@ -187,7 +187,8 @@ def test_overrides_set_dotted_keys_by_the_same_rules():
     }
     assert BASE.mapping["a"] == {"b": 1, "c": {"d": 2}}
     assert changed.where("a.b") == "override a.b=1e-3"
-    assert changed.where("a.c") == "exp.yaml:1"
+    assert changed.where("new") == "override new.x={y: [1, true]}"
+    assert changed.where("a.x") == "exp.yaml:1"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ def test_bad_overrides_name_the_override(text, expected):
         ({"steps": "yes"}, 'o.steps: "yes" is not allowed; must be a whole number'),
         ({"steps": True}, "o.steps: true is not allowed; must be a whole number"),
         ({"steps": 1.5}, "o.steps: 1.5 is not allowed; must be a whole number"),
-        ({"steps": 2**63}, "o.steps: 9223372036854775808 is not allowed; must be less than or equal to"),
+        ({"steps": 2**63}, "o.steps: 9223372036854775808 is not allowed; must be at most"),
         ({"nesterov": "no"}, 'o.nesterov: "no" is not allowed; must be true or false'),
         ({"nesterov": 1}, "o.nesterov: 1 is not allowed; must be true or false"),
         ({"name": "adm"}, 'o.name: "adm" is not allowed; must be "adam" or "sgd"'),
@@ -246,7 +247,10 @@ def test_bad_overrides_name_the_override(text, expected):
         ({"betas": [0.9, "x"]}, 'o.betas.1: "x" is not allowed; must be a number'),
         ({"groups": {"head": 3}}, "o.groups.head: 3 is not allowed; must be a mapping of keys"),
         ([1], "o: [1] is not allowed; must be a mapping of keys"),
-        ({"steps": 0, "nesterov": 0, "lable": 1}, 'o.lable: unknown key; did you mean "label"? (+2 more)'),
+        (
+            {"lable": 1, "steps": 0, "nesterov": 0},
+            "o.steps: 0 is not allowed; must be at least 1 (+2 more)",
+        ),
         (
             {"label": "a\nb" * 99, "steps": "a\nb\u2028"},
             'o.steps: "a\\nb\\u2028" is not allowed; must be a whole',
@@ -254,12 +258,7 @@ def test_bad_overrides_name_the_override(text, expected):
     ],
 )
 def test_misfits_are_told_with_key_value_and_what_is_allowed(mapping, expected):
-    order = {"o.lable": 0}
-    told = message(build, Optimizer, mapping, "o")
-    if order.keys() & {told.split(":")[0]} or "(+" not in expected:
-        assert told.startswith(expected)
-    else:
-        assert "(+2 more)" in told
+    assert message(build, Optimizer, mapping, "o").startswith(expected)
 
 
 def test_what_fits_is_built():

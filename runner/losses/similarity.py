@@ -18,9 +18,9 @@ def bounded_scale(log_scale: Tensor, max_scale: float | None, clamp: Clamp = "st
     """exp(log_scale), at most `max_scale`; the scale is one over the temperature.
 
     A hard clamp has no gradient beyond the bound: a scale that has crossed it never comes back.
-    Straight-through, log_scale has the gradient of the log of the scale in use, beyond the bound too, and comes
-    back as soon as the loss wants a smaller one. Nothing keeps it from growing while the loss wants a larger
-    one: whoever owns the parameter should pull it back to log(max_scale) after an optimizer step.
+    Straight-through, log_scale has the gradient of the log of the scale in use, beyond the bound too, and
+    comes back as soon as the loss wants a smaller one. Nothing keeps it from growing while the loss wants a
+    larger one: whoever owns the parameter should pull it back to log(max_scale) after an optimizer step.
     """
     if clamp == "hard":
         return log_scale.exp().clamp(max=max_scale) if max_scale is not None else log_scale.exp()

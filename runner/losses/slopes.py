@@ -24,14 +24,14 @@ def sigmoid_slope_(
     losses: Tensor,
     weight: Tensor,
 ) -> Tensor:
-    """Replace logits (in nats) by the derivative of the modulated sigmoid loss, and fill `losses` with it.
+    """The modulated sigmoid loss of a tile of logits (in nats), which its derivative replaces in place.
 
-    A negative of logit t and p = sigmoid(t) costs p^gamma softplus(t). The modulation p^gamma is not detached,
-    so the derivative is p^gamma (p + gamma softplus(t) (1 - p)). A positive costs what a negative of -t does.
-    p^gamma is exp(gamma log p), which is finite with its derivative for every gamma and t.
+    A negative of logit t and p = sigmoid(t) costs p^gamma softplus(t). The modulation p^gamma is not
+    detached, so the derivative is p^gamma (p + gamma softplus(t) (1 - p)). A positive of t costs what
+    a negative of -t does. p^gamma is exp(gamma log p), finite with its derivative for every gamma and t.
     With a cutoff, negatives up to that logit cost nothing and the other pairs plain softplus.
 
-    `weight` is scratch. Returns the sum of `losses` per side, in float64.
+    Returns the sum per side in float64. `losses` and `weight` are scratch.
     """
     if diagonal:
         positives = logits.diagonal(dim1=1, dim2=2)

@@ -127,13 +127,21 @@ def set_user_signal(cluster: Cluster, on: bool) -> Cluster:
     return changed
 
 
-def kill_node(cluster: Cluster, node: str) -> None:
-    """kill -9 the slurmd of a node and all that runs there, as a power cut would."""
+def kill_node(cluster: Cluster, node: str, noticed: bool = False) -> None:
+    """kill -9 the slurmd of a node and all that runs there, as a power cut would.
+
+    Slurm finds out, and requeues the jobs, after one to two node_timeout_seconds; at once if `noticed`.
+    """
     daemons.kill_node(cluster, node)
+    if noticed:
+        daemons.command(cluster, "scontrol", "update", f"nodename={node}", "state=down", "reason=killed")
 
 
 def revive_node(cluster: Cluster, node: str) -> None:
-    """Start the slurmd of a killed node again and wait until the node takes jobs."""
+    """Start the slurmd of a killed node again and wait until the node takes jobs.
+
+    If Slurm had not noticed its death, it may take a minute to miss the jobs that ran there.
+    """
     daemons.start_nodes(cluster, [node])
 
 

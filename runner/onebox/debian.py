@@ -12,7 +12,7 @@ from runner.errors import SubmissionError
 
 PACKAGES = ["slurm-wlm", "slurmdbd", "munge", "mariadb-server"]
 TOOLS = ["munged", "munge", "slurmctld", "slurmd", "scontrol", "sinfo", "squeue", "scancel"]
-ACCOUNTING_TOOLS = ["mariadbd", "mariadb-install-db", "slurmdbd", "sacctmgr"]
+ACCOUNTING_TOOLS = ["mariadbd", "slurmdbd", "sacctmgr"]
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 

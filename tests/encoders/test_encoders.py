@@ -134,6 +134,8 @@ def test_the_start_is_kaiming_normal_also_for_depthwise_convolutions():
     assert plain.weight.std().item() == pytest.approx(math.sqrt(2 / (128 * 9)), rel=0.02)
     assert depthwise.weight.std().item() == pytest.approx(math.sqrt(2 / 9), rel=0.02)
     assert (plain.bias == 0).all()
+    stem = next(build("resnet18", {"stem": "small"}).body.embedder.parameters())
+    assert stem.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.1)
 
 
 def test_the_small_stem_keeps_the_resolution():

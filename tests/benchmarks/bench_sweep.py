@@ -1,0 +1,71 @@
+"""How long 10,000 trials take from an experiment to typed models with their ids.
+
+python -m tests.benchmarks.bench_sweep
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from runner.config import Experiment
+from runner.schema import Document
+from runner.sweep import expand, trials
+
+BASE: dict[str, Any] = {
+    "name": "bench",
+    "method": {"name": "scl", "gamma": 1.0, "alpha": 1.0},
+    "encoder": {"name": "resnet18", "stem": "small"},
+    "data": {"name": "cifar10", "root": "~/data", "download": False},
+    "views": {"global_views": 2, "local_views": 4},
+    "optimizer": {"name": "adamw", "lr": 3e-4, "weight_decay": 1e-5, "groups": {"head": {"lr": 1e-3}}},
+    "schedule": {"name": "cosine", "warmup_steps": 500},
+    "train": {"epochs": 100, "batch_size": 256, "precision": "bf16", "max_grad_norm": 1.0, "seed": 0},
+    "evaluate": {"every_epochs": 5, "probes": ["linear", "knn"]},
+    "checkpoint": {"every_minutes": "auto", "keep": 3},
+    "tracking": {"every_steps": 50, "wandb": {"mode": "offline"}},
+    "resources": {"ranks": 2},
+}
+
+
+def ten_thousand_trials() -> Experiment:
+    """A grid of two parameters and seeds."""
+    return _experiment(
+        {
+            "grid": {
+                "method.gamma": [index / 25 for index in range(25)],
+                "optimizer.lr": [1e-5 * (index + 1) for index in range(40)],
+            },
+            "seeds": list(range(10)),
+        }
+    )
+
+
+def ten_thousand_samples() -> Experiment:
+    """Random search, where every trial has groups of its own."""
+    parameters = {"optimizer.lr": {"loguniform": [1e-5, 1e-2]}, "method.gamma": {"uniform": [0, 1]}}
+    return _experiment({"random": {"samples": 10_000, "parameters": parameters}})
+
+
+def time_sweep(experiment: Experiment) -> tuple[float, int]:
+    """(seconds, trials) to expand, validate and hash an experiment."""
+    began = time.perf_counter()
+    count = len(trials(experiment))
+    return time.perf_counter() - began, count
+
+
+def _experiment(sweep: dict[str, Any]) -> Experiment:
+    return Experiment("bench", BASE, sweep, Document({**BASE, "sweep": sweep}, {}, Path("bench.yaml")))
+
+
+def main() -> None:
+    for experiment in (ten_thousand_trials(), ten_thousand_samples()):
+        began = time.perf_counter()
+        expand(experiment)
+        alone = time.perf_counter() - began
+        seconds, count = min(time_sweep(experiment) for _ in range(5))
+        kind = next(iter(experiment.sweep or {}))
+        print(f"{kind}: {count} trials: expand and hash {alone:.2f} s; with validation {seconds:.2f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Imports point down, and what must answer at once imports nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "runner"
+
+_ORDER = """
+errors rundir strict_yaml explain schema views_config config sweep_config sweep profile slurm requeue launcher
+group batch gather meters dataset download randomness color filters view_draws jitter views preemption loader attempt
+rendezvous tracking ema method losses methods encoders data schedules optimizer precision features evaluation
+named evaluate state checkpoint progress trainer job local_queue record status tables watch show logs results
+plot provenance submit debug cancel json_schema onebox cli_onebox doctor cli __main__
+"""
+ORDER = _ORDER.split()
+"""Each part imports only from parts to its left; a folder is one part. A total order has no circles."""
+
+PLUG_INS = ["methods", "encoders", "data", "schedules", "evaluation"]
+"""Families that `named` imports by name."""
+
+HEAVY = ["torch", "wandb", "sklearn", "matplotlib", "transformers"]
+
+_LIGHT = """
+errors rundir config sweep profile slurm requeue provenance record status tables watch show logs results plot
+cancel submit job local_queue debug json_schema onebox doctor cli
+"""
+LIGHT = _LIGHT.split()
+
+
+def part_of(path: Path) -> str:
+    name = path.relative_to(PACKAGE).parts[0]
+    return name.removesuffix(".py")
+
+
+def imports() -> Iterator[tuple[Path, int, str]]:
+    """(file, line, part) of every import of a part, inside functions too; read, not run."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{path}:{node.lineno}: a relative import"
+                package, _, module = (node.module or "").partition(".")
+                names = [module] if module else [alias.name for alias in node.names]
+                found = names if package == "runner" else []
+            elif isinstance(node, ast.Import):
+                found = [
+                    alias.name.removeprefix("runner.")
+                    for alias in node.names
+                    if alias.name.startswith("runner.")
+                ]
+            else:
+                continue
+            for name in found:
+                yield path, node.lineno, name.partition(".")[0]
+
+
+def test_every_module_has_its_place():
+    parts = {part_of(path) for path in PACKAGE.rglob("*.py")} - {"__init__"}
+    assert parts - set(ORDER) == set(), "give it a place in ORDER"
+    assert len(ORDER) == len(set(ORDER))
+
+
+def test_imports_point_down():
+    found = list(imports())
+    assert len(found) > 100
+    for path, line, imported in found:
+        part = part_of(path)
+        if part not in (imported, "__init__"):
+            assert ORDER.index(imported) < ORDER.index(part), (
+                f"{path}:{line}: {part} imports {imported} from above"
+            )
+
+
+def test_the_package_itself_imports_nothing():
+    assert not any(part_of(path) == "__init__" for path, _, _ in imports())
+
+
+def test_plug_ins_are_below_what_loads_them():
+    assert all(ORDER.index(family) < ORDER.index("named") for family in PLUG_INS)
+
+
+def test_the_launcher_imports_nothing_of_the_package():
+    assert not any(part_of(path) == "launcher" for path, _, _ in imports())
+
+
+def test_light_parts_import_nothing_heavy():
+    code = f"""
+import importlib, sys
+for part in {LIGHT}:
+    importlib.import_module(f"runner.{{part}}")
+    for heavy in {HEAVY}:
+        assert heavy not in sys.modules, f"runner.{{part}} imports {{heavy}}"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

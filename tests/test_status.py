@@ -1,0 +1,335 @@
+"""Files decide; the scheduler is asked once, about what files leave open, and not believed against a file."""
+
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from rich.console import Console
+
+from runner.errors import SubmissionError
+from runner.record import Record, main_metric, read_record
+from runner.rundir import RunDir, append_row, find_trials, write_json
+from runner.status import Job, decide_state, is_alive, read_statuses
+from runner.watch import changes, status_table, wait_until_final
+from tests.slurm_cluster import sbatch, wait_for
+from tests.trials import SUBMITTED, end, local_job, make_trial, slurm_job, start
+
+CONTRACT = "experiment,trial,overrides,state,step,steps,attempts,preemptions,job_id,metric,updated"
+
+PREEMPTED = [start(1), end(1, 120, "preempted", requeue=True)]
+RESULT = {"state": "done", "step": 500, "metrics": {}}
+FAILURE = {"cause": "user code", "rank": 1, "error": "ValueError: no"}
+
+
+class Slurm:
+    """A scheduler that answers from a dictionary and counts how often it is asked."""
+
+    def __init__(self, **jobs: Job) -> None:
+        self.jobs, self.questions = jobs, []
+
+    def __call__(self, job_ids):
+        self.questions.append(job_ids)
+        return {job_id: self.jobs[f"j{job_id}"] for job_id in job_ids if f"j{job_id}" in self.jobs}
+
+
+def slurm_is_silent(job_ids):
+    raise SubmissionError("squeue: Unable to contact slurm controller")
+
+
+@pytest.mark.parametrize(
+    ("record", "job", "state"),
+    [
+        (Record(), None, "pending"),
+        (Record(), Job("waiting", "Priority"), "pending"),
+        (Record(), Job("running"), "running"),
+        (Record(attempts=[start(1)]), Job("running"), "running"),
+        (Record(attempts=PREEMPTED), Job("running"), "running"),
+        (Record(attempts=PREEMPTED), Job("running", "COMPLETING"), "requeued"),
+        (Record(attempts=PREEMPTED), Job("waiting", "BeginTime"), "requeued"),
+        (Record(attempts=[start(1)]), Job("waiting"), "requeued"),
+        (Record(result=RESULT), None, "done"),
+        (Record(result=RESULT), Job("ended", "Slurm: FAILED"), "done"),
+        (Record(result=RESULT, cancelled=True, failure=FAILURE), None, "done"),
+        (Record(failure=FAILURE), None, "failed"),
+        (Record(failure=FAILURE, cancelled=True), None, "cancelled"),
+        (Record(cancelled=True), Job("running"), "cancelled"),
+        (Record(attempts=PREEMPTED), Job("ended", "Slurm: PREEMPTED"), "failed"),
+        (Record(attempts=[start(1)]), Job("ended", "Slurm: OUT_OF_MEMORY"), "failed"),
+        (Record(attempts=[start(1)]), Job("ended", "Slurm: CANCELLED"), "cancelled"),
+        (Record(attempts=[start(1)]), Job("ended", "Slurm: COMPLETED"), "unknown"),
+        (Record(attempts=[start(1)]), Job("gone", "Slurm knows no job 7_0"), "unknown"),
+        (Record(attempts=[start(1)]), Job("silent", "squeue not found"), "unknown"),
+        (Record(attempts=[start(1)]), None, "unknown"),
+    ],
+)
+def test_state_is_a_function_of_files_and_job(record, job, state):
+    assert decide_state(record, job)[0] == state
+
+
+def test_a_row_has_the_keys_of_the_contract(tmp_path):
+    metrics = [{"step": 100, "time": 1.0, "attempt": 1, "train/loss": 2.0, "test/linear_top1": 0.5}]
+    metrics += [{"step": 120, "time": 2.0, "attempt": 1, "train/loss": 1.5}]
+    attempts = [*PREEMPTED, start(2, 120, at=9)]
+    overrides = {"method.gamma": 1.0, "train.seed": 2}
+    run = make_trial(tmp_path, "a1", overrides=overrides, job=slurm_job(), attempts=attempts, metrics=metrics)
+    (row,) = read_statuses([run], Slurm(j7_0=Job("running")))
+    document = row.as_json()
+    assert ",".join(document) == CONTRACT
+    assert time.time() - document.pop("updated") < 60
+    assert document == {
+        "experiment": "exp",
+        "trial": "a1",
+        "overrides": overrides,
+        "state": "running",
+        "step": 120,
+        "steps": 500,
+        "attempts": 2,
+        "preemptions": 1,
+        "job_id": "7_0",
+        "metric": {"test/linear_top1": 0.5},
+    }
+
+
+def test_one_question_and_only_for_trials_without_a_final_file(tmp_path):
+    runs = [make_trial(tmp_path, f"t{i}", job=slurm_job(f"7_{i}")) for i in range(3)]
+    runs.append(make_trial(tmp_path, "done", job=slurm_job("7_3"), result={}))
+    runs.append(make_trial(tmp_path, "new"))
+    slurm = Slurm(j7_0=Job("running"), j7_1=Job("waiting", "Resources"))
+    rows = read_statuses(runs, slurm)
+    assert [row.state for row in rows] == ["running", "pending", "unknown", "done", "pending"]
+    assert slurm.questions == [["7_0", "7_1", "7_2"]]
+    assert "knows no job 7_2" in rows[2].note and "runner retry" in rows[2].note
+
+
+def test_no_question_when_files_settle_all(tmp_path):
+    runs = [make_trial(tmp_path, "a", job=slurm_job(), result={}), make_trial(tmp_path, "b", failure=FAILURE)]
+    assert [row.state for row in read_statuses(runs, slurm_is_silent)] == ["done", "failed"]
+
+
+def test_silent_slurm_is_said_and_nothing_is_guessed(tmp_path):
+    run = make_trial(tmp_path, "a", job=slurm_job(), attempts=[start(1)])
+    (row,) = read_statuses([run], slurm_is_silent)
+    assert row.state == "unknown" and "Unable to contact" in row.note and not row.settled
+
+
+def test_machine_without_slurm(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (row,) = read_statuses([make_trial(tmp_path, "a", job=slurm_job())])
+    assert row.state == "unknown" and "squeue not found" in row.note
+
+
+def test_a_result_written_while_the_scheduler_was_asked_counts(tmp_path):
+    run = make_trial(tmp_path, "a", job=slurm_job(), attempts=[start(1)])
+
+    def ask(job_ids):
+        write_json(run.result, {**RESULT, "metrics": {"test/knn_top1": 0.5}})
+        return {"7_0": Job("ended", "Slurm: COMPLETED")}
+
+    (row,) = read_statuses([run], ask)
+    assert row.state == "done" and row.metric == {"test/knn_top1": 0.5}
+
+
+def test_local_trials_by_the_queue_process(tmp_path):
+    queue = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        job = local_job(queue.pid, psutil.Process(queue.pid).create_time())
+        runs = [
+            make_trial(tmp_path, "waits", job=job),
+            make_trial(tmp_path, "runs", job=job, attempts=[start(1)]),
+            make_trial(tmp_path, "again", job=job, attempts=PREEMPTED),
+            make_trial(tmp_path, "resubmitted", job=job, attempts=[start(1, at=-50)]),
+            make_trial(tmp_path, "reused", job=local_job(queue.pid, 12345.0), attempts=[start(1)]),
+            make_trial(tmp_path, "elsewhere", job={**job, "host": "other"}, attempts=[start(1)]),
+        ]
+        states = ["pending", "running", "requeued", "requeued", "unknown", "unknown"]
+        assert [row.state for row in read_statuses(runs)] == states
+    finally:
+        queue.communicate(b"\n")
+    rows = read_statuses(runs)
+    assert {row.state for row in rows} == {"unknown"}
+    assert "local queue" in rows[1].note and "other" in rows[5].note
+    assert [row.settled for row in rows] == [True] * 5 + [False]
+
+
+def test_a_zombie_is_not_alive():
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    created = psutil.Process(child.pid).create_time()
+    assert is_alive(child.pid, created)
+    wait_for(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE, 20, "the child to end")
+    assert not is_alive(child.pid, created)
+    child.wait()
+    assert not is_alive(child.pid, created)
+
+
+def test_step_is_the_newest_anyone_knows_of(tmp_path):
+    checkpoints = ["step_00000100.00001", "step_00000300.00002", ".step_00000400.tmp"]
+    assert read_record(make_trial(tmp_path, "a", checkpoints=checkpoints)).step == 300
+    assert read_record(make_trial(tmp_path, "b", attempts=PREEMPTED)).step == 120
+    assert read_record(make_trial(tmp_path, "c", attempts=PREEMPTED, result={})).step == 500
+    assert read_record(make_trial(tmp_path, "d")).step is None
+
+
+def test_torn_and_long_metrics(tmp_path):
+    rows = [{"step": i, "time": 0.0, "attempt": 1, "train/loss": 1 / (i + 1)} for i in range(3000)]
+    rows[2990]["test/linear_top1"] = 0.9
+    run = make_trial(tmp_path, "a", metrics=rows)
+    assert run.metrics.stat().st_size > 2 * 65536
+    with run.metrics.open("a") as file:
+        file.write('{"step": 3000, "trai')
+    record = read_record(run)
+    assert record.step == 2999 and record.metrics == {"test/linear_top1": 0.9, "train/loss": 1 / 3000}
+
+
+def test_main_metric():
+    assert main_metric(["train/loss", "test/knn_top1", "test/linear_top1"]) == "test/linear_top1"
+    assert main_metric(["train/loss", "test/f1", "test/knn_top1"]) == "test/knn_top1"
+    assert main_metric(["train/lr", "train/loss", "test/f1"]) == "test/f1"
+    assert main_metric(["train/lr", "train/loss"]) == "train/loss"
+    assert main_metric(["train/lr"]) == "train/lr"
+    assert main_metric([]) is None
+
+
+def test_a_thousand_trials_take_no_time(tmp_path):
+    (tmp_path / "exp").mkdir()
+    template = make_trial(
+        tmp_path,
+        "template",
+        "other",
+        overrides={"method.gamma": 0.5, "train.seed": 3},
+        job=slurm_job(),
+        attempts=[*PREEMPTED, start(2, 120)],
+        metrics=[
+            {"step": i, "time": 0.0, "attempt": 1, "train/loss": 1.5, "test/knn_top1": 0.5}
+            for i in range(1000)
+        ],
+        checkpoints=["step_00000100.00001"],
+    )
+    files = {path.name: path.read_bytes() for path in template.path.iterdir() if path.is_file()}
+    for i in range(1000):
+        run = RunDir(tmp_path / "exp" / f"t{i:04d}")
+        (run.checkpoints / "step_00000100.00001").mkdir(parents=True)
+        for name, content in files.items():
+            (run.path / name).write_bytes(content)
+        append_row(run.jobs, {**slurm_job(f"8_{i}"), "time": SUBMITTED, "submission": "s"})
+    slurm = Slurm(**{f"j8_{i}": Job("running") for i in range(1000)})
+    began = time.perf_counter()
+    rows = read_statuses(find_trials(tmp_path / "exp"), slurm)
+    seconds = time.perf_counter() - began
+    print(f"1,000 trials: {seconds:.2f} s")
+    assert len(rows) == 1000 and {row.state for row in rows} == {"running"} and len(slurm.questions) == 1
+    assert seconds < 4  # 0.4 s alone on two cores
+
+
+def test_slurm_answers_for_a_whole_sweep(slurm, tmp_path):
+    array = sbatch(
+        "-w",
+        slurm.nodes[0],
+        "--array=0-2",
+        "-o",
+        "/dev/null",
+        "--wrap",
+        "[ $SLURM_ARRAY_TASK_ID = 0 ] && exit 3; sleep 60",
+    )
+    held = sbatch("--hold", "--wrap", "true")
+    ids = [f"{array}_0", f"{array}_1", f"{array}_2", held, "999999"]
+    runs = [make_trial(tmp_path, f"t{i}", job=slurm_job(job_id)) for i, job_id in enumerate(ids)]
+
+    def states():
+        return [row.state for row in read_statuses(runs)]
+
+    try:
+        wait_for(
+            states,
+            30,
+            "states",
+            until=lambda found: found == ["failed", "running", "running", "pending", "unknown"],
+        )
+        subprocess.run(["scancel", f"{array}_1"], check=True)
+        wait_for(states, 30, "the cancelled one", until=lambda found: found[1] == "cancelled")
+    finally:
+        subprocess.run(["scancel", array, held], check=True)
+
+
+def test_waiting_tells_each_change_once(tmp_path):
+    run = make_trial(tmp_path, "a1b2c3", job=slurm_job())
+    story = iter(
+        [
+            (Job("waiting"), lambda: append_row(run.attempts, start(1))),
+            (
+                Job("running"),
+                lambda: append_row(run.attempts, PREEMPTED[1] | {"signal_to_saved_seconds": 0.214}),
+            ),
+            (Job("waiting", "BeginTime"), lambda: append_row(run.attempts, start(2, 120, at=20))),
+            (Job("running"), lambda: write_json(run.result, {**RESULT, "metrics": {"test/knn_top1": 0.5}})),
+        ]
+    )
+
+    def ask(job_ids):
+        job, then = next(story)
+        then()
+        return {"7_0": job}
+
+    with (tmp_path / "out").open("w") as file:
+        code = wait_until_final([run], ask, Console(file=file, width=200), every_seconds=0)
+    clock = [time.strftime("%H:%M:%S", time.localtime(SUBMITTED + at)) for at in (1, 2, 20)]
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert code == 0
+    assert lines[:3] == [
+        f"{clock[0]} a1b2c3 running on node1, attempt 1 from step 0",
+        f"{clock[1]} a1b2c3 preempted at step 120, saved in 0.21 s, requeued",
+        f"{clock[2]} a1b2c3 running on node1, attempt 2 from step 120",
+    ]
+    assert lines[3].endswith(" a1b2c3 done at step 500, test/knn_top1 0.5")
+    assert lines[4:] == ["1 done"]
+
+
+@pytest.mark.parametrize("final", [{"failure": FAILURE}, {"cancelled": True}, {"job": local_job(2**22 + 1)}])
+def test_waiting_ends_with_1_unless_all_are_done(tmp_path, final):
+    runs = [make_trial(tmp_path, "good", result={}), make_trial(tmp_path, "bad", **final)]
+    with open(os.devnull, "w") as file:
+        assert wait_until_final(runs, console=Console(file=file), every_seconds=0) == 1
+
+
+def test_waiting_goes_on_while_slurm_is_silent(tmp_path):
+    run = make_trial(tmp_path, "a", job=slurm_job(), attempts=[start(1)])
+    asked = []
+
+    def ask(job_ids):
+        asked.append(job_ids)
+        if len(asked) == 3:
+            write_json(run.result, RESULT)
+        raise SubmissionError("squeue did not answer")
+
+    with open(os.devnull, "w") as file:
+        assert wait_until_final([run], ask, Console(file=file), every_seconds=0) == 0
+    assert len(asked) == 3
+
+
+def test_earlier_submissions_are_no_news(tmp_path):
+    attempts = [start(1, at=-100), end(1, 100, "user code", at=-90), start(2, 100, at=5)]
+    run = make_trial(tmp_path, "a", job=slurm_job(), attempts=attempts)
+    lines = changes(read_statuses([run], Slurm(j7_0=Job("running"))), {})
+    assert len(lines) == 1 and lines[0].endswith("a running on node1, attempt 2 from step 100")
+
+
+def test_table_shows_what_the_sweep_set_and_survives_markup(tmp_path):
+    runs = [
+        make_trial(
+            tmp_path,
+            "a",
+            overrides={"method.gamma": 0.5, "data.name": "x"},
+            job=slurm_job("7_0"),
+            attempts=PREEMPTED,
+        ),
+        make_trial(tmp_path, "b", overrides={"method.gamma": "[red]", "data.name": "x"}, failure=FAILURE),
+    ]
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    with console.file:
+        console.print(status_table(read_statuses(runs, Slurm(j7_0=Job("waiting", "BeginTime")))))
+    text = console.export_text()
+    assert "gamma" in text and "[red]" in text and "data.name" not in text and " x " not in text
+    assert "120/500" in text and "1 (1 preempted)" in text and "BeginTime" in text
+    assert "user code: ValueError: no" in text and "1 requeued, 1 failed" in text
