@@ -62,8 +62,9 @@ def plan_retry(rows: list[Row], jobs: list[Job | None]) -> RetryPlan:
             continue
         if job is not None and job.phase == "running":
             plan.refused.append(f"{row.trial}: job {row.job_id} is still ending; retry in a moment")
-        elif job is not None and job.phase == "waiting" and not row.is_local:
-            plan.refused.append(f"{row.trial}: job {row.job_id} is still in the queue; retry in a moment")
+        elif job is not None and job.phase == "waiting" and not (row.is_local and row.state == "failed"):
+            # A local queue lets go of what failed; what was cancelled it has perhaps not looked at yet.
+            plan.refused.append(f"{row.trial}: {row.job_id} still has it in its queue; retry when it has let go")
         elif row.state == "unknown" and not row.settled:
             plan.refused.append(f"{row.trial}: it may still be running: {row.note}")
         else:

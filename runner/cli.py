@@ -31,9 +31,7 @@ Root = Annotated[
     Path | None, typer.Option("--root", metavar="DIR", help="Run root; else RUNNER_ROOT, else ./runs.")
 ]
 Experiment = Annotated[str, typer.Argument(metavar="EXP", help="Experiment file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the file.")
-]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of the file.")]
 Trial = Annotated[str, typer.Argument(metavar="TRIAL", help="Start of a trial's id, or EXPERIMENT/START.")]
 Target = Annotated[str, typer.Argument(metavar="SWEEP|TRIAL", help="Experiment, or start of a trial's id.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else.")]
@@ -94,7 +92,7 @@ def submit(
 @app.command()
 def status(
     sweep: Annotated[
-        str | None, typer.Argument(metavar="[SWEEP]", help="Experiment; else all of them.")
+        str | None, typer.Argument(metavar="SWEEP", help="Experiment; else all of them.")
     ] = None,
     as_json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until all trials are final.")] = False,

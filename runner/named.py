@@ -9,9 +9,11 @@ import importlib.util
 import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
+from typing import Any
 
-from runner.config import Selection, Trial, check_negatives, check_warmup
+from runner.config import EvaluateConfig, Selection, Trial, check_negatives, check_warmup
 from runner.explain import OptionError, did_you_mean
 from runner.schema import Document, Options, build
 from runner.strict_yaml import show
@@ -46,6 +48,7 @@ def names(family: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(spec.submodule_search_locations) if m.name[0] != "_")
 
 
+@cache
 def load(family: str, name: str) -> ModuleType:
     """The module of a plug-in; raises ConfigError for a name that the family does not have."""
     if name not in (there := names(family)):
@@ -66,7 +69,7 @@ def resolve_trial(trial: Trial) -> ResolvedTrial:
 
 def resolve_trials(pairs: Sequence[tuple[Variant, Trial]], document: Document) -> list[ResolvedTrial]:
     """`resolve_trial` for all trials of a sweep: each selection once, errors with file and line."""
-    seen: dict[int, Options] = {}
+    seen: dict[tuple[str, int], Any] = {}
     resolved = []
     for variant, trial in pairs:
         try:
@@ -76,23 +79,23 @@ def resolve_trials(pairs: Sequence[tuple[Variant, Trial]], document: Document) -
     return resolved
 
 
-def _resolve(trial: Trial, seen: dict[int, Options]) -> ResolvedTrial:
-    """`seen` holds Configs by the identity of their selection, which the trials of a sweep share."""
-
-    def options(family: str, selection: Selection) -> Options:
-        if id(selection) not in seen:
-            seen[id(selection)] = resolve(family, selection)
-        return seen[id(selection)]
-
-    resolved = ResolvedTrial(
-        options("methods", trial.method),
-        options("encoders", trial.encoder),
-        options("data", trial.data),
-        options("schedules", trial.schedule),
-        {name: load("evaluation", name).Config() for name in trial.evaluate.probes},
-    )
+def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
+    """`seen` holds what is resolved by family and identity of the group, which the trials of a sweep share."""
+    groups = (trial.method, trial.encoder, trial.data, trial.schedule, trial.evaluate)
+    resolved = []
+    for family, group in zip(FAMILIES, groups, strict=True):
+        if (family, id(group)) not in seen:
+            seen[family, id(group)] = (
+                resolve(family, group) if isinstance(group, Selection) else _resolve_probes(group)
+            )
+        resolved.append(seen[family, id(group)])
+    options = ResolvedTrial(*resolved)
     if getattr(load("methods", trial.method.name), "IN_BATCH_NEGATIVES", True):
         check_negatives(trial)
     if trial.train.steps is not None:
-        check_warmup(getattr(resolved.schedule, "warmup_steps", 0), trial.train.steps)
-    return resolved
+        check_warmup(getattr(options.schedule, "warmup_steps", 0), trial.train.steps)
+    return options
+
+
+def _resolve_probes(evaluate: EvaluateConfig) -> dict[str, Options]:
+    return {name: load("evaluation", name).Config() for name in evaluate.probes}

@@ -49,7 +49,7 @@ def plot_settings(path: Path, title: str, settings: list[Setting]) -> None:
     else:
         _plot_lines(figure, axes, metric, keys, settings)
     most = max(len(setting.done) for setting in settings)
-    axes.set_title(f"{title}: mean and standard deviation of up to {most} trials" if most > 1 else title)
+    _title(figure, f"{title}: mean and standard deviation of up to {most} trials" if most > 1 else title)
     _save(figure, path)
 
 
@@ -70,7 +70,7 @@ def plot_curves(path: Path, title: str, rows: list[Row], results: list[TrialResu
             axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=3, linewidth=1.2)
     axes.set_xlabel("step")
     axes.set_ylabel(metric)
-    axes.set_title(title)
+    _title(figure, title)
     if len(results) <= MOST_LABELS // 2:
         axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
@@ -123,6 +123,11 @@ def _figure() -> tuple[Any, Any]:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _title(figure: Any, text: str) -> None:
+    # Above the whole figure: long labels leave the axes narrower than the title.
+    figure.suptitle(text, fontsize=11)
 
 
 def _save(figure: Any, path: Path) -> None:

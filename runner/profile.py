@@ -11,9 +11,10 @@ from runner.config import ResourcesConfig
 from runner.errors import ConfigError
 from runner.explain import OptionError, did_you_mean
 from runner.schema import Options, build, load_yaml
+from runner.strict_yaml import is_secret
 
 SBATCH_PATTERN = r"[A-Za-z0-9_.:,@%+/=\[\]-]{1,128}"
-"""What may stand in an #SBATCH line; submitit writes some of them without quotes."""
+"""What may stand in an #SBATCH line: submitit quotes for the shell, but a newline still ends the line."""
 
 
 def _check_sbatch(value: str) -> str:
@@ -25,6 +26,11 @@ def _check_sbatch(value: str) -> str:
 def _check_line(line: str) -> str:
     if not line.isprintable():
         raise ValueError("must be one line without control characters")
+    for name in re.findall(r"""(\w+)=["']?[^\s"'$`]""", line):
+        if is_secret(name):
+            # Without the line itself: errors are printed and logged.
+            problem = f"sets a secret; read {name} from a file of yours, as in export {name}=$(cat FILE)"
+            raise OptionError("", problem)
     return line
 
 

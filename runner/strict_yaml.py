@@ -119,8 +119,8 @@ class _Reader:
         values: dict[str, Any] = {}
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             self.refuse_extras(event, key)
-            if not isinstance(event, yaml.ScalarEvent) or not event.value:
-                raise self.error(_line(event), "a key must be a non-empty string", key)
+            if not isinstance(event, yaml.ScalarEvent) or not event.value or not event.value.isprintable():
+                raise self.error(_line(event), "a key must be a string of printable characters", key)
             dotted = f"{key}.{event.value}" if key else event.value
             if event.value in values:
                 first = f"; it is on line {self.lines[dotted]} already" if self.numbered else ""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import combinations, product
+from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from runner.config import OUTSIDE_IDENTITY, Experiment, Trial, validate_groups
@@ -63,7 +64,11 @@ def trial_id(mapping: dict[str, Any]) -> str:
 
 def _hash_groups(groups: dict[str, str]) -> str:
     """`trial_id` from the canonical JSON of each top-level key."""
-    inside = [f"{json.dumps(key)}:{groups[key]}" for key in sorted(groups) if key not in OUTSIDE_IDENTITY]
+    inside = [
+        f"{encode_basestring_ascii(key)}:{groups[key]}"
+        for key in sorted(groups)
+        if key not in OUTSIDE_IDENTITY
+    ]
     return sha256(f"{{{','.join(inside)}}}".encode()).hexdigest()[:10]
 
 
@@ -90,15 +95,27 @@ class _Point:
 def _variants(experiment: Experiment) -> Iterator[tuple[Variant, dict[str, str]]]:
     """Every variant once, with the canonical JSON of each of its top-level keys."""
     base = {key: canonical(value) for key, value in experiment.base.items()}
+    texts: dict[str, str] = {}
     found = set()
     for point in _points(experiment):
         groups = dict(base)
-        for key in {key.partition(".")[0] for key in point.overrides}:
-            groups[key] = canonical(point.mapping[key])
+        for group, setting in _settings_by_group(point.overrides).items():
+            if setting not in texts:
+                texts[setting] = canonical(point.mapping[group])
+            groups[group] = texts[setting]
         name = _hash_groups(groups)
         if name not in found:
             found.add(name)
             yield Variant(point.overrides, point.mapping, name, point.origins), groups
+
+
+def _settings_by_group(overrides: dict[str, Any]) -> dict[str, str]:
+    """Top-level key -> what is set in it, as a text: the same text, the same group of the base with it."""
+    settings: dict[str, str] = {}
+    for key, value in overrides.items():
+        group = key.partition(".")[0]
+        settings[group] = f"{settings.get(group, '')}{key}={value!r} "
+    return settings
 
 
 def _points(experiment: Experiment) -> list[_Point]:

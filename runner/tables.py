@@ -32,8 +32,8 @@ def varying_keys(overrides: list[dict[str, Any]]) -> list[str]:
 
 
 def short_names(keys: list[str]) -> list[str]:
-    """`gamma` for `method.gamma`, unless two keys end alike."""
-    ends = [key.rpartition(".")[2] for key in keys]
+    """`gamma` for `method.gamma` and `method` for `method.name`, unless two keys end alike."""
+    ends = [key.removesuffix(".name").rpartition(".")[2] for key in keys]
     return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
 
 

@@ -94,10 +94,11 @@ def changes(rows: list[Row], seen: dict[RunDir, tuple[int, str]]) -> list[str]:
         before = sum(entry["time"] < submitted for entry in record.attempts)
         state = row.state if row.settled and (record.updated or 0.0) < submitted else ""
         count, state = seen.get(row.run, (before, state))
-        news += [(entry["time"], row.run.trial, _attempt_words(entry)) for entry in record.attempts[count:]]
+        told = [entry for entry in record.attempts[count:] if entry.get("cause") != "done"]
+        news += [(entry["time"], row.trial, _attempt_words(entry)) for entry in told]
         if row.state != state and (words := _state_words(row)):
             at = record.updated if row.settled else None
-            news.append((at or time.time(), row.run.trial, words))
+            news.append((at or time.time(), row.trial, words))
         seen[row.run] = (len(record.attempts), row.state)
     return [
         f"{time.strftime('%H:%M:%S', time.localtime(at))} {trial} {words}"

@@ -219,6 +219,7 @@ def test_the_suggested_batch_sizes_are_the_nearest_that_fit(batch_size, ranks, a
 
 
 RATES = st.floats(1e-12, 1e3)
+NAMES = st.text(min_size=1).filter(str.isprintable)
 TRIALS = st.fixed_dictionaries(
     {
         "train": st.fixed_dictionaries(
@@ -233,9 +234,7 @@ TRIALS = st.fixed_dictionaries(
             {"lr": RATES},
             optional={
                 "betas": st.lists(st.floats(0, 0.99), min_size=2, max_size=2),
-                "groups": st.dictionaries(
-                    st.text(min_size=1), st.fixed_dictionaries({"lr": st.none() | RATES})
-                ),
+                "groups": st.dictionaries(NAMES, st.fixed_dictionaries({"lr": st.none() | RATES})),
             },
         ),
         "method": st.fixed_dictionaries(

@@ -75,14 +75,18 @@ def find(path: Path) -> Path:
         where = f"in {path.parent}"
     else:
         where = f"in {root}, which has neither {BINARY} nor {PICKLED}"
-    raise DataError(f"CIFAR-10: no {path.name} {where}; set data.download=true or run: curl -L {URL} | tar xz -C {root}")
+    raise DataError(
+        f"CIFAR-10: no {path.name} {where}; set data.download=true or run: curl -L {URL} | tar xz -C {root}"
+    )
 
 
 def read_records(path: Path) -> tuple[Bytes, Bytes]:
     """(N, 3072) pixels and (N,) labels of one file of the binary layout."""
     content = np.fromfile(path, np.uint8)
     if len(content) == 0 or len(content) % (1 + PIXELS):
-        raise DataError(f"{path}: {len(content)} bytes are no whole number of records of {1 + PIXELS}; it is cut off")
+        raise DataError(
+            f"{path}: {len(content)} bytes are no whole number of records of {1 + PIXELS}; it is cut off"
+        )
     records = content.reshape(-1, 1 + PIXELS)
     return records[:, 1:], check_labels(records[:, 0], path)
 
@@ -93,13 +97,12 @@ def read_pickle(path: Path) -> tuple[Bytes, Bytes]:
         with open(path, "rb") as file:
             content = ArrayUnpickler(file, encoding="latin1").load()
         pixels, labels = np.asarray(content["data"]), np.asarray(content["labels"])
-    # a damaged pickle can raise nearly anything; none of it is our mistake
+    # a damaged pickle can raise nearly anything
     except Exception as error:
-        raise DataError(f"{path}: not a CIFAR-10 batch: {error or type(error).__name__}") from error
-    if pixels.dtype != np.uint8 or pixels.shape != (len(labels), PIXELS) or labels.dtype.kind != "i":
-        raise DataError(
-            f"{path}: not a CIFAR-10 batch: {pixels.dtype} pixels {pixels.shape} for {len(labels)} labels"
-        )
+        raise DataError(f"{path}: not a CIFAR-10 batch: {str(error) or type(error).__name__}") from error
+    if pixels.dtype != np.uint8 or labels.dtype.kind != "i" or pixels.shape != (*labels.shape, PIXELS):
+        found = f"{pixels.dtype} pixels {pixels.shape}, {labels.dtype} labels {labels.shape}"
+        raise DataError(f"{path}: not a CIFAR-10 batch: {found}")
     return pixels, check_labels(labels, path)
 
 
@@ -110,7 +113,7 @@ def check_labels(labels: NDArray[Any], path: Path) -> Bytes:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Loads plain values and NumPy arrays; a pickle that asks for anything else could run its author's code."""
+    """Loads plain values and NumPy arrays: a pickle that may ask for more can run its author's code."""
 
     ALLOWED = {  # noqa: RUF012 - never changed
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],

@@ -30,7 +30,7 @@ def build(config: Config, split: Literal["train", "test"]) -> ImageSet:
     folder = Path(config.root).expanduser() if config.root else SHIPPED
     if missing := [name for name in find_missing(folder) if name.startswith(STEMS[split])]:
         raise DataError(
-            f"Fashion-MNIST sample: no {missing[0]}[.gz] in {folder}; it comes with a checkout of the repository "
-            "(pip install -e .): set data.root to its experiments/samples/fashion_mnist"
+            f"Fashion-MNIST sample: no {missing[0]}[.gz] in {folder}; it comes with a checkout of the "
+            "repository (pip install -e .): set data.root to its experiments/samples/fashion_mnist"
         )
     return read_split(folder, split, config.limit)

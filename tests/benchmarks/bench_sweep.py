@@ -1,4 +1,4 @@
-"""How long 10,000 trials take from an experiment to typed models with their ids.
+"""How long 10,000 trials take from an experiment to typed models, their ids and the plug-ins' options.
 
 python -m tests.benchmarks.bench_sweep
 """
@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from runner import named
 from runner.config import Experiment
 from runner.schema import Document
 from runner.sweep import expand, trials
@@ -58,13 +59,22 @@ def _experiment(sweep: dict[str, Any]) -> Experiment:
 
 
 def main() -> None:
+    for family, name in (("methods", "scl"), ("encoders", "resnet18"), ("data", "cifar10")):
+        named.load(family, name)  # importing torch is no part of the sweep
     for experiment in (ten_thousand_trials(), ten_thousand_samples()):
         began = time.perf_counter()
         expand(experiment)
         alone = time.perf_counter() - began
         seconds, count = min(time_sweep(experiment) for _ in range(5))
         kind = next(iter(experiment.sweep or {}))
-        print(f"{kind}: {count} trials: expand and hash {alone:.2f} s; with validation {seconds:.2f} s")
+        pairs = trials(experiment)
+        began = time.perf_counter()
+        named.resolve_trials(pairs, experiment.document)
+        plug_ins = time.perf_counter() - began
+        print(
+            f"{kind}: {count} trials: expand and hash {alone:.2f} s; with validation {seconds:.2f} s; "
+            f"plug-ins' options {plug_ins:.2f} s more"
+        )
 
 
 if __name__ == "__main__":

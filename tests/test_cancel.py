@@ -1,0 +1,140 @@
+"""Cancelling leaves word before it kills; retrying never starts a second job beside a living one."""
+
+import json
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from runner.cancel import cancel, plan_retry, retry, set_aside
+from runner.errors import SubmissionError
+from runner.record import Record
+from runner.rundir import RunDir, append_row, locked, write_json
+from runner.slurm import squeue
+from runner.status import Job, Row, read_statuses
+from tests.slurm_cluster import sbatch, wait_for
+from tests.trials import SUBMITTED, local_job, make_trial, slurm_job
+
+FAILURE = {"cause": "user code", "rank": 0, "error": "x"}
+
+
+@pytest.fixture
+def scancel(tmp_path, monkeypatch):
+    """A scancel that writes its arguments to a file, and says which trials had their file by then."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    log = folder / "calls"
+    (folder / "scancel").write_text(
+        f'#!/bin/sh\necho "$@" >> {log}\nls -d {tmp_path}/exp/*/cancelled.json >> {log}\n'
+    )
+    (folder / "scancel").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return log
+
+
+def test_files_first_then_one_scancel_for_all(tmp_path, scancel):
+    runs = [make_trial(tmp_path, f"t{i}", job=slurm_job(f"7_{i}")) for i in range(3)]
+    runs.append(make_trial(tmp_path, "local", job=local_job(2**22 + 1)))
+    runs.append(make_trial(tmp_path, "new"))
+    finals = [
+        make_trial(tmp_path, "done", job=slurm_job("7_8"), result={}),
+        make_trial(tmp_path, "failed", job=slurm_job("7_9"), failure=FAILURE),
+    ]
+    assert cancel([*runs, *finals]) == runs
+    calls = scancel.read_text().splitlines()
+    assert calls[0] == "7_0 7_1 7_2" and len(calls) == 1 + len(runs)
+    assert all("time" in json.loads(run.cancelled.read_text()) for run in runs)
+    assert not any(run.cancelled.exists() for run in finals)
+    assert cancel(runs) == [] and len(scancel.read_text().splitlines()) == len(calls)
+
+
+def test_the_files_stay_when_slurm_does_not_answer(tmp_path, monkeypatch):
+    run = make_trial(tmp_path, "a", job=slurm_job())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SubmissionError, match="scancel not found"):
+        cancel([run])
+    assert run.cancelled.exists()
+
+
+def test_a_submission_under_way_is_waited_for(tmp_path, scancel):
+    run = make_trial(tmp_path, "a")
+    with locked(run.path.parent):
+        thread = threading.Thread(target=cancel, args=([run],))
+        thread.start()
+        append_row(run.jobs, {**slurm_job("7_0"), "time": SUBMITTED, "host": "h", "submission": "s"})
+        assert not run.cancelled.exists()
+    thread.join(20)
+    assert scancel.read_text().startswith("7_0\n")
+
+
+def test_real_jobs_are_cancelled_and_others_left_alone(slurm, tmp_path):
+    array = sbatch("--hold", "--array=0-3", "--wrap", "true")
+    try:
+        runs = [make_trial(tmp_path, f"t{i}", job=slurm_job(f"{array}_{i}")) for i in range(3)]
+        assert cancel(runs[:2]) == runs[:2]
+        wait_for(
+            lambda: sorted(job_id for job_id, info in squeue([array]).items() if info.state == "PENDING"),
+            20,
+            "two elements to be left",
+            until=lambda found: found == [f"{array}_2", f"{array}_3"],
+        )
+        assert [row.state for row in read_statuses(runs)] == ["cancelled", "cancelled", "pending"]
+    finally:
+        subprocess.run(["scancel", array], check=True)
+
+
+def row(state, job=None, settled=True):
+    return Row(RunDir(Path("/r/exp") / state), Record(job=job), state, "squeue did not answer", settled)
+
+
+@pytest.mark.parametrize(
+    ("of", "job", "retried"),
+    [
+        (row("failed", slurm_job()), Job("ended"), True),
+        (row("failed", slurm_job()), Job("gone"), True),
+        (row("failed", slurm_job()), Job("silent"), True),
+        (row("failed", slurm_job()), Job("running", "COMPLETING"), False),
+        (row("cancelled", slurm_job()), Job("waiting"), False),
+        (row("cancelled", slurm_job()), Job("gone"), True),
+        (row("cancelled"), None, True),
+        (row("failed", local_job(5)), Job("waiting"), True),
+        (row("failed", local_job(5)), Job("running"), False),
+        (row("cancelled", local_job(5)), Job("waiting"), False),
+        (row("cancelled", local_job(5)), Job("gone"), True),
+        (row("unknown", slurm_job()), Job("gone"), True),
+        (row("unknown", slurm_job(), settled=False), Job("silent"), False),
+    ],
+)
+def test_what_is_retried(of, job, retried):
+    plan = plan_retry([of], [job])
+    assert plan.runs == ([of.run] if retried else [])
+    assert len(plan.refused) == (not retried)
+
+
+@pytest.mark.parametrize("state", ["pending", "running", "requeued", "done"])
+def test_what_goes_on_or_is_done_is_not_retried(state):
+    plan = plan_retry([row(state, slurm_job(), settled=False)], [Job("running")])
+    assert not plan.runs and not plan.refused
+
+
+def test_final_files_are_kept_under_a_number(tmp_path):
+    run = make_trial(tmp_path, "a", failure=FAILURE, cancelled=True)
+    set_aside(run)
+    write_json(run.failure, {**FAILURE, "error": "y"})
+    set_aside(run)
+    set_aside(run)
+    kept = sorted(path.name for path in run.path.glob("*.json"))
+    assert kept == ["cancelled.1.json", "failure.1.json", "failure.2.json", "provenance.json"]
+    assert json.loads((run.path / "failure.2.json").read_text())["error"] == "y"
+    assert read_statuses([run])[0].state == "pending"
+
+
+def test_a_retry_that_cannot_be_leaves_the_files(tmp_path):
+    runs = [
+        make_trial(tmp_path, "a", job=slurm_job(), failure=FAILURE),
+        make_trial(tmp_path, "b", failure=FAILURE),
+    ]
+    with pytest.raises(SubmissionError, match="trial b: it was never submitted; say where with --on PROFILE"):
+        retry(runs, None, tmp_path)
+    assert all(run.failure.exists() for run in runs)

@@ -1,0 +1,247 @@
+"""On a real Slurm: whatever interrupts a trial, it ends bit for bit where the uninterrupted one does."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from runner import onebox
+from runner import slurm as slurm_tools
+from runner.rundir import RunDir, find_trials, read_rows
+from tests.experiments import fingerprint, last_step, only_trial, run_cli, write_experiment
+from tests.slurm_cluster import environment_of, own_cluster, sbatch, skip_without_slurm, wait_for
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ddp]
+
+STEPS, EVERY = 400, 10
+GROUPS = {
+    "train": {"steps": STEPS},
+    "tracking": {"every_steps": EVERY},
+    "checkpoint": {"every_steps": 50},
+    "resources": {"ranks": 2},
+    "evaluate": {"probes": ["knn"]},
+}
+PATIENCE_SECONDS = 150
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """The same trial on this machine without a scheduler: `runner debug --ranks 2`."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    done = run_cli("debug", write_experiment(folder, **GROUPS), "--ranks", 2, "--root", folder / "runs")
+    assert done.returncode == 0, done.stderr
+    return only_trial(folder / "runs" / ".debug")
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "site.yaml"
+    path.write_text("{cluster: slurm, partition: low, time_minutes: 30, memory_gb: 1.5, signal_lead_seconds: 60}")
+    yield path
+    # Nothing of this test may go on beside the next one.
+    ids = [row["job_id"] for run in find_trials(tmp_path / "runs" / "tiny") for row in run.job_rows()]
+    if ids and os.environ.get("SLURM_CONF"):
+        slurm_tools.cancel(ids)
+
+
+def submit(tmp_path: Path, profile: Path, *overrides: str, **groups: dict) -> list[RunDir]:
+    path = write_experiment(tmp_path, **{**GROUPS, **groups})
+    done = run_cli("submit", path, *overrides, "--on", profile, "--root", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    return find_trials(tmp_path / "runs" / "tiny")
+
+
+def job_of(run: RunDir) -> str:
+    return str(run.job_rows()[-1]["job_id"])
+
+
+def job_state(run: RunDir) -> str:
+    return slurm_tools.show_job(job_of(run))["JobState"]
+
+
+def wait_for_step(run: RunDir, step: int) -> None:
+    wait_for(lambda: last_step(run), PATIENCE_SECONDS, f"step {step}", until=lambda found: found >= step)
+
+
+def wait_until_done(run: RunDir) -> None:
+    def look() -> str:
+        if run.failure.exists():
+            return run.failure.read_text()
+        return "done" if run.result.exists() else f"{job_state(run)} {run.attempt_rows()[-1:]}"
+
+    found = wait_for(look, PATIENCE_SECONDS, "the result", until=lambda state: state == "done" or "cause" in state[:20])
+    assert found == "done", found
+
+
+def check_same(run: RunDir, reference: RunDir) -> None:
+    """Every step once, the same losses, the same final state."""
+    rows, expected = read_rows(run.metrics), read_rows(reference.metrics)
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    assert [row["train/loss"] for row in rows] == [row["train/loss"] for row in expected]
+    assert fingerprint(run) == fingerprint(reference)
+
+
+def node_of(run: RunDir) -> str:
+    return slurm_tools.show_job(job_of(run))["NodeList"]
+
+
+def ranks_of(run: RunDir) -> list[psutil.Process]:
+    """The rank processes of a trial's job, in rank order."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+            if "submitit.core._submit" in process.cmdline() and environment.get("SLURM_CONF") == os.environ["SLURM_CONF"]:
+                job = environment.get("SLURM_ARRAY_JOB_ID", environment["SLURM_JOB_ID"])
+                if job == job_of(run).split("_")[0]:
+                    found[int(environment["SLURM_PROCID"])] = process
+        except (psutil.Error, KeyError):
+            continue
+    return [found[rank] for rank in sorted(found)]
+
+
+def preempt(run: RunDir) -> str:
+    return sbatch("-p", "high", "-w", node_of(run), "--exclusive", "--wrap", "sleep 3")
+
+
+def causes(run: RunDir) -> list[str | None]:
+    """How each attempt ended, None for one that could not say."""
+    rows = run.attempt_rows()
+    ends = {row["attempt"]: row["cause"] for row in rows if row["event"] == "end"}
+    return [ends.get(row["attempt"]) for row in rows if row["event"] == "start"]
+
+
+def resumed_steps(run: RunDir) -> list[int]:
+    return [row["start_step"] for row in run.attempt_rows() if row["event"] == "start"]
+
+
+def test_preempted_by_a_job_of_higher_priority(slurm, profile, tmp_path, uninterrupted):
+    (run,) = submit(tmp_path, profile)
+    wait_for_step(run, 40)
+    preempt(run)
+    wait_until_done(run)
+    assert causes(run) == ["preempted", "done"]
+    ends = [row for row in run.attempt_rows() if row["event"] == "end"]
+    assert resumed_steps(run)[1] == ends[0]["end_step"] >= 40, "no step lost"
+    assert ends[0]["signal_to_saved_seconds"] < 8
+    check_same(run, uninterrupted)
+
+
+def test_preempted_by_term_alone(profile, tmp_path, uninterrupted):
+    skip_without_slurm()
+    with own_cluster(nodes=2, accounting=False, user_signal=False) as cluster, environment_of(cluster):
+        (run,) = submit(tmp_path, profile)
+        wait_for_step(run, 40)
+        preempt(run)
+        wait_until_done(run)
+        assert causes(run) == ["preempted", "done"]
+        assert resumed_steps(run)[1] >= 40
+        check_same(run, uninterrupted)
+
+
+def test_signalled_in_the_first_second(slurm, profile, tmp_path, uninterrupted):
+    (run,) = submit(tmp_path, profile)
+    wait_for(lambda: job_state(run), PATIENCE_SECONDS, "the start", until=lambda state: state == "RUNNING")
+    subprocess.run(["scancel", "--signal=USR2", job_of(run)], check=True)
+    wait_until_done(run)
+    assert int(slurm_tools.show_job(job_of(run))["Restarts"]) >= 1
+    check_same(run, uninterrupted)
+
+
+def test_requeued_by_scontrol(slurm, profile, tmp_path, uninterrupted):
+    (run,) = submit(tmp_path, profile)
+    wait_for_step(run, 40)
+    slurm_tools.requeue(job_of(run))
+    wait_until_done(run)
+    assert causes(run) == ["terminated", "done"]
+    assert resumed_steps(run)[1] >= 40
+    check_same(run, uninterrupted)
+
+
+def test_one_rank_killed(slurm, profile, tmp_path, uninterrupted):
+    (run,) = submit(tmp_path, profile)
+    wait_for_step(run, 120)
+    ranks_of(run)[1].send_signal(signal.SIGKILL)
+    wait_until_done(run)
+    assert causes(run) == ["killed", "done"]
+    assert resumed_steps(run)[1] >= 100, "from the last periodic checkpoint"
+    check_same(run, uninterrupted)
+
+
+def test_node_death(profile, tmp_path, uninterrupted):
+    skip_without_slurm()
+    with own_cluster(nodes=2, accounting=False) as cluster, environment_of(cluster):
+        (run,) = submit(tmp_path, profile)
+        wait_for_step(run, 120)
+        onebox.kill_node(cluster, node_of(run), noticed=True)
+        wait_until_done(run)
+        assert causes(run) == [None, "done"]
+        assert resumed_steps(run)[1] >= 100
+        check_same(run, uninterrupted)
+
+
+def test_time_limits_do_not_end_a_run(slurm, profile, tmp_path, uninterrupted):
+    # Slurm warns up to a minute early: with two minutes and a lead of 110 s the warning comes at the start.
+    profile.write_text("{cluster: slurm, partition: low, time_minutes: 2, memory_gb: 1.5, signal_lead_seconds: 110}")
+    (run,) = submit(tmp_path, profile)
+    wait_until_done(run)
+    assert "time limit" in causes(run)
+    check_same(run, uninterrupted)
+
+
+def test_cancelled_stays_cancelled(slurm, profile, tmp_path):
+    (run,) = submit(tmp_path, profile)
+    wait_for_step(run, 40)
+    done = run_cli("cancel", run.trial, "--yes", "--root", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: job_state(run), 30, "the end", until=lambda state: state == "CANCELLED")
+    wait_for(lambda: ranks_of(run), 20, "the ranks to be gone", until=lambda ranks: not ranks)
+    done = run_cli("status", "tiny", "--json", "--root", tmp_path / "runs")
+    assert '"state": "cancelled"' in done.stdout
+    assert slurm_tools.show_job(job_of(run))["Restarts"] == "0"
+    retried = run_cli("retry", run.trial, "--root", tmp_path / "runs")
+    assert retried.returncode == 0, retried.stderr
+    wait_until_done(run)
+    assert resumed_steps(run)[1] >= 40, "a retry goes on from where the cancel saved"
+
+
+def test_scancel_behind_our_back_stays_cancelled(slurm, profile, tmp_path):
+    (run,) = submit(tmp_path, profile)
+    wait_for_step(run, 40)
+    subprocess.run(["scancel", job_of(run)], check=True)
+    wait_for(lambda: job_state(run), 30, "the end", until=lambda state: state == "CANCELLED")
+    wait_for(lambda: ranks_of(run), 20, "the ranks to be gone", until=lambda ranks: not ranks)
+    assert job_state(run) == "CANCELLED" and slurm_tools.show_job(job_of(run))["Restarts"] == "0"
+    assert not run.result.exists()
+
+
+def test_an_array_with_one_preempted_leaves_the_other_five_alone(slurm, profile, tmp_path):
+    seeds = {"seeds": [0, 1, 2, 3, 4, 5]}
+    groups = {"resources": {"ranks": 1}, "evaluate": {"probes": []}}
+    runs = submit(tmp_path, profile, sweep=seeds, **groups)
+    assert len({job_of(run).split("_")[0] for run in runs}) == 1, "one array"
+    victim = runs[2]
+    wait_for_step(victim, 20)
+    subprocess.run(["scancel", "--signal=USR2", job_of(victim)], check=True)
+    for run in runs:
+        wait_until_done(run)
+    assert {run.trial: len(causes(run)) for run in runs} == {run.trial: 1 + (run is victim) for run in runs}
+    assert int(slurm_tools.show_job(job_of(victim))["Restarts"]) == 1
+    assert len({fingerprint(run) for run in runs}) == 6
+
+
+def test_a_users_error_is_not_tried_again(slurm, profile, tmp_path):
+    # A learning rate at which the loss overflows.
+    (run,) = submit(tmp_path, profile, "optimizer.lr=1e30", "train.max_grad_norm=null")
+    wait_for(run.failure.exists, PATIENCE_SECONDS, "failure.json")
+    failure = run.failure.read_text()
+    assert '"cause": "non-finite loss"' in failure and "the loss became" in failure
+    wait_for(lambda: job_state(run), 30, "the end", until=lambda state: state == "FAILED")
+    assert slurm_tools.show_job(job_of(run))["Restarts"] == "0"
+    done = run_cli("status", "tiny", "--json", "--root", tmp_path / "runs")
+    assert '"state": "failed"' in done.stdout

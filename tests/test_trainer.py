@@ -1,0 +1,272 @@
+"""The trainer computes what a hand-written loop computes, on any number of ranks, interrupted or not."""
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from runner import checkpoint, named
+from runner.batch import Batch
+from runner.config import load_trial
+from runner.errors import ConfigError, NonFiniteLossError
+from runner.group import Group
+from runner.loader import Plan
+from runner.method import BreakAllEpochs, BreakEpoch
+from runner.methods.scl import SCL
+from runner.rundir import RunDir, read_json, read_rows
+from runner.state import seed_everything
+from runner.trainer import save_interval_seconds
+from runner.views import make_views
+from tests.experiments import fingerprint, prepare_run, train_here, train_on_ranks
+
+
+@pytest.fixture(autouse=True)
+def restore_torch():
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def final_weights(run: RunDir) -> dict[str, torch.Tensor]:
+    name, _ = checkpoint.newest_valid(run)
+    assert name is not None
+    return checkpoint.load(run, Group(), name, []).shared["method"]
+
+
+def train_by_hand(run: RunDir) -> dict[str, torch.Tensor]:
+    """The same trial as a plain loop of torch."""
+    trial = load_trial(run.config)
+    options = named.resolve_trial(trial)
+    torch.set_num_threads(1)
+    seed_everything(trial.train.seed, rank=0)
+    data = named.load("data", trial.data.name).build(options.data, "train")
+    encoder = named.load("encoders", trial.encoder.name).build(options.encoder, 1)
+    method = named.load("methods", trial.method.name).build(options.method, encoder, Group(), trial.train.steps)
+    plain = [p for n, p in method.named_parameters() if p.requires_grad and n in ("log_scale", "bias")]
+    decayed = [p for n, p in method.named_parameters() if p.requires_grad and n not in ("log_scale", "bias")]
+    decay = trial.optimizer.weight_decay
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}], fused=True
+    )
+    plan = Plan(len(data), trial.train.batch_size, trial.train.accumulate, trial.train.seed)
+    warmup, steps = 5, trial.train.steps
+    for step in range(steps):
+        factor = (step + 1) / (warmup + 1)
+        if step >= warmup:
+            factor = (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = trial.optimizer.lr * factor
+        window = plan.window(step)
+        for ids in map(torch.from_numpy, window):
+            views, _ = make_views(
+                data.images[ids], ids, trial.views, seed=0, epoch=plan.epoch(step), mean=data.mean, std=data.std
+            )
+            output = method(Batch(views), step)
+            (output.loss / len(window)).backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), trial.train.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_fit_step(step + 1)
+    return method.state_dict()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_weights_equal_those_of_a_hand_written_loop(tmp_path, accumulate):
+    # 250 samples in batches of 24: the last window of an epoch is short when there are two micro-batches.
+    run = prepare_run(tmp_path, train={"accumulate": accumulate}, data={"limit": 250})
+    assert train_here(run) == 1
+    by_hand, weights = train_by_hand(run), final_weights(run)
+    assert set(by_hand) == set(weights)
+    for name, value in by_hand.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=1e-7, msg=name)
+
+
+def test_the_run_folder_holds_what_it_promises(tmp_path):
+    run = prepare_run(tmp_path, evaluate={"probes": ["knn"], "every_steps": 10})
+    train_here(run)
+    rows = read_rows(run.metrics)
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
+    assert [("test/knn_top1" in row) for row in rows] == [False, True, False, True]
+    assert all(row["attempt"] == 1 and row["train/loss"] > 0 for row in rows)
+    result = json.loads(run.result.read_text())
+    assert result["state"] == "done" and result["step"] == 20 and len(result["fingerprint"]) == 64
+    assert result["metrics"]["test/knn_top1"] == rows[-1]["test/knn_top1"]
+    assert [row["event"] for row in run.attempt_rows()] == ["start", "end"]
+    assert run.attempt_rows()[1]["cause"] == "done"
+
+
+def rehearsal(step: int, name: str = "USR2") -> dict:
+    return {"at_step": step, "signal": name}
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_interrupted_equals_uninterrupted(tmp_path, precision, accumulate):
+    train = {"precision": precision, "accumulate": accumulate}
+    evaluate = {"probes": ["knn"], "every_steps": 10}
+    straight = prepare_run(tmp_path / "straight", train=train, evaluate=evaluate)
+    assert train_here(straight) == 1
+    # mid-epoch, and just before an evaluation, which the signal overtakes or not
+    for step in (7, 9):
+        run = prepare_run(tmp_path / str(step), train=train, evaluate=evaluate, rehearse=rehearsal(step))
+        assert train_here(run) == 2
+        resumed = run.attempt_rows()[2]
+        assert step <= resumed["start_step"] <= step + 1
+        assert resumed["resumed_from"] == f"step_{resumed['start_step']:08d}.00001"
+        assert fingerprint(run) == fingerprint(straight)
+        strip = ("time", "attempt")
+        assert [{k: v for k, v in row.items() if k not in strip} for row in read_rows(run.metrics)] == [
+            {k: v for k, v in row.items() if k not in strip} for row in read_rows(straight.metrics)
+        ]
+
+
+@pytest.mark.slow
+def test_workers_change_nothing(tmp_path):
+    straight = prepare_run(tmp_path / "straight")
+    train_here(straight)
+    run = prepare_run(tmp_path / "workers", train={"workers": 2}, rehearse=rehearsal(7))
+    assert train_here(run) == 2
+    assert fingerprint(run) == fingerprint(straight)
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_interrupted_equals_uninterrupted_on_ranks(tmp_path, world):
+    straight = prepare_run(tmp_path / "straight", evaluate={"probes": ["knn"]})
+    assert train_on_ranks(straight, world) == ["GO_ON"]
+    run = prepare_run(tmp_path / "cut", evaluate={"probes": ["knn"]})
+    assert train_on_ranks(run, world, {3: world - 1, 11: 0}) == ["REQUEUE", "REQUEUE", "GO_ON"]
+    starts = [row["start_step"] for row in run.attempt_rows() if row["event"] == "start"]
+    assert starts[0] == 0 < starts[1] < starts[2] < 20
+    assert [row["step"] for row in read_rows(run.metrics)] == [5, 10, 15, 20]
+    assert fingerprint(run) == fingerprint(straight)
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_two_ranks_learn_what_one_learns(tmp_path):
+    # Batch norm's statistics are those of a rank's share, so this network does without.
+    groups = {"encoder": {"norm": "group"}, "method": {"projector_batch_norm": False}}
+    one, two = prepare_run(tmp_path / "one", **groups), prepare_run(tmp_path / "two", **groups)
+    train_here(one)
+    train_on_ranks(two, 2)
+    losses = [[row["train/loss"] for row in read_rows(run.metrics)] for run in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    name, _ = checkpoint.newest_valid(two)
+    weights = checkpoint.load(two, Group(0, 2), name, []).shared["method"]
+    for key, value in final_weights(one).items():
+        torch.testing.assert_close(weights[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_a_kill_costs_no_more_than_the_steps_since_the_last_save(tmp_path):
+    straight = prepare_run(tmp_path / "straight")
+    train_here(straight)
+    run = prepare_run(tmp_path / "killed", checkpoint={"every_steps": 4}, rehearse=rehearsal(14, "KILL"))
+    child = os.fork()
+    if child == 0:
+        train_here(run)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not run.result.exists()
+    # A row of a step that will be done again, with another value, must not survive.
+    with run.metrics.open("a") as file:
+        file.write('{"step": 13, "time": 0, "attempt": 1, "train/loss": -1}\n{"step": 14, "ti')
+    assert train_here(run) == 1
+    assert run.attempt_rows()[-2]["start_step"] == 12
+    assert [row["step"] for row in read_rows(run.metrics)] == [5, 10, 15, 20]
+    assert fingerprint(run) == fingerprint(straight)
+
+
+def test_interrupted_inside_an_evaluation_resumes_and_evaluates_once(tmp_path, monkeypatch):
+    straight = prepare_run(tmp_path / "straight", evaluate={"probes": ["linear"]})
+    train_here(straight)
+    run = prepare_run(tmp_path / "cut", evaluate={"probes": ["linear"]})
+    seen = []
+
+    def signal_once(self, index):
+        seen.append(index)
+        if len(seen) == 1:
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    monkeypatch.setattr(SCL, "before_eval_step", signal_once)
+    assert train_here(run) == 2
+    first_end, second_start = run.attempt_rows()[1:3]
+    assert first_end["cause"] == "preempted" and second_start["start_step"] == 20
+    assert [row["step"] for row in read_rows(run.metrics)] == [5, 10, 15, 20]
+    assert fingerprint(run) == fingerprint(straight)
+    assert read_json(run.result)["metrics"] == read_json(straight.result)["metrics"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_with_its_cause(tmp_path):
+    run = prepare_run(tmp_path, optimizer={"lr": 1e30}, checkpoint={"every_steps": 2})
+    with pytest.raises(NonFiniteLossError, match=r"the loss became (nan|inf)"):
+        train_here(run)
+    crash = read_json(run.crash(1, 0))
+    assert crash["cause"] == "non-finite loss" and "NonFiniteLossError" in Path(crash["traceback"]).read_text()
+    for name in checkpoint.list_names(run):
+        weights = checkpoint.load(run, Group(), name, []).shared["method"]
+        assert all(torch.isfinite(w).all() for w in weights.values() if w.is_floating_point()), "no poisoned state"
+
+
+def test_hooks_come_in_order(tmp_path, monkeypatch):
+    calls: list[str] = []
+    names = "before_fit before_fit_epoch before_fit_step after_fit_epoch before_eval after_eval after_fit"
+    for name in names.split():
+        monkeypatch.setattr(SCL, name, lambda self, *when, name=name: calls.append(name))
+    real = SCL.after_fit_step
+    monkeypatch.setattr(SCL, "after_fit_step", lambda self, step: (calls.append("after_fit_step"), real(self, step)))
+    run = prepare_run(tmp_path, train={"steps": 3}, data={"limit": 48}, evaluate={"probes": ["knn"]})
+    train_here(run)
+    step = ["before_fit_step", "after_fit_step"]
+    assert calls == [
+        "before_fit",
+        *("before_fit_epoch", *step, *step, "after_fit_epoch"),
+        *("before_fit_epoch", *step),
+        *("before_eval", "after_eval"),
+        "after_fit",
+    ]
+
+
+def test_a_hook_may_break_off_an_epoch_or_the_run(tmp_path, monkeypatch):
+    real = SCL.after_fit_step
+
+    def break_off(self, step):
+        real(self, step)
+        if step == 3:
+            raise BreakEpoch
+        if step == 9:
+            raise BreakAllEpochs
+
+    monkeypatch.setattr(SCL, "after_fit_step", break_off)
+    run = prepare_run(tmp_path, train={"steps": 20}, data={"limit": 120}, tracking={"every_steps": 1})
+    train_here(run)
+    assert read_json(run.result)["step"] == 9
+    assert [row["step"] for row in read_rows(run.metrics)] == list(range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("every", "cost", "expected"),
+    [("auto", 0.01, 60), ("auto", 2.0, 200), ("auto", 60.0, 900), (5.0, 60.0, 300), (0.5, 0.0, 30)],
+)
+def test_save_interval(every, cost, expected):
+    assert save_interval_seconds(every, cost) == expected
+
+
+def test_init_from_starts_with_the_exported_weights(tmp_path):
+    first = prepare_run(tmp_path / "first")
+    train_here(first)
+    checkpoint.export(first, tmp_path / "model.pt")
+    second = prepare_run(tmp_path / "second", train={"steps": 6}, init_from=str(tmp_path / "model.pt"))
+    train_here(second)
+    assert read_rows(second.metrics)[0]["train/loss"] < read_rows(first.metrics)[0]["train/loss"]
+    third = prepare_run(
+        tmp_path / "third", init_from=str(tmp_path / "model.pt"), encoder={"widths": [8, 24]}
+    )
+    with pytest.raises(ConfigError, match=r"init_from: .* does not fit: encoder\."):
+        train_here(third)
