@@ -64,7 +64,7 @@ def plan_retry(rows: list[Row], jobs: list[Job | None]) -> RetryPlan:
             plan.refused.append(f"{row.trial}: job {row.job_id} is still ending; retry in a moment")
         elif job is not None and job.phase == "waiting" and not (row.is_local and row.state == "failed"):
             # A local queue lets go of what failed; what was cancelled it has perhaps not looked at yet.
-            plan.refused.append(f"{row.trial}: {row.job_id} still has it in its queue; retry when it has let go")
+            plan.refused.append(f"{row.trial}: {row.job_id} still has it in its queue; retry later")
         elif row.state == "unknown" and not row.settled:
             plan.refused.append(f"{row.trial}: it may still be running: {row.note}")
         else:

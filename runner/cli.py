@@ -110,7 +110,8 @@ def status(
     if as_json:
         _print_json([row.as_json() for row in rows])
     elif rows:
-        make_console().print(status_table(rows))
+        console = make_console()
+        console.print(status_table(rows, console.width))
     else:
         print(f"no trials under {_root(root)}")
 

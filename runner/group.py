@@ -43,7 +43,7 @@ class Group:
         sizes = self.sizes(len(x_BD))
         if len(set(sizes)) == 1:
             x_GD = x_BD.new_empty((self.world * len(x_BD), *x_BD.shape[1:]))
-            dist.all_gather_into_tensor(x_GD, x_BD.detach().contiguous(), group=self.data)
+            dist.all_gather(list(x_GD.chunk(self.world)), x_BD.detach().contiguous(), group=self.data)
             return x_GD
         padded = x_BD.new_zeros((max(sizes), *x_BD.shape[1:]))
         padded[: len(x_BD)] = x_BD.detach()

@@ -80,8 +80,9 @@ def resolve_trials(pairs: Sequence[tuple[Variant, Trial]], document: Document) -
 
 
 def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
-    """`seen` holds what is resolved by family and identity of the group, which the trials of a sweep share."""
-    groups = (trial.method, trial.encoder, trial.data, trial.schedule, trial.evaluate)
+    """`seen` has what is resolved by family and identity of the group; trials of a sweep share groups."""
+    groups: list[Selection | EvaluateConfig]
+    groups = [trial.method, trial.encoder, trial.data, trial.schedule, trial.evaluate]
     resolved = []
     for family, group in zip(FAMILIES, groups, strict=True):
         if (family, id(group)) not in seen:

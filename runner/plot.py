@@ -22,8 +22,8 @@ def plot_results(
 ) -> None:
     """Draw a sweep into a file: several settings side by side, otherwise curves of the trials.
 
-    Trials are grouped over their seeds unless `settings` says how. Raises: ConfigError for a suffix that names
-    no picture format, and when there is nothing to draw yet.
+    Trials are grouped over their seeds unless `settings` says how. Raises: ConfigError for a suffix that
+    names no picture format, and when there is nothing to draw yet.
     """
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"--plot {path}: the suffix must be one of {', '.join(FORMATS)}")

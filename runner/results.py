@@ -150,9 +150,15 @@ def metric_names(results: list[TrialResult]) -> list[str]:
     return sorted(names, key=lambda name: (name != main, not name.startswith("test/")))
 
 
+def shown_metrics(results: list[TrialResult]) -> list[str]:
+    """What a table has room for: test metrics and the training loss; JSON and CSV have all."""
+    names = metric_names(results)
+    return [name for name in names if name.startswith("test/") or name == "train/loss"] or names
+
+
 def results_table(results: list[TrialResult], counts: str) -> Table:
     """One line a trial: the overrides that differ, then the metrics."""
-    keys, metrics = varying_keys([result.overrides for result in results]), metric_names(results)
+    keys, metrics = varying_keys([result.overrides for result in results]), shown_metrics(results)
     table = new_table(["trial", *short_names(keys), "state", *metrics], counts)
     for result in results:
         cells = [result.trial, *(format_value(result.overrides.get(key, "")) for key in keys), result.state]
@@ -164,7 +170,7 @@ def results_table(results: list[TrialResult], counts: str) -> Table:
 def groups_table(groups: list[Setting], counts: str) -> Table:
     """One line a group: the overrides that differ, mean ± standard deviation, n, and who is missing."""
     keys = varying_keys([group.overrides for group in groups])
-    metrics = metric_names([trial for group in groups for trial in group.trials])
+    metrics = shown_metrics([trial for group in groups for trial in group.trials])
     table = new_table([*short_names(keys), "n", *metrics, "not counted"], counts)
     for group in groups:
         cells = [

@@ -9,6 +9,9 @@ from rich.table import Table
 PIPED_WIDTH = 200
 """Columns of a table that does not go to a terminal."""
 
+FOLDING = ("", "metric", "not counted")
+"""Columns of words, whose cells may be longer than there is room for."""
+
 
 def make_console() -> Console:
     """A console on stdout whose tables are not cut off when they go to a file."""
@@ -16,12 +19,12 @@ def make_console() -> Console:
 
 
 def new_table(heads: list[str], counts: str = "") -> Table:
-    """A table without rules, with a line of counts below it."""
+    """A table without rules, with a line of counts below it; words and metrics may take several lines."""
     table = Table(
         box=None, header_style="bold", pad_edge=False, caption=counts or None, caption_justify="left"
     )
     for head in heads:
-        table.add_column(head, overflow="fold")
+        table.add_column(head, overflow="fold", no_wrap=not (head in FOLDING or "/" in head))
     return table
 
 

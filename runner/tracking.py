@@ -4,6 +4,7 @@ Each (step, key) stands once in the file, steps increase, also after requeues: a
 its checkpoint does not know of, then writes them again with the same values.
 """
 
+import contextlib
 import json
 import netrc
 import os
@@ -62,6 +63,9 @@ class WandbMirror:
     """One W&B run per trial for life, fed by a thread, so that no step waits for it and no failure reaches us."""
 
     def __init__(self, run: RunDir, config: WandbConfig, described: dict[str, Any]) -> None:
+        # In the main thread and before the state is restored: importing draws from the global generators.
+        with contextlib.suppress(Exception):
+            import wandb  # noqa: F401
         self._rows: queue.SimpleQueue[tuple[int, dict[str, float]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(
             target=self._mirror, args=(run, config, described), name="wandb", daemon=True

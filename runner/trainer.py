@@ -1,6 +1,7 @@
 """One trial on one rank: build, restore, loop, save, evaluate. Read it top to bottom."""
 
 import contextlib
+import inspect
 import math
 import os
 import signal
@@ -28,11 +29,19 @@ from runner.preemption import Interrupted, Preemption, Verdict
 from runner.progress import Progress
 from runner.rendezvous import Place
 from runner.rundir import write_json
-from runner.state import TrainState, rng_state, seed_everything, set_rng_state
+from runner.state import TrainState, rng_untouched, seed_everything
 from runner.tracking import Tracker
 from runner.views import make_views
 
 BREAK_EPOCH, BREAK_ALL = 1, 2
+
+_BUFFER_OPTION = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
+"""DDP's switch for giving all ranks the buffers of rank 0 at every step; it was renamed in torch 2.13."""
+
 MAX_LOST_SECONDS = 15 * 60
 MIN_SAVE_INTERVAL_SECONDS = 60
 
@@ -167,9 +176,9 @@ def build(
         model = DistributedDataParallel(
             method,
             device_ids=[group.device] if group.device.type == "cuda" else None,
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
             process_group=group.data,
+            **{_BUFFER_OPTION: False},
         )
     stop = min(steps, stop_after) if stop_after else steps
     facts = {"trial": attempt.run.trial, "torch": torch.__version__, "device": _device_name(group)}
@@ -234,20 +243,19 @@ def warm_reducer(run: Run) -> None:
     """
     if run.group.world == 1 or run.state.step >= run.stop:
         return
-    rng = rng_state()
     buffers = [buffer.clone() for buffer in run.method.buffers()]
     position = run.state.step + run.state.skipped
     (parts, *_) = loader.iterate(run.train, run.plan, run.group, position, position + 1)
     batch = make_batch(run, parts[0], run.plan.epoch(position))
-    for _ in range(2):
-        with run.state.precision.autocast():
-            output = run.model(batch, run.state.step)
-        (output.loss * 0).backward()
+    with rng_untouched():
+        for _ in range(2):
+            with run.state.precision.autocast():
+                output = run.model(batch, run.state.step)
+            (output.loss * 0).backward()
     run.state.optimizer.zero_grad()
     with torch.no_grad():
         for buffer, before in zip(run.method.buffers(), buffers, strict=True):
             buffer.copy_(before)
-    set_rng_state(rng)
 
 
 def train(run: Run) -> None:
@@ -351,15 +359,17 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
     if evaluates:
         assert run.test is not None
         began = time.monotonic()
-        found = evaluate(
-            run.method,
-            run.probes,
-            run.train,
-            run.test,
-            group=run.group,
-            preemption=run.preemption,
-            seed=run.trial.train.seed,
-        )
+        # Libraries draw from the global generators when they are first imported, which a resumed process does again.
+        with rng_untouched():
+            found = evaluate(
+                run.method,
+                run.probes,
+                run.train,
+                run.test,
+                group=run.group,
+                preemption=run.preemption,
+                seed=run.trial.train.seed,
+            )
         run.method.train()
         state.evaluated_step = state.step
         keep_best(run, found)

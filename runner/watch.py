@@ -13,11 +13,22 @@ from rich.text import Text
 from runner.record import describe_end
 from runner.rundir import RunDir
 from runner.status import Ask, Row, count_states, read_statuses
-from runner.tables import format_age, format_value, make_console, new_table, short_names, varying_keys
+from runner.tables import (
+    PIPED_WIDTH,
+    format_age,
+    format_value,
+    make_console,
+    new_table,
+    short_names,
+    varying_keys,
+)
 
 POLL_SECONDS = 1.0
 POLL_SLURM_SECONDS = 5.0
 """Between two questions to Slurm, each of which is about all trials at once."""
+
+NARROW = 110
+"""Columns of a terminal that cannot show everything; what `runner show` tells too is left out."""
 
 _STYLES = {
     "pending": "dim",
@@ -30,26 +41,21 @@ _STYLES = {
 }
 
 
-def status_table(rows: list[Row]) -> Table:
+def status_table(rows: list[Row], width: int = PIPED_WIDTH) -> Table:
     """One line a trial: what was set, how far it is, what happened to it."""
+    narrow = width < NARROW
     keys = varying_keys([row.record.overrides for row in rows])
     several = len({row.experiment for row in rows}) > 1
-    heads = ["trial", *short_names(keys), "state", "step", "attempts", "job", "metric", "updated", ""]
-    table = new_table(["experiment"] * several + heads, count_states(rows))
+    heads = ["experiment"] * several + ["trial", *short_names(keys), "state", "step"]
+    heads += ["metric", ""] if narrow else ["attempts", "job", "updated", "metric", ""]
+    table = new_table(heads, count_states(rows))
     for row in rows:
-        cells = [row.run.experiment] * several + [row.run.trial]
-        cells += [format_value(row.record.overrides.get(key, "")) for key in keys]
-        preempted = f" ({row.preemptions} preempted)" if row.preemptions else ""
-        after = [
-            "" if row.record.step is None else f"{row.record.step}/{row.record.steps or '?'}",
-            f"{row.attempts}{preempted}" if row.attempts else "",
-            row.job_id or "",
-            ", ".join(f"{name} {format_value(value)}" for name, value in (row.metric or {}).items()),
-            "" if row.record.updated is None else format_age(time.time() - row.record.updated),
-            row.note,
-        ]
-        state = Text(row.state, style=_STYLES[row.state])
-        table.add_row(*map(Text, cells), state, *map(Text, after))
+        values = [format_value(row.record.overrides.get(key, "")) for key in keys]
+        table.add_row(
+            *map(Text, [row.experiment] * several + [row.trial, *values]),
+            Text(row.state, style=_STYLES[row.state]),
+            *map(Text, _progress_cells(row, narrow)),
+        )
     return table
 
 
@@ -70,7 +76,7 @@ def wait_until_final(
         while True:
             rows = read_statuses(runs, ask)
             if live is not None:
-                live.update(status_table(rows), refresh=True)
+                live.update(status_table(rows, console.width), refresh=True)
             else:
                 for line in changes(rows, seen):
                     console.print(Text(line), soft_wrap=True)
@@ -104,6 +110,19 @@ def changes(rows: list[Row], seen: dict[RunDir, tuple[int, str]]) -> list[str]:
         f"{time.strftime('%H:%M:%S', time.localtime(at))} {trial} {words}"
         for at, trial, words in sorted(news)
     ]
+
+
+def _progress_cells(row: Row, narrow: bool) -> list[str]:
+    record = row.record
+    preempted = f" ({row.preemptions} preempted)" if row.preemptions else ""
+    step = "" if record.step is None else f"{record.step}/{record.steps or '?'}"
+    metric = " ".join(f"{name} {format_value(value)}" for name, value in (row.metric or {}).items())
+    history = [
+        f"{row.attempts}{preempted}" if row.attempts else "",
+        row.job_id or "",
+        "" if record.updated is None else format_age(time.time() - record.updated),
+    ]
+    return [step, *([] if narrow else history), metric, row.note]
 
 
 def _poll_seconds(rows: Iterable[Row]) -> float:

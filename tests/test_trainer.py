@@ -138,13 +138,15 @@ def test_workers_change_nothing(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_interrupted_equals_uninterrupted_on_ranks(tmp_path, world):
-    straight = prepare_run(tmp_path / "straight", evaluate={"probes": ["knn"]})
+    # Steps of milliseconds: the ranks compare their flags at intervals, and leave some steps after the signal.
+    groups = {"evaluate": {"probes": ["knn"]}, "train": {"steps": 160, "batch_size": 12}}
+    straight = prepare_run(tmp_path / "straight", **groups)
     assert train_on_ranks(straight, world) == ["GO_ON"]
-    run = prepare_run(tmp_path / "cut", evaluate={"probes": ["knn"]})
-    assert train_on_ranks(run, world, {3: world - 1, 11: 0}) == ["REQUEUE", "REQUEUE", "GO_ON"]
+    run = prepare_run(tmp_path / "cut", **groups)
+    assert train_on_ranks(run, world, {3: world - 1, 40: 0}) == ["REQUEUE", "REQUEUE", "GO_ON"]
     starts = [row["start_step"] for row in run.attempt_rows() if row["event"] == "start"]
-    assert starts[0] == 0 < starts[1] < starts[2] < 20
-    assert [row["step"] for row in read_rows(run.metrics)] == [5, 10, 15, 20]
+    assert starts[0] == 0 < starts[1] < starts[2] < 160
+    assert [row["step"] for row in read_rows(run.metrics)] == list(range(5, 161, 5))
     assert fingerprint(run) == fingerprint(straight)
 
 
@@ -221,7 +223,7 @@ def test_hooks_come_in_order(tmp_path, monkeypatch):
         monkeypatch.setattr(SCL, name, lambda self, *when, name=name: calls.append(name))
     real = SCL.after_fit_step
     monkeypatch.setattr(SCL, "after_fit_step", lambda self, step: (calls.append("after_fit_step"), real(self, step)))
-    run = prepare_run(tmp_path, train={"steps": 3}, data={"limit": 48}, evaluate={"probes": ["knn"]})
+    run = prepare_run(tmp_path, train={"steps": 3}, schedule={"warmup_steps": 0}, data={"limit": 48}, evaluate={"probes": ["knn"]})
     train_here(run)
     step = ["before_fit_step", "after_fit_step"]
     assert calls == [

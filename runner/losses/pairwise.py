@@ -226,18 +226,22 @@ class Comparison:
         for number, tile in enumerate(self.tiles, self.first):
             S = self.similarities(number, tile, again=statistics is not None)
             softmax, *spare = self.space.spare(len(S), tile)
-            slope = S
+            own = 2 if tile.mutual else 1  # the mirror of another rank's row counts in that rank's loss
+            wanted = own if dy_BD is None else 2
+            slope: Tensor | None = None
             if statistics is not None and (terms.cross_entropy or terms.invariance):
                 slope = softmax_slope(
-                    S, terms.cross_entropy, terms.invariance, statistics, tile, softmax, *spare
+                    S, terms.cross_entropy, terms.invariance, statistics, tile, softmax[:wanted], *spare
                 )
             if terms.gamma is not None:
-                own = 2 if tile.mutual else 1  # the mirror of another rank's row belongs to that rank's loss
-                logits = torch.add(bias, S, alpha=LN2, out=S)
-                loss += sigmoid_slope_(logits, terms.gamma, terms.cutoff, tile.diagonal, *spare)[:own].sum()
+                logits = S[:wanted]
+                torch.add(bias, logits, alpha=LN2, out=logits)
+                scratch = (buffer[:wanted] for buffer in spare)
+                loss += sigmoid_slope_(logits, terms.gamma, terms.cutoff, tile.diagonal, *scratch)[:own].sum()
                 if dbias is not None:
-                    dbias += S[:own].sum(-1).sum(dtype=torch.float64)
-                slope = S if slope is S else S.add_(slope)
+                    dbias += logits[:own].sum(-1).sum(dtype=torch.float64)
+                slope = logits if slope is None else logits.add_(slope)
+            assert slope is not None, terms
             self.multiply(slope, tile, dx_BD, dy_BD)
 
     def multiply(self, slope: Tensor, tile: Tile, dx_BD: Tensor | None, dy_BD: Tensor | None) -> None:

@@ -1,8 +1,8 @@
 """The loss of ReLIC: tell the sample from the others, and do it alike under every augmentation.
 
-Mitrovic et al. 2021, "Representation Learning via Invariant Causal Mechanisms", equations 3 and 4. As in the
-common implementation the divergence is taken between the columns and the rows of one comparison and has
-a gradient on both sides; the paper's is between different pairs of augmentations.
+Mitrovic et al. 2021, "Representation Learning via Invariant Causal Mechanisms", the objective of section 2.
+As in the common implementation, the divergence is between the columns and the rows of one comparison, with
+gradient on both sides; the paper's is between different pairs of augmentations.
 
 Shapes: B rows on this rank, N on all ranks, V and T views, D width.
 """

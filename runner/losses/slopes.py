@@ -107,16 +107,19 @@ def softmax_slope(
     powers: Tensor,
     values: Tensor,
 ) -> Tensor:
-    """N times the derivative of the weighted softmax terms, in `out`; `powers` and `values` are scratch.
+    """N times the derivative of the weighted softmax terms, for as many sides as `out` has.
 
     With P the softmax of the rows of S and Q_ij = exp(S_ji - c_i) that of its columns, transposed:
     cross entropy   mean(r_i - S_ii)                  derivative P_ij - [i = j]
     invariance      KL(Q || P) = mean(m - c + r)      derivative P_ij - Q_ij + Q_ji (S_ij - S_ji - m_j)
+
+    `powers` and `values` are scratch of the shape of S, which has both sides if there is an invariance term.
     """
+    sides = len(out)
     rows, columns = tile.rows, tile.columns
     row = statistics.row - math.log2(cross_entropy + invariance)
     torch.sub(S[0], row[rows, None], out=out[0])
-    if len(S) == 2:
+    if sides == 2:
         torch.sub(S[1], row[columns], out=out[1])
     out.exp2_()
     if invariance:
@@ -125,10 +128,12 @@ def softmax_slope(
         torch.sub(S[1], column[rows, None], out=powers[1])
         powers.exp2_()
         torch.sub(S[0], S[1], out=values[0]).sub_(statistics.mismatch[columns])
-        torch.sub(S[1], S[0], out=values[1]).sub_(statistics.mismatch[rows, None])
-        out.addcmul_(powers, values, value=LN2)
+        if sides == 2:
+            torch.sub(S[1], S[0], out=values[1]).sub_(statistics.mismatch[rows, None])
+        out.addcmul_(powers[:sides], values[:sides], value=LN2)
         out[0] -= powers[1]
-        out[1] -= powers[0]
+        if sides == 2:
+            out[1] -= powers[0]
     if tile.diagonal:
         out.diagonal(dim1=1, dim2=2).sub_(cross_entropy)
     return out

@@ -44,5 +44,4 @@ def test_memory_is_linear_in_the_rows(loss, alpha, target_gradient):
     program = PROGRAM.format(loss=loss, rows=rows, width=width, alpha=alpha, target_gradient=target_gradient)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     extra = int(result.stdout) - 8 * rows * width
-    print(extra)
     assert extra <= 16 * rows * width + 64 * 2**20, f"{extra / 2**20:.0f} MB"
