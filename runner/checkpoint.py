@@ -14,7 +14,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -124,7 +124,7 @@ def save(
 def _write(path: Path, content: dict[str, Any]) -> tuple[int, bytes]:
     with path.open("wb") as file:
         hashing = _HashingFile(file)
-        torch.save(content, hashing)
+        torch.save(content, cast(IO[bytes], hashing))
         file.flush()
         os.fsync(file.fileno())
     return hashing.size, hashing.digest.digest()

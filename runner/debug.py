@@ -6,8 +6,11 @@ import sys
 import traceback
 from pathlib import Path
 
-from runner.config import load_experiment
+import torch
+
+from runner.config import load_experiment, warnings
 from runner.errors import ConfigError, UserError
+from runner.provenance import collect
 from runner.rundir import RunDir
 from runner.submit import prepare
 from runner.sweep import trials
@@ -25,12 +28,14 @@ def debug(
         overrides = [*overrides, f"resources.ranks={ranks}"]
     experiment = load_experiment(path, overrides)
     (variant, trial) = trials(experiment)[0]
+    for line in warnings(trial, torch.cuda.is_available()):
+        print(f"runner: {line}", file=sys.stderr)
     world = trial.resources.ranks
     if pdb and world > 1:
         raise ConfigError(f"--pdb: needs one rank, the trial has resources.ranks={world}; add --ranks 1")
-    run = RunDir(root / ".debug" / trial.name / variant.trial_id)
+    run = RunDir(root.absolute() / ".debug" / trial.name / variant.trial_id)
     shutil.rmtree(run.path, ignore_errors=True)
-    prepare(run, trial, variant.overrides, command=sys.argv)
+    prepare(run, trial, variant.overrides, collect(sys.argv))
     print(f"runner: {trial.name}/{variant.trial_id} on {world} ranks, in {run.path}", flush=True)
     if world == 1:
         return _run_here(run, steps, pdb)

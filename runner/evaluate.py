@@ -1,7 +1,7 @@
 """Evaluate frozen features with the trial's probes; every part of it can be interrupted by a preemption."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import torch
@@ -12,6 +12,7 @@ from runner.features import extract_features
 from runner.group import Group
 from runner.method import Method
 from runner.preemption import Preemption
+from runner.schema import Options
 
 POLL_SECONDS = 0.2
 BATCH_SIZE = 256
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 def evaluate(
     method: Method,
-    probes: dict[str, object],
+    probes: Mapping[str, Options],
     train: ImageSet,
     test: ImageSet,
     *,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import Store
 
 COLLECTIVE_TIMEOUT_SECONDS = 600
 """How long a rank waits for its peers inside a collective; meeting at the store has its own, shorter limit."""
@@ -101,7 +102,7 @@ def pick_device(local_rank: int, backend: str = "auto") -> torch.device:
 
 @contextmanager
 def joined(
-    rank: int, world: int, local_rank: int, store: dist.Store | None, backend: str = "auto"
+    rank: int, world: int, local_rank: int, store: Store | None, backend: str = "auto"
 ) -> Iterator[Group]:
     """Join the process group of `world` ranks through `store`, and leave it at the end, whatever happened.
 

@@ -4,6 +4,7 @@ Kept light: unpickling happens inside the start-up window, so torch and the trai
 """
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,13 +15,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import submitit
 
-from runner import slurm
-from runner.errors import ConfigError, DataError, NonFiniteLossError, SubmissionError
-from runner.errors import CheckpointError as CheckpointError
+from runner import launcher, slurm
+from runner.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, SubmissionError
 from runner.rundir import RunDir
 
 if TYPE_CHECKING:
-    from runner.attempt import Attempt
     from runner.preemption import Preemption, Verdict
     from runner.rendezvous import Place
     from runner.trainer import Outcome
@@ -30,6 +29,11 @@ EXIT_TRY_AGAIN = 75
 WAIT_FOR_THE_END_SECONDS = 300
 NO_MORE_TIMEOUTS = 1_000_000
 """submitit's own countdown of time-outs must never end a run; budgets are in runner.requeue."""
+
+
+def python_command() -> str:
+    """How a job starts python: with the signals of a preemption blocked until somebody listens."""
+    return f"{shlex.quote(sys.executable)} -S -E {shlex.quote(str(launcher.__file__))}"
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def _attend(
 ) -> "Outcome":
     import torch
 
-    from runner.config import load_trial
+    from runner.config import check_machine, load_trial
     from runner.group import joined
     from runner.preemption import Interrupted, Verdict
     from runner.rendezvous import meet
@@ -115,6 +119,7 @@ def _attend(
     )
     try:
         trial = load_trial(run.config)
+        check_machine(trial, torch.cuda.is_available())
         torch.set_num_threads(trial.resources.cpus_per_rank)
         if place.one_host:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import submitit
 
-from runner import launcher
 from runner.config import ResourcesConfig
+from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.profile import Profile, load_profile
 from runner.requeue import judge
 from runner.rundir import RunDir, read_json
@@ -71,14 +72,9 @@ def work_off(runs: list[RunDir], resources: ResourcesConfig, site: Profile, subm
 
 
 def _submit(run: RunDir, resources: ResourcesConfig, site: Profile, submission: Path) -> Any:
-    import shlex
-
-    import submitit
-
-    from runner.job import NO_MORE_TIMEOUTS, TrainJob
-
-    python = f"{shlex.quote(sys.executable)} -S -E {shlex.quote(str(launcher.__file__))}"
-    executor = submitit.LocalExecutor(submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python)
+    executor = submitit.LocalExecutor(
+        submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python_command()
+    )
     executor.update_parameters(
         tasks_per_node=resources.ranks,
         gpus_per_node=site.gpus_per_node or 0,

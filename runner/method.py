@@ -92,10 +92,7 @@ def name_losses(losses: Losses) -> dict[str, Tensor]:
     """One tensor is `loss`; a list becomes loss_0, loss_1, ...; a dict keeps its names."""
     if isinstance(losses, Tensor):
         return {"loss": losses}
-    if isinstance(losses, dict):
-        named = losses
-    else:
-        named = {f"loss_{index}": loss for index, loss in enumerate(losses)}
+    named = losses if isinstance(losses, dict) else {f"loss_{index}": loss for index, loss in enumerate(losses)}
     if not named:
         raise ValueError("compute_loss returned no loss at all")
     return named if len(named) > 1 else {"loss": next(iter(named.values()))}

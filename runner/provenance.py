@@ -30,6 +30,9 @@ PACKAGES = [
 ]
 """Distributions whose versions may change a result."""
 
+DIFF_FILE = "diff.patch"
+"""Name, beside provenance.json, of the file for the patch."""
+
 LARGEST_DIFF_BYTES = 2_000_000
 MASK = "***"
 
@@ -51,10 +54,11 @@ def collect(command: list[str]) -> tuple[dict[str, Any], str]:
     `command` is the command line as typed. Of the environment only SLURM_* and CUDA_VISIBLE_DEVICES are kept.
     """
     root = _checkout()
+    patch = _diff(root) if root else ""
     document = {
         "time": time.time(),
         "command": mask_command(command),
-        "git": _git_facts(root) if root else None,
+        "git": _git_facts(root) | {"diff": DIFF_FILE if patch else None} if root else None,
         "python": platform.python_version(),
         "packages": _package_versions(),
         "host": platform.node(),
@@ -63,7 +67,7 @@ def collect(command: list[str]) -> tuple[dict[str, Any], str]:
         "folder": mask_text(os.getcwd()),
         "environment": _kept_environment(os.environ),
     }
-    return document, _diff(root) if root else ""
+    return document, patch
 
 
 def mask_command(command: list[str]) -> str:

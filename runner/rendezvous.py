@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from runner.attempt import Attempt, claim
 from runner.errors import RunnerError
@@ -41,7 +41,7 @@ class Place:
     """Whether all ranks are on this host; then nothing listens beyond loopback."""
 
 
-def meet(run: RunDir, place: Place, check: Callable[[], None]) -> tuple[Attempt, dist.Store | None]:
+def meet(run: RunDir, place: Place, check: Callable[[], None]) -> tuple[Attempt, Store | None]:
     """The attempt of this launch, and the store its ranks join through (None for one rank).
 
     `check` is called while waiting and may raise. Raises: RunnerError when rank 0 does not show up in time.
@@ -53,7 +53,7 @@ def meet(run: RunDir, place: Place, check: Callable[[], None]) -> tuple[Attempt,
             return attempt, None
         store, port = _open_store(place)
         nonce = secrets.token_hex(16)
-        prefixed = dist.PrefixStore(nonce, store)
+        prefixed = PrefixStore(nonce, store)
         prefixed.set("attempt", str(attempt.number))
         write_json(note, {"attempt": attempt.number, "host": place.address, "port": port, "nonce": nonce})
         return attempt, prefixed
@@ -69,12 +69,12 @@ def meet(run: RunDir, place: Place, check: Callable[[], None]) -> tuple[Attempt,
     )
 
 
-def _open_store(place: Place) -> tuple[dist.TCPStore, int]:
+def _open_store(place: Place) -> tuple[TCPStore, int]:
     host = LOOPBACK if place.one_host else ""
     family = socket.AF_INET if place.one_host or not socket.has_ipv6 else socket.AF_INET6
     listener = socket.create_server((host, 0), family=family, dualstack_ipv6=family == socket.AF_INET6)
     port = listener.getsockname()[1]
-    store = dist.TCPStore(
+    store = TCPStore(
         LOOPBACK if place.one_host else place.address,
         port,
         is_master=True,
@@ -85,7 +85,7 @@ def _open_store(place: Place) -> tuple[dist.TCPStore, int]:
     return store, port
 
 
-def _try_to_join(run: RunDir, note: Path, place: Place) -> tuple[Attempt, dist.Store] | None:
+def _try_to_join(run: RunDir, note: Path, place: Place) -> tuple[Attempt, Store] | None:
     """Join what the note says, None while it is absent or of an earlier start of the same launch."""
     try:
         word = read_json(note)
@@ -96,11 +96,11 @@ def _try_to_join(run: RunDir, note: Path, place: Place) -> tuple[Attempt, dist.S
     host = LOOPBACK if place.one_host else word["host"]
     try:
         socket.create_connection((host, word["port"]), timeout=2).close()
-        store = dist.TCPStore(
+        store = TCPStore(
             host, word["port"], is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5)
         )
         # Somebody else may have got an old note's port since; only rank 0 knows the nonce.
-        prefixed = dist.PrefixStore(word["nonce"], store)
+        prefixed = PrefixStore(word["nonce"], store)
         number = int(prefixed.get("attempt"))
     except (OSError, RuntimeError):
         return None

@@ -48,7 +48,8 @@ def decide(
 ) -> Decision:
     """Decide from facts: the exit code, the run folder, and what the scheduler says of the job.
 
-    `launch` names the launch that ended, as its start row does if it got that far; `attempts` are the rows of attempts.jsonl, `crashes` what dying ranks of the last attempt left, first death first.
+    `launch` names the launch that ended, as its start row does if it got that far; `attempts` are the rows of
+    attempts.jsonl, `crashes` what dying ranks of the last attempt left, first death first.
     """
     if done:
         return Decision("done", "done", "result.json exists")

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from runner.errors import ConfigError
+from runner.strict_yaml import dump_yaml
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 def write_yaml(path: Path, document: dict[str, Any]) -> None:
     with replacing(path) as file:
-        file.write(yaml.safe_dump(document, sort_keys=False).encode())
+        file.write(dump_yaml(document).encode())
 
 
 def sync_folder(path: Path) -> None:

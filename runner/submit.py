@@ -4,16 +4,16 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner import launcher
-from runner.config import ResourcesConfig, Trial, load_experiment, load_trial
+from runner.config import ResourcesConfig, Trial, load_experiment, load_trial, warnings
 from runner.errors import SubmissionError
+from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.named import resolve_trials
-from runner.job import NO_MORE_TIMEOUTS, TrainJob
-from runner.profile import Profile, load_profile, submitit_parameters
+from runner.profile import Profile, advice, load_profile, submitit_parameters
 from runner.provenance import collect
 from runner.rundir import RunDir, append_row, experiment_dir, locked, write_json, write_yaml
 from runner.status import read_statuses
@@ -80,16 +80,19 @@ def submit(
     expanded = trials(experiment)
     # Every plug-in choice is resolved now: a typo dies at submission and not after hours in the queue.
     resolve_trials(expanded, experiment.document)
-    folder = experiment_dir(root, experiment.name)
+    folder = experiment_dir(root.absolute(), experiment.name)
+    for line in dict.fromkeys([*advice(site), *(line for _, trial in expanded for line in warnings(trial))]):
+        print(f"runner: {line}", file=sys.stderr)
     runs = [RunDir(folder / variant.trial_id) for variant, _ in expanded]
     if dry_run:
         items = _plan(expanded, runs)
-        return Submission(experiment.name, items, tuple(_scripts(items, site)))
+        return Submission(experiment.name, items, tuple(_scripts(items, site, folder)))
     with locked(folder):
         items = _plan(expanded, runs)
         chosen = [item for item in items if item.submits]
+        origin = collect(command)
         for index, item in enumerate(chosen):
-            prepare(item.run, choose_rehearsal(item.trial, index), item.overrides, command)
+            prepare(item.run, choose_rehearsal(item.trial, index), item.overrides, origin)
         _send([(item.run, item.trial.resources) for item in chosen], site, folder)
     return Submission(experiment.name, items)
 
@@ -122,11 +125,11 @@ def choose_rehearsal(trial: Trial, index: int) -> Trial:
     return trial.model_copy(update={"rehearse": None})
 
 
-def prepare(run: RunDir, trial: Trial, overrides: dict[str, Any], command: list[str]) -> None:
-    """Make a run folder: what the trial is, what the sweep set, and where it comes from."""
+def prepare(run: RunDir, trial: Trial, overrides: dict[str, Any], origin: tuple[dict[str, Any], str]) -> None:
+    """Make a run folder: what the trial is, what the sweep set, and where it comes from (`provenance.collect`)."""
     run.path.mkdir(parents=True, exist_ok=True, mode=0o700)
     run.logs.mkdir(exist_ok=True)
-    provenance, diff = collect(command)
+    provenance, diff = origin
     if diff:
         (run.path / "diff.patch").write_text(diff)
     write_json(run.provenance, provenance)
@@ -168,19 +171,22 @@ def _send(chosen: list[tuple[RunDir, ResourcesConfig]], site: Profile, folder: P
 def _executor(resources: ResourcesConfig, site: Profile, submission: Path) -> Any:
     import submitit
 
-    python = f"{shlex.quote(sys.executable)} -S -E {shlex.quote(str(launcher.__file__))}"
     try:
         executor = submitit.SlurmExecutor(
-            submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python
+            submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python_command()
         )
     except RuntimeError as error:
         raise SubmissionError(
             "srun is not on PATH; use --on slurm/local.yaml, or run this on a login node"
         ) from error
-    parameters = submitit_parameters(site, resources)
-    parameters["setup"] = [*parameters.get("setup", ()), *exit_trap(submission, site)]
-    executor.update_parameters(**parameters)
+    executor.update_parameters(**sbatch_parameters(resources, site, submission))
     return executor
+
+
+def sbatch_parameters(resources: ResourcesConfig, site: Profile, submission: Path) -> dict[str, Any]:
+    """What submitit makes the batch script from; the job is called after its experiment."""
+    parameters = submitit_parameters(site, resources, name=submission.parents[1].name)
+    return {**parameters, "setup": [*parameters["setup"], *exit_trap(submission, site)]}
 
 
 def exit_trap(submission: Path, site: Profile) -> list[str]:
@@ -231,25 +237,19 @@ def _send_to_local_queue(
     return [facts] * len(members)
 
 
-def _scripts(items: tuple[Item, ...], site: Profile) -> list[str]:
+def _scripts(items: tuple[Item, ...], site: Profile, folder: Path) -> list[str]:
     """What sbatch would be given, one script a resource class; nothing is written."""
-    classes = {item.trial.resources: 0 for item in items if item.submits}
-    for item in items:
-        if item.submits:
-            classes[item.trial.resources] += 1
-    if site.cluster != "slurm":
-        return []
     from submitit.slurm.slurm import _make_sbatch_string
 
+    if site.cluster != "slurm":
+        return []
+    counts = Counter(item.trial.resources for item in items if item.submits)
+    submission = folder / ".submissions" / "NEW"
     scripts = []
-    for resources, count in classes.items():
-        submission = Path("SUBMISSION")
-        parameters = submitit_parameters(site, resources)
-        parameters["setup"] = [*parameters.get("setup", ()), *exit_trap(submission, site)]
-        command = (
-            f"{sys.executable} -S -E {launcher.__file__} -u -m submitit.core._submit {submission / 'jobs'}"
-        )
+    for resources, count in counts.items():
+        command = f"{python_command()} -u -m submitit.core._submit {shlex.quote(str(submission / 'jobs'))}"
         array = {"map_count": count} if count > 1 else {}
+        parameters = sbatch_parameters(resources, site, submission)
         scripts.append(
             _make_sbatch_string(command=command, folder=submission / "jobs", **parameters, **array)
         )

@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 import time
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from runner.attempt import Attempt
@@ -109,7 +109,7 @@ class WandbMirror:
             )
 
 
-def choose_mode(mode: str) -> str:
+def choose_mode(mode: Literal["auto", "online", "offline"]) -> Literal["online", "offline"]:
     """`auto` is online for somebody who is logged in and offline otherwise."""
     if mode != "auto":
         return mode

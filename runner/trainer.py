@@ -29,18 +29,19 @@ from runner.preemption import Interrupted, Preemption, Verdict
 from runner.progress import Progress
 from runner.rendezvous import Place
 from runner.rundir import write_json
+from runner.schema import Options
 from runner.state import TrainState, rng_untouched, seed_everything
 from runner.tracking import Tracker
 from runner.views import make_views
 
 BREAK_EPOCH, BREAK_ALL = 1, 2
 
-_BUFFER_OPTION = next(
-    name
-    for name in ("forward_sync_buffers", "broadcast_buffers")
-    if name in inspect.signature(DistributedDataParallel).parameters
-)
-"""DDP's switch for giving all ranks the buffers of rank 0 at every step; it was renamed in torch 2.13."""
+_DDP_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+_RANK_LOCAL_BUFFERS: dict[str, Any] = {
+    # torch 2.13 renamed it; either way no rank overwrites another's batch statistics at every step
+    "forward_sync_buffers" if "forward_sync_buffers" in _DDP_OPTIONS else "broadcast_buffers": False
+}
+
 
 MAX_LOST_SECONDS = 15 * 60
 MIN_SAVE_INTERVAL_SECONDS = 60
@@ -75,7 +76,7 @@ class Run:
     plan: loader.Plan
     train: ImageSet
     test: ImageSet | None
-    probes: dict[str, object]
+    probes: dict[str, Options]
     steps: int
     """Planned optimizer steps."""
 
@@ -178,7 +179,7 @@ def build(
             device_ids=[group.device] if group.device.type == "cuda" else None,
             gradient_as_bucket_view=True,
             process_group=group.data,
-            **{_BUFFER_OPTION: False},
+            **_RANK_LOCAL_BUFFERS,
         )
     stop = min(steps, stop_after) if stop_after else steps
     facts = {"trial": attempt.run.trial, "torch": torch.__version__, "device": _device_name(group)}
@@ -251,7 +252,7 @@ def warm_reducer(run: Run) -> None:
         for _ in range(2):
             with run.state.precision.autocast():
                 output = run.model(batch, run.state.step)
-            (output.loss * 0).backward()
+            torch.autograd.backward(output.loss * 0)
     run.state.optimizer.zero_grad()
     with torch.no_grad():
         for buffer, before in zip(run.method.buffers(), buffers, strict=True):

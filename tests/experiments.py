@@ -72,7 +72,7 @@ def prepare_run(folder: Path, **groups: Any) -> RunDir:
     folder.mkdir(parents=True, exist_ok=True)
     (variant, trial), *_ = trials(load_experiment(write_experiment(folder, **groups)))
     run = RunDir(folder / "runs" / trial.name / variant.trial_id)
-    prepare(run, trial, variant.overrides, command=["test"])
+    prepare(run, trial, variant.overrides, ({}, ""))
     return run
 
 
@@ -113,5 +113,7 @@ def _train_rank(group: Group, folder: str, signal_step: int, signal_rank: int, l
 
     preemption.poll = poll  # type: ignore[method-assign]
     place = Place(group.rank, group.world, group.rank, launch=str(launch))
-    outcome = launch_trial(load_trial(run.config), Attempt(run, number, group.rank), group, preemption, place=place)
+    outcome = launch_trial(
+        load_trial(run.config), Attempt(run, number, group.rank), group, preemption, place=place
+    )
     return outcome.verdict.name

@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "runner"
 
 _ORDER = """
-errors rundir strict_yaml explain schema views_config config sweep_config sweep profile slurm requeue launcher
+errors strict_yaml rundir explain schema views_config config sweep_config sweep profile slurm requeue launcher
 group batch gather meters dataset download randomness color filters view_draws jitter views preemption loader
 attempt rendezvous tracking ema method losses methods encoders data schedules optimizer precision features
 evaluation named evaluate state checkpoint progress trainer job local_queue record status tables watch show
@@ -25,7 +25,7 @@ HEAVY = ["torch", "wandb", "sklearn", "matplotlib", "transformers"]
 
 _LIGHT = """
 errors rundir config sweep profile slurm requeue provenance record status tables watch show logs results plot
-cancel submit job local_queue debug json_schema onebox doctor cli
+cancel submit job local_queue json_schema onebox doctor cli
 """
 LIGHT = _LIGHT.split()
 

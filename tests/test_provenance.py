@@ -119,14 +119,18 @@ def test_commit_changes_and_patch(tmp_path, monkeypatch):
     document, patch = collect(["runner"])
     clean = document["git"]
     assert clean["dirty"] is False and len(clean["sha"]) == 40 and clean["branch"] == "main"
-    assert patch == ""
+    assert patch == "" and clean["diff"] is None
 
     monkeypatch.setenv("SOME_TOKEN", SENTINEL)
     (package / "__init__.py").write_text(f"a = 2\nb = {SENTINEL!r}\napi_key = 'another-hidden-word'\n")
     (package / "new.py").write_text("")
     document, patch = collect(["runner"])
     changed = document["git"]
-    assert changed["dirty"] is True and changed["untracked"] == ["package/new.py"]
+    assert (
+        changed["dirty"] is True
+        and changed["diff"] == "diff.patch"
+        and changed["untracked"] == ["package/new.py"]
+    )
     assert "-a = 1\n+a = 2\n" in patch
     assert SENTINEL not in patch and "another-hidden-word" not in patch
 

@@ -3,8 +3,7 @@
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -41,7 +40,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 @pytest.fixture
 def profile(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "site.yaml"
-    path.write_text("{cluster: slurm, partition: low, time_minutes: 30, memory_gb: 1.5, signal_lead_seconds: 60}")
+    path.write_text(
+        "{cluster: slurm, partition: low, time_minutes: 30, memory_gb: 1.5, signal_lead_seconds: 60}"
+    )
     yield path
     # Nothing of this test may go on beside the next one.
     ids = [row["job_id"] for run in find_trials(tmp_path / "runs" / "tiny") for row in run.job_rows()]
@@ -74,7 +75,9 @@ def wait_until_done(run: RunDir) -> None:
             return run.failure.read_text()
         return "done" if run.result.exists() else f"{job_state(run)} {run.attempt_rows()[-1:]}"
 
-    found = wait_for(look, PATIENCE_SECONDS, "the result", until=lambda state: state == "done" or "cause" in state[:20])
+    found = wait_for(
+        look, PATIENCE_SECONDS, "the result", until=lambda state: state == "done" or "cause" in state[:20]
+    )
     assert found == "done", found
 
 
@@ -96,7 +99,10 @@ def ranks_of(run: RunDir) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             environment = process.environ()
-            if "submitit.core._submit" in process.cmdline() and environment.get("SLURM_CONF") == os.environ["SLURM_CONF"]:
+            if (
+                "submitit.core._submit" in process.cmdline()
+                and environment.get("SLURM_CONF") == os.environ["SLURM_CONF"]
+            ):
                 job = environment.get("SLURM_ARRAY_JOB_ID", environment["SLURM_JOB_ID"])
                 if job == job_of(run).split("_")[0]:
                     found[int(environment["SLURM_PROCID"])] = process
@@ -187,7 +193,9 @@ def test_node_death(profile, tmp_path, uninterrupted):
 
 def test_time_limits_do_not_end_a_run(slurm, profile, tmp_path, uninterrupted):
     # Slurm warns up to a minute early: with two minutes and a lead of 110 s the warning comes at the start.
-    profile.write_text("{cluster: slurm, partition: low, time_minutes: 2, memory_gb: 1.5, signal_lead_seconds: 110}")
+    profile.write_text(
+        "{cluster: slurm, partition: low, time_minutes: 2, memory_gb: 1.5, signal_lead_seconds: 110}"
+    )
     (run,) = submit(tmp_path, profile)
     wait_until_done(run)
     assert "time limit" in causes(run)

@@ -46,7 +46,9 @@ def train_by_hand(run: RunDir) -> dict[str, torch.Tensor]:
     seed_everything(trial.train.seed, rank=0)
     data = named.load("data", trial.data.name).build(options.data, "train")
     encoder = named.load("encoders", trial.encoder.name).build(options.encoder, 1)
-    method = named.load("methods", trial.method.name).build(options.method, encoder, Group(), trial.train.steps)
+    method = named.load("methods", trial.method.name).build(
+        options.method, encoder, Group(), trial.train.steps
+    )
     plain = [p for n, p in method.named_parameters() if p.requires_grad and n in ("log_scale", "bias")]
     decayed = [p for n, p in method.named_parameters() if p.requires_grad and n not in ("log_scale", "bias")]
     decay = trial.optimizer.weight_decay
@@ -64,7 +66,13 @@ def train_by_hand(run: RunDir) -> dict[str, torch.Tensor]:
         window = plan.window(step)
         for ids in map(torch.from_numpy, window):
             views, _ = make_views(
-                data.images[ids], ids, trial.views, seed=0, epoch=plan.epoch(step), mean=data.mean, std=data.std
+                data.images[ids],
+                ids,
+                trial.views,
+                seed=0,
+                epoch=plan.epoch(step),
+                mean=data.mean,
+                std=data.std,
             )
             output = method(Batch(views), step)
             (output.loss / len(window)).backward()
@@ -210,10 +218,14 @@ def test_a_loss_that_is_not_finite_ends_the_trial_with_its_cause(tmp_path):
     with pytest.raises(NonFiniteLossError, match=r"the loss became (nan|inf)"):
         train_here(run)
     crash = read_json(run.crash(1, 0))
-    assert crash["cause"] == "non-finite loss" and "NonFiniteLossError" in Path(crash["traceback"]).read_text()
+    assert (
+        crash["cause"] == "non-finite loss" and "NonFiniteLossError" in Path(crash["traceback"]).read_text()
+    )
     for name in checkpoint.list_names(run):
         weights = checkpoint.load(run, Group(), name, []).shared["method"]
-        assert all(torch.isfinite(w).all() for w in weights.values() if w.is_floating_point()), "no poisoned state"
+        assert all(torch.isfinite(w).all() for w in weights.values() if w.is_floating_point()), (
+            "no poisoned state"
+        )
 
 
 def test_hooks_come_in_order(tmp_path, monkeypatch):
@@ -222,8 +234,16 @@ def test_hooks_come_in_order(tmp_path, monkeypatch):
     for name in names.split():
         monkeypatch.setattr(SCL, name, lambda self, *when, name=name: calls.append(name))
     real = SCL.after_fit_step
-    monkeypatch.setattr(SCL, "after_fit_step", lambda self, step: (calls.append("after_fit_step"), real(self, step)))
-    run = prepare_run(tmp_path, train={"steps": 3}, schedule={"warmup_steps": 0}, data={"limit": 48}, evaluate={"probes": ["knn"]})
+    monkeypatch.setattr(
+        SCL, "after_fit_step", lambda self, step: (calls.append("after_fit_step"), real(self, step))
+    )
+    run = prepare_run(
+        tmp_path,
+        train={"steps": 3},
+        schedule={"warmup_steps": 0},
+        data={"limit": 48},
+        evaluate={"probes": ["knn"]},
+    )
     train_here(run)
     step = ["before_fit_step", "after_fit_step"]
     assert calls == [
@@ -267,8 +287,6 @@ def test_init_from_starts_with_the_exported_weights(tmp_path):
     second = prepare_run(tmp_path / "second", train={"steps": 6}, init_from=str(tmp_path / "model.pt"))
     train_here(second)
     assert read_rows(second.metrics)[0]["train/loss"] < read_rows(first.metrics)[0]["train/loss"]
-    third = prepare_run(
-        tmp_path / "third", init_from=str(tmp_path / "model.pt"), encoder={"widths": [8, 24]}
-    )
+    third = prepare_run(tmp_path / "third", init_from=str(tmp_path / "model.pt"), encoder={"widths": [8, 24]})
     with pytest.raises(ConfigError, match=r"init_from: .* does not fit: encoder\."):
         train_here(third)

@@ -1,6 +1,5 @@
 """What a one-machine Slurm is made of: its settings, its folder, its files."""
 
-import ipaddress
 import json
 import os
 import pwd
@@ -145,18 +144,17 @@ def _is_free(port: int) -> bool:
     return False
 
 
-def loopback_address() -> str:
-    """What this machine's name resolves to: there Slurm listens, because of its NoInAddrAny options."""
-    name = socket.gethostname()
+def needs_other_name() -> bool:
+    """Whether this machine's name leads elsewhere than 127.0.0.1.
+
+    slurm.conf says NoInAddrAny: then Slurm listens where the name of the machine leads. At 127.0.1.1, Debian's
+    own choice, srun is not found by its tasks, which look for it at 127.0.0.1; at other addresses all could see
+    it. In both cases the daemons are started under the name localhost.
+    """
     try:
-        address = socket.gethostbyname(name)
+        return socket.gethostbyname(socket.gethostname()) != "127.0.0.1"
     except OSError:
-        address = "nothing"
-    if address == "nothing" or not ipaddress.ip_address(address).is_loopback:
-        raise SubmissionError(
-            f"{name} resolves to {address}, and Slurm would listen; put into /etc/hosts: 127.0.0.1 {name}"
-        )
-    return address
+        return True
 
 
 def write_files(cluster: Cluster) -> None:
@@ -195,8 +193,7 @@ def _values(cluster: Cluster) -> dict[str, object]:
     gpu_files = f"{cluster.folder}/gpu/{_span(0, settings.gpus - 1)}"
     return {
         "FOLDER": cluster.folder,
-        "HOSTNAME": socket.gethostname().split(".")[0],
-        "ADDRESS": loopback_address(),
+        "HOSTNAME": "localhost" if needs_other_name() else socket.gethostname().split(".")[0],
         "USER": user(),
         "CONTROLLER_PORT": settings.port0,
         "ACCOUNTING_PORT": settings.port0 + 1,

@@ -4,7 +4,7 @@
 
 One thread, forward and backward, the target side without gradient as in training. Both take turns in one
 process and are timed by its CPU time; a ratio is the median over turns. The reference system computes the
-KL term whatever its weight, so that is the plain loss to compare with; `lean` leaves it out at weight 0, where
+KL term whatever its weight, so that is the plain loss to compare with. `lean` leaves it out at weight 0; there
 the tiled loss is four fifths matrix products and cannot get much faster. Memory is the high-water mark of a
 process of its own for each, above what the inputs take.
 """

@@ -35,9 +35,7 @@ RELIC = "relic(x, y, log_scale, Group(), alpha=alpha).loss"
 
 
 @pytest.mark.skipif(not RESET.exists(), reason="only Linux tells the high-water mark")
-@pytest.mark.parametrize(
-    "loss, alpha, target_gradient", [(SCL, 0.0, False), (SCL, 1.0, True), (RELIC, 1.0, True)]
-)
+@pytest.mark.parametrize("loss, alpha, target_gradient", [(SCL, 0.0, False), (SCL, 1.0, True), (RELIC, 1.0, True)])
 def test_memory_is_linear_in_the_rows(loss, alpha, target_gradient):
     """At most 16 N D bytes and 64 MB above the inputs, where one N x N matrix would take 268 MB."""
     rows, width = 8192, 64

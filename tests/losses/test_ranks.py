@@ -17,9 +17,7 @@ LOSSES = {
     "scl with KL": functools.partial(scl, alpha=0.6),
     "scl filtered": functools.partial(scl, alpha=0.3, filter_threshold=0.1),
     "siglip": functools.partial(scl, gamma=0.0),
-    "relic": lambda x, y, log_scale, bias, group, **options: relic(
-        x, y, log_scale, group, alpha=0.5, **options
-    ),
+    "relic": lambda x, y, log_scale, bias, group, **options: relic(x, y, log_scale, group, alpha=0.5, **options),
     "cross entropy": lambda x, y, log_scale, bias, group, **options: relic(
         x, y, log_scale, group, alpha=0.0, **options
     ),

@@ -110,14 +110,10 @@ def test_equals_the_naive_loss(gamma, alpha, filter_threshold):
 
 def test_siglip_is_the_loss_without_modulation_and_invariance():
     inputs = random_case(log_scale=math.log(10), bias=-10.0)
-    close(
-        siglip(*inputs, ALONE), naive.scl(*inputs, gamma=0.0, max_scale=None)[0].detach(), rtol=1e-12, atol=0
-    )
+    close(siglip(*inputs, ALONE), naive.scl(*inputs, gamma=0.0, max_scale=None)[0].detach(), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(
-    "gamma, alpha, filter_threshold", [(0.5, 0.0, None), (1.0, 0.6, None), (2.0, 0.4, 0.05)]
-)
+@pytest.mark.parametrize("gamma, alpha, filter_threshold", [(0.5, 0.0, None), (1.0, 0.6, None), (2.0, 0.4, 0.05)])
 def test_gradcheck(gamma, alpha, filter_threshold):
     function = partial(scl, group=ALONE, gamma=gamma, alpha=alpha, filter_threshold=filter_threshold, block=3)
     assert torch.autograd.gradcheck(lambda *inputs: function(*inputs).loss, random_case(n=7, d=4))
@@ -177,9 +173,7 @@ def test_results_do_not_depend_on_which_tiles_are_kept(monkeypatch):
     inputs = random_case(n=100, d=16)
     kept = gradients(scl(*inputs, ALONE, alpha=1.0, block=10).loss, inputs)
     monkeypatch.setattr("runner.losses.tiles.KEPT_BYTES", {"cpu": 7 * 2 * 100 * 8})
-    for mine, theirs in zip(
-        gradients(scl(*inputs, ALONE, alpha=1.0, block=10).loss, inputs), kept, strict=True
-    ):
+    for mine, theirs in zip(gradients(scl(*inputs, ALONE, alpha=1.0, block=10).loss, inputs), kept, strict=True):
         assert torch.equal(mine, theirs)
 
 
@@ -268,9 +262,7 @@ def test_modulation_with_small_gamma_has_no_infinite_derivative(gamma):
     x = torch.eye(4, 8)
     inputs = [leaf(x), leaf(x), leaf(torch.tensor(60.0).log()), leaf(torch.tensor(40.0))]
     assert not naive.scl(*inputs, gamma=gamma, max_scale=None)[0].isnan()
-    assert any(
-        not g.isfinite().all() for g in gradients(naive.scl(*inputs, gamma=gamma, max_scale=None)[0], inputs)
-    )
+    assert any(not g.isfinite().all() for g in gradients(naive.scl(*inputs, gamma=gamma, max_scale=None)[0], inputs))
     loss = scl(*inputs, ALONE, gamma=gamma, max_scale=None).loss
     assert all(gradient.isfinite().all() for gradient in gradients(loss, inputs))
 
@@ -283,9 +275,7 @@ def test_smaller_batches_are_another_loss():
     assert sum(halves) / 2 < 0.9 * whole
 
 
-@pytest.mark.parametrize(
-    "threshold, gamma", [(0.05, 1.0), (0.5, 2.0), (0.01, 0.3), (0.999, 1.0), (1e-30, 0.1)]
-)
+@pytest.mark.parametrize("threshold, gamma", [(0.05, 1.0), (0.5, 2.0), (0.01, 0.3), (0.999, 1.0), (1e-30, 0.1)])
 def test_logit_of_penalty(threshold, gamma):
     logit = torch.tensor(logit_of_penalty(threshold, gamma), dtype=torch.float64)
     close(logit.sigmoid() ** gamma, threshold, rtol=1e-9, atol=0)

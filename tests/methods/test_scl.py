@@ -90,9 +90,7 @@ def test_beta_reaches_one_with_the_last_step():
 def test_ema_takes_the_beta_of_the_update_before():
     golden = load_golden("scl_ema")
     total, after, every, start = golden["cfg"].tolist()
-    for step, (did, used) in enumerate(
-        zip(golden["did"].tolist(), golden["beta_used"].tolist(), strict=True)
-    ):
+    for step, (did, used) in enumerate(zip(golden["did"].tolist(), golden["beta_used"].tolist(), strict=True)):
         beta = ema_beta(step, start, int(total), int(after), int(every))
         assert beta == pytest.approx({0: 1.0, 1: used, 2: 0.0}[did], rel=1e-6)
 
@@ -137,9 +135,7 @@ def test_the_target_equals_the_golden_one_at_every_step():
         found = nn.utils.parameters_to_vector(target.parameters())
         torch.testing.assert_close(found, golden["target"][step], rtol=1e-4, atol=1e-6)
         *floats, counter = target.buffers()
-        torch.testing.assert_close(
-            torch.cat(floats).double(), golden["target_buf"][step][:12], rtol=1e-4, atol=1e-6
-        )
+        torch.testing.assert_close(torch.cat(floats).double(), golden["target_buf"][step][:12], rtol=1e-4, atol=1e-6)
         assert counter == count
 
 
@@ -159,9 +155,7 @@ def test_loss_is_the_mean_over_global_targets_and_other_views(global_views, loca
     ]
     assert len(pairs) == global_views * (global_views + local_views - 1)
     torch.testing.assert_close(loss, sum(loss for loss, _ in pairs) / len(pairs), rtol=1e-10, atol=0)
-    torch.testing.assert_close(
-        measured["kl"], sum(kl for _, kl in pairs).detach() / len(pairs), rtol=1e-10, atol=0
-    )
+    torch.testing.assert_close(measured["kl"], sum(kl for _, kl in pairs).detach() / len(pairs), rtol=1e-10, atol=0)
 
 
 def test_one_view_is_refused():
@@ -191,9 +185,7 @@ def test_the_target_has_no_gradient_and_starts_alike():
     trained = {name for name, parameter in method.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, _ in method.named_parameters() if not name.startswith("target_")}
     assert all(parameter.grad is None for parameter in method.target_encoder.parameters())
-    assert all(
-        parameter.grad.abs().sum() > 0 for name, parameter in method.named_parameters() if name in trained
-    )
+    assert all(parameter.grad.abs().sum() > 0 for name, parameter in method.named_parameters() if name in trained)
     grouped = [id(p) for group in method.parameter_groups().values() for p in group]
     assert len(grouped) == len(trained)
 
