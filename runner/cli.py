@@ -27,9 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_onebox.app, name="onebox")
 
-Root = Annotated[
-    Path | None, typer.Option("--root", metavar="DIR", help="Run root; else RUNNER_ROOT, else ./runs.")
-]
+Root = Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Run root; else RUNNER_ROOT, else ./runs.")]
 Experiment = Annotated[str, typer.Argument(metavar="EXP", help="Experiment file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of the file.")]
 Trial = Annotated[str, typer.Argument(metavar="TRIAL", help="Start of a trial's id, or EXPERIMENT/START.")]
@@ -67,12 +65,8 @@ def submit(
     experiment: Experiment,
     on: Profile,
     overrides: Overrides = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print plan and sbatch script; touch nothing.")
-    ] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Stay until all trials are final, then print results.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan and sbatch script; touch nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until all trials are final, then print results.")] = False,
     root: Root = None,
 ) -> None:
     """Expand an experiment, submit the trials that are missing."""
@@ -91,9 +85,7 @@ def submit(
 
 @app.command()
 def status(
-    sweep: Annotated[
-        str | None, typer.Argument(metavar="SWEEP", help="Experiment; else all of them.")
-    ] = None,
+    sweep: Annotated[str | None, typer.Argument(metavar="SWEEP", help="Experiment; else all of them.")] = None,
     as_json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until all trials are final.")] = False,
     root: Root = None,
@@ -182,14 +174,10 @@ def retry(target: Target, on: MaybeProfile = None, root: Root = None) -> None:
 @app.command()
 def results(
     sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Experiment.")],
-    over: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Mean and deviation over KEY, such as seed.")
-    ] = None,
+    over: Annotated[str | None, typer.Option(metavar="KEY", help="Mean and deviation over KEY, such as seed.")] = None,
     as_json: Json = False,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a table.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the main metric: .png, .pdf, .svg.")
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the main metric: .png, .pdf, .svg.")] = None,
     root: Root = None,
 ) -> None:
     """Metrics of all trials of a sweep, grouped or not."""
@@ -201,9 +189,7 @@ def results(
 @app.command()
 def export(
     trial: Trial,
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Weights of the encoder and method, for torch.load.")
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights of the encoder and method, for torch.load.")],
     root: Root = None,
 ) -> None:
     """Write the weights of a trial into one file."""
@@ -328,9 +314,7 @@ def _print_results(
         _print_json([entry.as_json() for entry in settings or found])
     else:
         counts = count_states(rows)
-        make_console().print(
-            results_table(found, counts) if settings is None else groups_table(settings, counts)
-        )
+        make_console().print(results_table(found, counts) if settings is None else groups_table(settings, counts))
 
 
 def _print_json(document: Any) -> None:

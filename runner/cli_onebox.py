@@ -12,9 +12,7 @@ app = typer.Typer(
     help="A real single-machine Slurm, for tests and rehearsals.", no_args_is_help=True, rich_markup_mode=None
 )
 
-Folder = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Else RUNNER_ONEBOX, else ~/.cache/runner/onebox.")
-]
+Folder = Annotated[Path | None, typer.Option(metavar="DIR", help="Else RUNNER_ONEBOX, else ~/.cache/runner/onebox.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 

@@ -152,9 +152,7 @@ def check_slurm(site: Profile | None, root: Path) -> Iterator[Check]:
     yield _check_accounts(config)
     yield from check_cluster(config)
     if str(root.expanduser().absolute()).startswith(tuple(f"{folder}/" for folder in NODE_LOCAL)):
-        yield Check(
-            "shared disk", "warn", f"{root} is likely on a disk of this node alone; other nodes need it too"
-        )
+        yield Check("shared disk", "warn", f"{root} is likely on a disk of this node alone; other nodes need it too")
     if site is not None:
         for name in (site.partition or "").split(","):
             yield from _check_partition(name, site)
@@ -168,9 +166,7 @@ def check_cluster(config: dict[str, str]) -> Iterator[Check]:
         yield Check("preemption", "ok", "off; a time limit sends USR2")
     else:
         reason = "SlurmctldParameters has no preempt_send_user_signal"
-        yield Check(
-            "preemption", "warn", f"sends TERM only: {reason} ({_preemption(config)}); trials save on it too"
-        )
+        yield Check("preemption", "warn", f"sends TERM only: {reason} ({_preemption(config)}); trials save on it too")
     delay = requeue_delay_seconds(config)
     verdict: Literal["ok", "warn"] = "ok" if config.get("JobRequeue", "1") == "1" else "warn"
     requeues = "on" if verdict == "ok" else "off by default; each job asks for it"
@@ -189,27 +185,19 @@ def check_partition(name: str, facts: dict[str, str], site: Profile) -> Iterator
         yield Check(label, "fail", f"is {facts['State']}")
     longest = parse_duration(facts.get("MaxTime", ""))
     if longest is not None and site.time_minutes * 60 > longest:
-        yield Check(
-            label, "fail", f"time_minutes: {site.time_minutes} is above its limit of {longest / 60:.0f}"
-        )
+        yield Check(label, "fail", f"time_minutes: {site.time_minutes} is above its limit of {longest / 60:.0f}")
     else:
-        yield Check(
-            label, "ok", f"time limit {facts.get('MaxTime')}, profile asks for {site.time_minutes} min"
-        )
+        yield Check(label, "ok", f"time limit {facts.get('MaxTime')}, profile asks for {site.time_minutes} min")
     grace, mode = parse_duration(facts.get("GraceTime", "")) or 0, facts.get("PreemptMode", "OFF")
     if mode == "OFF":
         yield Check(label, "ok", "jobs are not preempted")
     elif grace < SHORT_GRACE_SECONDS:
-        text = (
-            f"GraceTime {grace:.0f} s: a save that takes longer is lost, back to the last periodic checkpoint"
-        )
+        text = f"GraceTime {grace:.0f} s: a save that takes longer is lost, back to the last periodic checkpoint"
         yield Check(label, "warn", f"{text} (PreemptMode {mode})")
     else:
         yield Check(label, "ok", f"GraceTime {grace:.0f} s to save in (PreemptMode {mode})")
     if mode == "CANCEL":
-        yield Check(
-            label, "warn", "PreemptMode CANCEL: what could not requeue itself in time needs `runner retry`"
-        )
+        yield Check(label, "warn", "PreemptMode CANCEL: what could not requeue itself in time needs `runner retry`")
 
 
 def requeue_delay_seconds(config: dict[str, str]) -> float:

@@ -37,9 +37,7 @@ def find_log(run: RunDir, rank: int | None = None, attempt: int | None = None) -
         rank = failed if failed in ranks else ranks[0]
     if rank not in ranks:
         known = ", ".join(map(str, ranks))
-        raise ConfigError(
-            f"--rank {rank}: attempt {chosen} of trial {run.trial} has no log of it; there is: {known}"
-        )
+        raise ConfigError(f"--rank {rank}: attempt {chosen} of trial {run.trial} has no log of it; there is: {known}")
     return run.log(chosen, rank)
 
 
@@ -102,8 +100,7 @@ def _is_over(run: RunDir, attempt: int | None) -> bool:
     if run.result.exists() or run.failure.exists() or run.cancelled.exists():
         return True
     return attempt is not None and any(
-        row["attempt"] > attempt or (row["attempt"] == attempt and row["event"] == "end")
-        for row in run.attempt_rows()
+        row["attempt"] > attempt or (row["attempt"] == attempt and row["event"] == "end") for row in run.attempt_rows()
     )
 
 

@@ -96,13 +96,9 @@ def _plot_lines(figure: Any, axes: Any, metric: str, keys: list[str], settings: 
     axes.errorbar(means, places, xerr=errors, linestyle="", marker="o", markersize=5, capsize=4, zorder=3)
     for place, setting in zip(places, settings, strict=True):
         values = _values(setting, metric)
-        axes.plot(
-            values, [place] * len(values), linestyle="", marker="o", markersize=4, color="0.6", zorder=2
-        )
+        axes.plot(values, [place] * len(values), linestyle="", marker="o", markersize=4, color="0.6", zorder=2)
     if len(settings) <= MOST_LABELS:
-        axes.set_yticks(
-            places, [_setting(setting.overrides, keys) or "all trials" for setting in settings], fontsize=8
-        )
+        axes.set_yticks(places, [_setting(setting.overrides, keys) or "all trials" for setting in settings], fontsize=8)
         figure.set_figheight(max(3.0, 1.2 + 0.3 * len(settings)))
     else:
         axes.set_ylabel("setting, in the order of the table")

@@ -138,16 +138,10 @@ def _last_row(tail: bytes, holding: bytes) -> dict[str, Any]:
     return {}
 
 
-def _step(
-    run: RunDir, attempts: list[dict[str, Any]], logged: dict[str, Any], checkpoints: bool
-) -> int | None:
+def _step(run: RunDir, attempts: list[dict[str, Any]], logged: dict[str, Any], checkpoints: bool) -> int | None:
     """The last step known from checkpoints, metrics, or the rows of the last attempt."""
-    steps = [
-        row.get("start_step") if row["event"] == "start" else row.get("end_step") for row in attempts[-2:]
-    ]
+    steps = [row.get("start_step") if row["event"] == "start" else row.get("end_step") for row in attempts[-2:]]
     steps.append(logged.get("step"))
     if checkpoints:
-        steps += [
-            int(match[1]) for name in os.listdir(run.checkpoints) if (match := _CHECKPOINT.fullmatch(name))
-        ]
+        steps += [int(match[1]) for name in os.listdir(run.checkpoints) if (match := _CHECKPOINT.fullmatch(name))]
     return max((step for step in steps if step is not None), default=None)

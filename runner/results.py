@@ -74,9 +74,7 @@ class Setting:
         # fmean and stdev refuse or hide what is not finite; here a nan must show.
         if not all(map(math.isfinite, values)):
             return Spread(math.nan, math.nan, len(values))
-        return Spread(
-            statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)
-        )
+        return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
     def as_json(self) -> dict[str, Any]:
         spreads = {name: spread for name in metric_names(self.trials) if (spread := self.spread(name))}
@@ -111,9 +109,7 @@ def group_over(results: list[TrialResult], key: str) -> list[Setting]:
     keys = dict.fromkeys(name for result in results for name in result.overrides)
     over = [name for name in keys if name == key or name.endswith(f".{key}")]
     if not over:
-        raise ConfigError(
-            f"--over {key}: no trial of the sweep sets it; it sets: {', '.join(keys) or 'nothing'}"
-        )
+        raise ConfigError(f"--over {key}: no trial of the sweep sets it; it sets: {', '.join(keys) or 'nothing'}")
     if len(over) > 1:
         raise ConfigError(f"--over {key}: the sweep sets {', '.join(over)}; give one of them in full")
     groups: dict[str, list[TrialResult]] = {}
@@ -125,11 +121,7 @@ def group_over(results: list[TrialResult], key: str) -> list[Setting]:
         Setting(
             _without(trials[0].overrides, over[0]),
             trials,
-            [
-                known[value]
-                for value in values
-                if value not in {repr(t.overrides.get(over[0])) for t in trials}
-            ],
+            [known[value] for value in values if value not in {repr(t.overrides.get(over[0])) for t in trials}],
         )
         for trials in groups.values()
     ]
@@ -193,9 +185,7 @@ def write_csv(path: Path, results: list[TrialResult], groups: list[Setting] | No
         keys = _keys([result.overrides for result in results])
         writer.writerow(["trial", "state", *keys, *metrics])
         for result in results:
-            row = [result.overrides.get(key, "") for key in keys] + [
-                result.metrics.get(name, "") for name in metrics
-            ]
+            row = [result.overrides.get(key, "") for key in keys] + [result.metrics.get(name, "") for name in metrics]
             writer.writerow([result.trial, result.state, *row])
     else:
         keys = _keys([group.overrides for group in groups])
@@ -206,9 +196,7 @@ def write_csv(path: Path, results: list[TrialResult], groups: list[Setting] | No
             for name in metrics:
                 spread = group.spread(name)
                 row += (
-                    ["", "", 0]
-                    if spread is None
-                    else [spread.mean, "" if spread.std is None else spread.std, spread.n]
+                    ["", "", 0] if spread is None else [spread.mean, "" if spread.std is None else spread.std, spread.n]
                 )
             writer.writerow([*row, " ".join(f"{trial.trial}:{trial.state}" for trial in group.missing)])
     write_file(path, buffer.getvalue().encode())

@@ -149,9 +149,7 @@ def ask_about(records: dict[int, Record], ask: Ask | None = None) -> dict[int, J
         answers = (ask or ask_slurm)(sorted(set(asked.values())))
     except SubmissionError as error:
         return jobs | {i: Job("silent", str(error)) for i in asked}
-    return jobs | {
-        i: answers.get(job_id) or Job("gone", f"Slurm knows no job {job_id}") for i, job_id in asked.items()
-    }
+    return jobs | {i: answers.get(job_id) or Job("gone", f"Slurm knows no job {job_id}") for i, job_id in asked.items()}
 
 
 def ask_slurm(job_ids: list[str]) -> dict[str, Job]:

@@ -20,9 +20,7 @@ def make_console() -> Console:
 
 def new_table(heads: list[str], counts: str = "") -> Table:
     """A table without rules, with a line of counts below it; words and metrics may take several lines."""
-    table = Table(
-        box=None, header_style="bold", pad_edge=False, caption=counts or None, caption_justify="left"
-    )
+    table = Table(box=None, header_style="bold", pad_edge=False, caption=counts or None, caption_justify="left")
     for head in heads:
         table.add_column(head, overflow="fold", no_wrap=not (head in FOLDING or "/" in head))
     return table

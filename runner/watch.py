@@ -106,10 +106,7 @@ def changes(rows: list[Row], seen: dict[RunDir, tuple[int, str]]) -> list[str]:
             at = record.updated if row.settled else None
             news.append((at or time.time(), row.trial, words))
         seen[row.run] = (len(record.attempts), row.state)
-    return [
-        f"{time.strftime('%H:%M:%S', time.localtime(at))} {trial} {words}"
-        for at, trial, words in sorted(news)
-    ]
+    return [f"{time.strftime('%H:%M:%S', time.localtime(at))} {trial} {words}" for at, trial, words in sorted(news)]
 
 
 def _progress_cells(row: Row, narrow: bool) -> list[str]:
@@ -126,9 +123,7 @@ def _progress_cells(row: Row, narrow: bool) -> list[str]:
 
 
 def _poll_seconds(rows: Iterable[Row]) -> float:
-    asks_slurm = any(
-        not row.settled and row.record.job and row.record.job["cluster"] != "local" for row in rows
-    )
+    asks_slurm = any(not row.settled and row.record.job and row.record.job["cluster"] != "local" for row in rows)
     return POLL_SLURM_SECONDS if asks_slurm else POLL_SECONDS
 
 

@@ -25,9 +25,7 @@ def scancel(tmp_path, monkeypatch):
     folder = tmp_path / "bin"
     folder.mkdir()
     log = folder / "calls"
-    (folder / "scancel").write_text(
-        f'#!/bin/sh\necho "$@" >> {log}\nls -d {tmp_path}/exp/*/cancelled.json >> {log}\n'
-    )
+    (folder / "scancel").write_text(f'#!/bin/sh\necho "$@" >> {log}\nls -d {tmp_path}/exp/*/cancelled.json >> {log}\n')
     (folder / "scancel").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     return log

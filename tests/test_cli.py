@@ -71,9 +71,7 @@ def runner(root, capfd):
 
 def test_help_names_every_verb(capfd):
     assert run(["--help"]) == 0
-    listed = [
-        line.split()[0] for line in capfd.readouterr().out.partition("Commands:")[2].splitlines() if line
-    ]
+    listed = [line.split()[0] for line in capfd.readouterr().out.partition("Commands:")[2].splitlines() if line]
     assert listed == VERBS
 
 
@@ -111,11 +109,7 @@ def test_watch_ends_with_1_when_a_trial_failed(runner):
 def test_results_for_programs(runner):
     code, out, err = runner("results", "gamma", "--json")
     rows = json.loads(out)
-    assert (
-        code == 0
-        and err == ""
-        and [sorted(row) for row in rows] == [["metrics", "overrides", "state", "trial"]] * 3
-    )
+    assert code == 0 and err == "" and [sorted(row) for row in rows] == [["metrics", "overrides", "state", "trial"]] * 3
     assert rows[2]["metrics"] == {"train/loss": None, "test/knn_top1": 0.25} and rows[2]["state"] == "failed"
     (group,) = json.loads(runner("results", "gamma", "--over", "seed", "--json")[1])
     assert group["n"] == 2 and group["missing"] == [{"trial": "bb11", "state": "failed"}]
@@ -127,9 +121,7 @@ def test_results_for_people_and_files(runner, tmp_path):
         "results", "gamma", "--over", "seed", "--csv", f"{tmp_path}/a.csv", "--plot", f"{tmp_path}/a.png"
     )
     assert code == 0 and "0.6 ± 0.14" in out and "bb11 failed" in out
-    assert (tmp_path / "a.csv").read_text().startswith("trials,done,") and (
-        tmp_path / "a.png"
-    ).stat().st_size > 5000
+    assert (tmp_path / "a.csv").read_text().startswith("trials,done,") and (tmp_path / "a.png").stat().st_size > 5000
 
 
 def test_show(runner):
@@ -137,9 +129,7 @@ def test_show(runner):
     assert code == 0
     assert "preempted at step 100, saved in 0.25 s, requeued" in out
     assert (
-        "ended without a word" in out
-        and "rank 1: user code: ValueError: no" in out
-        and "runner submit x.yaml" in out
+        "ended without a word" in out and "rank 1: user code: ValueError: no" in out and "runner submit x.yaml" in out
     )
     document = json.loads(runner("show", "bb", "--json")[1])
     assert document["config"]["train"] == {"steps": 500} and document["trial"] == "bb11"
@@ -214,9 +204,7 @@ def test_retry_refuses_what_may_still_run(runner, root, monkeypatch):
     make_trial(root, "cc11", "lost", job=slurm_job(), attempts=[start(1)])
     monkeypatch.setenv("PATH", "/nonexistent")
     code, out, err = runner("retry", "lost")
-    assert (
-        code == 2 and out == "nothing to retry\n" and "cc11: it may still be running: squeue not found" in err
-    )
+    assert code == 2 and out == "nothing to retry\n" and "cc11: it may still be running: squeue not found" in err
 
 
 def test_the_root_comes_from_the_option_the_environment_or_runs(root, monkeypatch, capfd, tmp_path):

@@ -40,12 +40,7 @@ def texts(checks):
 def test_a_cluster_that_sends_the_user_signal():
     assert set(verdicts(check_cluster(CONFIG)).values()) == {"ok"}
     text = texts(check_cluster(CONFIG))
-    assert (
-        "sends USR2" in text
-        and "waits at least 6 s" in text
-        and "30 s from TERM to KILL" in text
-        and "1001" in text
-    )
+    assert "sends USR2" in text and "waits at least 6 s" in text and "30 s from TERM to KILL" in text and "1001" in text
 
 
 def test_a_cluster_that_sends_term_only_and_does_not_requeue():
@@ -82,10 +77,7 @@ def test_durations_and_requeue_delay():
     assert [parse_duration(text) for text in ("UNLIMITED", "INFINITE", "")] == [None] * 3
     assert requeue_delay_seconds({}) == 121
     assert requeue_delay_seconds({"AuthInfo": "cred_expire=5"}) == 6
-    assert (
-        requeue_delay_seconds({"SchedulerParameters": "a=1,requeue_delay=20", "AuthInfo": "cred_expire=5"})
-        == 20
-    )
+    assert requeue_delay_seconds({"SchedulerParameters": "a=1,requeue_delay=20", "AuthInfo": "cred_expire=5"}) == 20
 
 
 def test_run_root(tmp_path):

@@ -45,11 +45,7 @@ def imports() -> Iterator[tuple[Path, int, str]]:
                 names = [module] if module else [alias.name for alias in node.names]
                 found = names if package == "runner" else []
             elif isinstance(node, ast.Import):
-                found = [
-                    alias.name.removeprefix("runner.")
-                    for alias in node.names
-                    if alias.name.startswith("runner.")
-                ]
+                found = [alias.name.removeprefix("runner.") for alias in node.names if alias.name.startswith("runner.")]
             else:
                 continue
             for name in found:
@@ -68,9 +64,7 @@ def test_imports_point_down():
     for path, line, imported in found:
         part = part_of(path)
         if part not in (imported, "__init__"):
-            assert ORDER.index(imported) < ORDER.index(part), (
-                f"{path}:{line}: {part} imports {imported} from above"
-            )
+            assert ORDER.index(imported) < ORDER.index(part), f"{path}:{line}: {part} imports {imported} from above"
 
 
 def test_the_package_itself_imports_nothing():

@@ -72,9 +72,7 @@ def test_what_is_no_secret_stays_readable():
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["WANDB_API_KEY", "token", "--hf-token", "db.password", "apiKey", "MY_SECRET_NAME"]
-)
+@pytest.mark.parametrize("name", ["WANDB_API_KEY", "token", "--hf-token", "db.password", "apiKey", "MY_SECRET_NAME"])
 def test_secret_names(name):
     assert is_secret_name(name)
 
@@ -126,11 +124,7 @@ def test_commit_changes_and_patch(tmp_path, monkeypatch):
     (package / "new.py").write_text("")
     document, patch = collect(["runner"])
     changed = document["git"]
-    assert (
-        changed["dirty"] is True
-        and changed["diff"] == "diff.patch"
-        and changed["untracked"] == ["package/new.py"]
-    )
+    assert changed["dirty"] is True and changed["diff"] == "diff.patch" and changed["untracked"] == ["package/new.py"]
     assert "-a = 1\n+a = 2\n" in patch
     assert SENTINEL not in patch and "another-hidden-word" not in patch
 

@@ -164,9 +164,7 @@ def test_a_plot_is_of_the_kind_its_name_says(tmp_path, suffix):
 
 def test_plots_of_numbers_of_words_and_of_curves(tmp_path):
     numbers = sweep(gammas=(0.0, 0.5, 1.0))
-    words = [
-        TrialResult(r.trial, {**r.overrides, "encoder.name": "vit"}, r.state, r.metrics) for r in sweep()
-    ]
+    words = [TrialResult(r.trial, {**r.overrides, "encoder.name": "vit"}, r.state, r.metrics) for r in sweep()]
     plot_results(tmp_path / "numbers.svg", "exp", [], numbers)
     plot_results(tmp_path / "words.svg", "exp", [], [*sweep(), *words])
     metrics = [{"step": step, "time": 0.0, "attempt": 1, "train/loss": 1 / (step + 1)} for step in range(50)]

@@ -201,10 +201,7 @@ def test_a_thousand_trials_take_no_time(tmp_path):
         overrides={"method.gamma": 0.5, "train.seed": 3},
         job=slurm_job(),
         attempts=[*PREEMPTED, start(2, 120)],
-        metrics=[
-            {"step": i, "time": 0.0, "attempt": 1, "train/loss": 1.5, "test/knn_top1": 0.5}
-            for i in range(1000)
-        ],
+        metrics=[{"step": i, "time": 0.0, "attempt": 1, "train/loss": 1.5, "test/knn_top1": 0.5} for i in range(1000)],
         checkpoints=["step_00000100.00001"],
     )
     files = {path.name: path.read_bytes() for path in template.path.iterdir() if path.is_file()}

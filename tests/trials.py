@@ -36,13 +36,9 @@ def make_trial(
         if rows:
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     if job is not None:
-        append_row(
-            run.jobs, {"time": SUBMITTED, "host": os.uname().nodename, "submission": str(root / "s"), **job}
-        )
+        append_row(run.jobs, {"time": SUBMITTED, "host": os.uname().nodename, "submission": str(root / "s"), **job})
     if result is not None:
-        write_json(
-            run.result, {"state": "done", "step": 500, "metrics": result, "fingerprint": "0", "seconds": {}}
-        )
+        write_json(run.result, {"state": "done", "step": 500, "metrics": result, "fingerprint": "0", "seconds": {}})
     if failure is not None:
         write_json(run.failure, failure)
     if cancelled:

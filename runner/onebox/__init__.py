@@ -77,9 +77,7 @@ def up(folder: Path | None = None, **settings: Any) -> Cluster:
         known_port = before.settings.port0 if before else None
         if before and daemons.running(before):
             if before.settings != replace(asked, port0=asked.port0 or known_port):
-                raise SubmissionError(
-                    f"{folder} runs with {before.settings}; end it with: runner onebox down"
-                )
+                raise SubmissionError(f"{folder} runs with {before.settings}; end it with: runner onebox down")
             daemons.start(before)
             return before
         if asked.port0 is None:

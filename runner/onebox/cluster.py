@@ -102,9 +102,7 @@ def make_private(folder: Path | None) -> Path:
     """The absolute path of a folder that exists; only its owner may enter it if it is new."""
     folder = (folder or default_folder()).expanduser().resolve()
     if not re.fullmatch(r"[\w./+-]+", str(folder), re.ASCII) or len(str(folder)) > LONGEST_FOLDER:
-        raise ConfigError(
-            f"onebox folder {folder}: must be at most {LONGEST_FOLDER} of letters, digits and ./+-_"
-        )
+        raise ConfigError(f"onebox folder {folder}: must be at most {LONGEST_FOLDER} of letters, digits and ./+-_")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 

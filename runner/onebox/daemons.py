@@ -7,6 +7,7 @@ in: pids are recycled and names are shared.
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -16,29 +17,30 @@ from pathlib import Path
 import psutil
 
 from runner.errors import SubmissionError
-from runner.onebox.cluster import Cluster, user
+from runner.onebox.cluster import Cluster, needs_other_name, user
 
 POLL_SECONDS = 0.02
 
 
 def start(cluster: Cluster) -> None:
     """Start the daemons that do not run and wait until every node takes jobs."""
+    _check_name()
     folder = cluster.folder
     run, log = folder / "run", folder / "log"
-    socket = f"--socket={run}/munge.socket"
+    munge_socket = f"--socket={run}/munge.socket"
     _start(
         cluster,
         "munged",
         "--foreground",
         "--force",  # it refuses sockets in folders that others may not enter
-        socket,
+        munge_socket,
         f"--key-file={folder}/etc/munge.key",
         f"--pid-file={run}/munged.own.pid",
         f"--log-file={log}/munged.log",
         f"--seed-file={run}/munge.seed",
         "--num-threads=2",
     )
-    _wait(cluster, "munged", 10, lambda: _ask(cluster, "munge", "--no-input", socket) is not None)
+    _wait(cluster, "munged", 10, lambda: _ask(cluster, "munge", "--no-input", munge_socket) is not None)
     if cluster.settings.accounting:
         _start_accounting(cluster)
     _start(cluster, "slurmctld", "-D")
@@ -77,9 +79,7 @@ def _create_database(cluster: Cluster, data: Path) -> None:
     """The system tables alone: mariadb-install-db adds help texts and views that take four times as long."""
     tables = next(Path("/usr/share").glob("m*/m*_system_tables.sql"), None)
     if tables is None:
-        raise SubmissionError(
-            "no mysql_system_tables.sql below /usr/share; MariaDB's server is not installed whole"
-        )
+        raise SubmissionError("no mysql_system_tables.sql below /usr/share; MariaDB's server is not installed whole")
     # Beside and renamed: an interrupted installation is never taken for a database.
     new = data.with_name("db.new")
     shutil.rmtree(new, ignore_errors=True)
@@ -240,18 +240,10 @@ def _start(cluster: Cluster, name: str, *arguments: str, cwd: Path | None = None
     if _daemon(cluster, name):
         return
     tool = name.split("-")[0]
+    words = [*_renamed(), tool, *arguments] if tool.startswith("slurm") else [tool, *arguments]
     with (cluster.folder / "log" / f"{name}.out").open("a") as out:
         subprocess.run(
-            [
-                "setsid",
-                "--fork",
-                "sh",
-                "-c",
-                'echo $$ > "$0" && exec "$@"',
-                _pid_file(cluster, name),
-                tool,
-                *arguments,
-            ],
+            ["setsid", "--fork", "sh", "-c", 'echo $$ > "$0" && exec "$@"', _pid_file(cluster, name), *words],
             env=_clean_environment(cluster),
             cwd=cwd or cluster.folder,
             stdin=subprocess.DEVNULL,
@@ -260,6 +252,24 @@ def _start(cluster: Cluster, name: str, *arguments: str, cwd: Path | None = None
             umask=0o022,
             check=True,
         )
+
+
+def _renamed() -> list[str]:
+    """The words that run a command on a machine called localhost, where its own name will not do."""
+    if not needs_other_name():
+        return []
+    if os.geteuid() == 0:
+        return ["unshare", "--uts", "sh", "-c", 'hostname localhost && exec "$@"', "sh"]
+    # The right to rename comes with a user namespace, and goes before the command runs.
+    rename = 'hostname localhost && exec setpriv --ambient-caps=-all --inh-caps=-all "$@"'
+    return ["unshare", "--user", "--map-current-user", "--keep-caps", "--uts", "sh", "-c", rename, "sh"]
+
+
+def _check_name() -> None:
+    tried = subprocess.run([*_renamed(), "true"], capture_output=True, stdin=subprocess.DEVNULL)
+    if tried.returncode:
+        name = socket.gethostname()
+        raise SubmissionError(f"this machine's name must lead to 127.0.0.1; put first in /etc/hosts: 127.0.0.1 {name}")
 
 
 def _wait(cluster: Cluster, name: str, seconds: float, ready: Callable[[], bool]) -> None:

@@ -35,9 +35,7 @@ def install() -> None:
     with _no_service_starts(POLICY):
         for step in (["apt-get", "update"], command):
             print(f"$ {shlex.join(step)}", flush=True)
-            if code := subprocess.run(
-                step, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-            ).returncode:
+            if code := subprocess.run(step, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}).returncode:
                 raise SubmissionError(f"{shlex.join(step)}: exit code {code}")
 
 
