@@ -130,10 +130,12 @@ def _attend(
                 facts = settle_verdict(outcome.verdict, place) if group.is_main else (outcome.verdict, "")
                 number, cause = group.broadcast_json([int(facts[0]), facts[1]])
                 verdict = Verdict(number)
+            delay = None
+            if outcome.verdict:
+                # The rank that heard it first counts.
+                own = outcome.saved_at - (preemption.first_signal or outcome.saved_at)
+                delay = group.agree_max(round(1000 * own)) / 1000
             if group.is_main:
-                delay = None
-                if outcome.verdict and preemption.first_signal is not None:
-                    delay = round(outcome.saved_at - preemption.first_signal, 3)
                 attempt.record_end(
                     step=outcome.step,
                     cause=cause,
@@ -170,28 +172,21 @@ def settle_verdict(verdict: "Verdict", place: "Place") -> tuple["Verdict", str]:
 
 
 def interpret(verdict: "Verdict", job: dict[str, str], now: float) -> tuple["Verdict", str]:
-    """The decision of `settle_verdict` from scontrol's answer; `now` in unix seconds."""
+    """The decision of `settle_verdict` from `slurm.show_job`, whose times are unix seconds like `now`."""
     from runner.preemption import Verdict
 
     state = job.get("JobState", "")
     if state not in ("RUNNING", "SIGNALING"):
         # COMPLETING: a scancel, or a requeue that Slurm carries out; requeueing now could resurrect a cancelled job.
         return Verdict.SAVE, "terminated"
-    if job.get("PreemptTime", "None") not in ("None", "Unknown", "N/A", ""):
+    if job.get("PreemptTime", "").isdigit():
         return Verdict.REQUEUE, "preempted"
-    end = _unix_time(job.get("EndTime", ""))
     # Slurm warns up to a minute early on top of the lead that was asked for.
     lead_seconds = 60 + int(os.environ.get("RUNNER_SIGNAL_LEAD_SECONDS", "120"))
-    if end is not None and end - now <= lead_seconds:
+    end = job.get("EndTime", "")
+    if end.isdigit() and int(end) - now <= lead_seconds:
         return Verdict.REQUEUE, "time limit"
     return Verdict.REQUEUE, "preempted" if verdict is Verdict.REQUEUE else "terminated"
-
-
-def _unix_time(text: str) -> float | None:
-    try:
-        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return None
 
 
 def leave(verdict: "Verdict", place: "Place", preemption: "Preemption") -> NoReturn:

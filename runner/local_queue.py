@@ -21,6 +21,10 @@ from runner.requeue import judge
 from runner.rundir import RunDir, read_json
 
 POLL_SECONDS = 0.2
+MANIFEST = "trials.txt"
+"""The run folders of a submission, one a line, in the order of its array."""
+
+MANIFEST_TIMEOUT_SECONDS = 60
 MINUTES_PER_MONTH = 30 * 24 * 60
 
 
@@ -52,10 +56,12 @@ def work_off(runs: list[RunDir], resources: ResourcesConfig, site: Profile, subm
     while waiting or running:
         while waiting and len(running) < (site.parallel or 1):
             run = waiting.pop(0)
-            if not run.cancelled.exists() and not run.result.exists():
-                running.append(Running(run, _submit(run, resources, site, submission)))
+            if is_ours(run, submission) and not run.result.exists():
+                job = _submit(run, resources, site, submission)
+                print(f"{run.trial}: submitit job {job.job_id}", flush=True)
+                running.append(Running(run, job))
         for entry in list(running):
-            if entry.run.cancelled.exists() and not entry.terminated:
+            if not is_ours(entry.run, submission) and not entry.terminated:
                 entry.job._process.terminate()  # the controller passes TERM on to its ranks
                 entry.terminated = True
             if entry.job.done():
@@ -66,9 +72,14 @@ def work_off(runs: list[RunDir], resources: ResourcesConfig, site: Profile, subm
                 print(
                     f"{entry.run.trial}: {decision.action}, {decision.cause}: {decision.reason}", flush=True
                 )
-                if decision.action == "requeue":
+                if decision.action == "requeue" and not entry.terminated:
                     waiting.insert(0, entry.run)
         time.sleep(POLL_SECONDS)
+
+
+def is_ours(run: RunDir, submission: Path) -> bool:
+    """Whether a trial is still this queue's: not cancelled, and not submitted anew since."""
+    return not run.cancelled.exists() and run.job_rows()[-1]["submission"] == str(submission)
 
 
 def _submit(run: RunDir, resources: ResourcesConfig, site: Profile, submission: Path) -> Any:
@@ -92,7 +103,12 @@ def _exit_code(entry: Running) -> int:
 
 
 def main(submission: Path) -> None:
-    runs = [RunDir(Path(line)) for line in (submission / "trials.txt").read_text().splitlines()]
+    manifest, deadline = submission / MANIFEST, time.monotonic() + MANIFEST_TIMEOUT_SECONDS
+    while not manifest.exists():
+        if time.monotonic() > deadline:
+            sys.exit(f"{manifest} did not come: the submission was ended")
+        time.sleep(POLL_SECONDS)
+    runs = [RunDir(Path(line)) for line in manifest.read_text().splitlines()]
     resources = ResourcesConfig.model_validate(read_json(submission / "resources.json"))
     work_off(runs, resources, load_profile(str(submission / "profile.yaml")), submission)
 

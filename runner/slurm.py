@@ -202,9 +202,7 @@ def _only(wanted: list[str], found: dict[str, JobInfo]) -> dict[str, JobInfo]:
 
 def _squeue(numbers: list[str]) -> dict[str, JobInfo]:
     try:
-        return parse_squeue(
-            _run("squeue", "-h", "-r", "-t", "all", "-o", SQUEUE_FIELDS, "-j", ",".join(numbers))
-        )
+        return parse_squeue(_run("squeue", "-h", "-r", "-t", "all", "-o", SQUEUE_FIELDS, "-j", ",".join(numbers)))
     except UnknownJobError:
         # One unknown job is an error, one among several is passed over, or is not, by Slurm's version.
         if len(numbers) == 1:

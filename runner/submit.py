@@ -12,14 +12,13 @@ from typing import Any
 from runner.config import ResourcesConfig, Trial, load_experiment, load_trial, warnings
 from runner.errors import SubmissionError
 from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
+from runner.local_queue import MANIFEST, start
 from runner.named import resolve_trials
 from runner.profile import Profile, advice, load_profile, submitit_parameters
 from runner.provenance import collect
-from runner.rundir import RunDir, append_row, experiment_dir, locked, write_json, write_yaml
+from runner.rundir import RunDir, append_row, experiment_dir, locked, replacing, write_json, write_yaml
 from runner.status import read_statuses
-from runner.sweep import trials
-
-LIVE_STATES = ("pending", "running", "requeued")
+from runner.sweep import Variant, trials
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,12 @@ class Submission:
         return "\n".join(lines)
 
 
-def decide(state: str, retry: bool) -> bool:
-    """Whether a trial in `state` is submitted: what is missing is, what is done or alive never, the rest on request."""
-    if state in ("new", "unknown"):
-        return True
-    return retry and state in ("failed", "cancelled")
+def decide(state: str, settled: bool) -> bool:
+    """Whether a trial is submitted: what is new or got lost is, unless it may be alive where we cannot ask.
+
+    What failed or was cancelled waits for `runner retry`.
+    """
+    return state == "new" or (state == "unknown" and settled)
 
 
 def submit(
@@ -140,15 +140,15 @@ def prepare(run: RunDir, trial: Trial, overrides: dict[str, Any], origin: tuple[
     write_yaml(run.config, trial.model_dump(mode="json"))
 
 
-def _plan(expanded: list[Any], runs: list[RunDir]) -> tuple[Item, ...]:
+def _plan(expanded: list[tuple[Variant, Trial]], runs: list[RunDir]) -> tuple[Item, ...]:
     existing = [run for run in runs if run.config.exists()]
-    states = {row.trial: str(row.state) for row in read_statuses(existing)}
+    rows = {row.trial: row for row in read_statuses(existing)}
     items = []
     for (variant, trial), run in zip(expanded, runs, strict=True):
-        state = states.get(run.trial, "new")
-        if state == "pending" and not run.job_rows():
-            state = "new"
-        items.append(Item(run, trial, variant.overrides, state, decide(state, retry=False)))
+        row = rows.get(run.trial)
+        # A folder without a job is what a killed submission leaves.
+        state = "new" if row is None or (row.state == "pending" and not run.job_rows()) else row.state
+        items.append(Item(run, trial, variant.overrides, state, decide(state, row is None or row.settled)))
     return tuple(items)
 
 
@@ -160,12 +160,21 @@ def _send(chosen: list[tuple[RunDir, ResourcesConfig]], site: Profile, folder: P
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         submission = folder / ".submissions" / f"{stamp}.{os.getpid()}.{number}"
         submission.mkdir(parents=True, mode=0o700)
-        (submission / "trials.txt").write_text("".join(f"{run.path}\n" for run in members))
         write_yaml(submission / "profile.yaml", site.model_dump(mode="json"))
         write_json(submission / "resources.json", resources.model_dump(mode="json"))
         send = _send_to_slurm if site.cluster == "slurm" else _send_to_local_queue
-        for run, facts in zip(members, send(members, resources, site, submission), strict=True):
-            append_row(run.jobs, {"time": time.time(), "submission": str(submission), **facts})
+        send(members, resources, site, submission)
+
+
+def _record(members: list[RunDir], submission: Path, asked: float, facts: list[dict[str, Any]]) -> None:
+    """Note in each run folder where its job is; `asked` is when, in unix seconds, before the job could start."""
+    for run, row in zip(members, facts, strict=True):
+        append_row(run.jobs, {"time": asked, "submission": str(submission), **row})
+
+
+def _write_manifest(submission: Path, members: list[RunDir]) -> None:
+    with replacing(submission / MANIFEST) as file:
+        file.write("".join(f"{run.path}\n" for run in members).encode())
 
 
 def _executor(resources: ResourcesConfig, site: Profile, submission: Path) -> Any:
@@ -191,7 +200,7 @@ def sbatch_parameters(resources: ResourcesConfig, site: Profile, submission: Pat
 
 def exit_trap(submission: Path, site: Profile) -> list[str]:
     """Lines of the batch script: when srun fails, decide inside the job whether the trial is requeued."""
-    words = [shlex.quote(sys.executable), "-m", "runner.requeue", shlex.quote(str(submission / "trials.txt"))]
+    words = [shlex.quote(sys.executable), "-m", "runner.requeue", shlex.quote(str(submission / MANIFEST))]
     return [
         f"export RUNNER_SIGNAL_LEAD_SECONDS={site.signal_lead_seconds}",
         "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
@@ -208,25 +217,21 @@ def exit_trap(submission: Path, site: Profile) -> list[str]:
     ]
 
 
-def _send_to_slurm(
-    members: list[RunDir], resources: ResourcesConfig, site: Profile, submission: Path
-) -> list[dict[str, Any]]:
+def _send_to_slurm(members: list[RunDir], resources: ResourcesConfig, site: Profile, submission: Path) -> None:
     import submitit
 
-    executor = _executor(resources, site, submission)
+    executor, asked = _executor(resources, site, submission), time.time()
+    _write_manifest(submission, members)
     try:
         jobs = executor.submit_array([TrainJob(str(run.path)) for run in members])
     except submitit.core.utils.FailedJobError as error:
         raise SubmissionError(f"sbatch refused the array: {str(error).strip().splitlines()[-1]}") from error
-    return [{"cluster": "slurm", "job_id": job.job_id, "host": os.uname().nodename} for job in jobs]
+    host = os.uname().nodename
+    _record(members, submission, asked, [{"cluster": "slurm", "job_id": job.job_id, "host": host} for job in jobs])
 
 
-def _send_to_local_queue(
-    members: list[RunDir], resources: ResourcesConfig, site: Profile, submission: Path
-) -> list[dict[str, Any]]:
-    from runner.local_queue import start
-
-    process = start(submission)
+def _send_to_local_queue(members: list[RunDir], resources: ResourcesConfig, site: Profile, submission: Path) -> None:
+    asked, process = time.time(), start(submission)
     facts = {
         "cluster": "local",
         "job_id": f"local-{process.pid}",
@@ -234,7 +239,9 @@ def _send_to_local_queue(
         "pid_created": process.create_time(),
         "host": os.uname().nodename,
     }
-    return [facts] * len(members)
+    _record(members, submission, asked, [facts] * len(members))
+    # The queue waits for its list, so every trial names its queue before it starts.
+    _write_manifest(submission, members)
 
 
 def _scripts(items: tuple[Item, ...], site: Profile, folder: Path) -> list[str]:

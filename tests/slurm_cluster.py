@@ -78,9 +78,7 @@ def stop(folder: Path) -> None:
         folder.rmdir()
 
 
-def wait_for(
-    look: Callable[[], T], timeout_seconds: float, what: str, until: Callable[[T], object] = bool
-) -> T:
+def wait_for(look: Callable[[], T], timeout_seconds: float, what: str, until: Callable[[T], object] = bool) -> T:
     """Look again and again until `until(look())`; the last look. The one place where tests poll."""
     deadline = time.monotonic() + timeout_seconds
     while not until(last := look()):

@@ -124,14 +124,10 @@ def test_silent_controller_is_one_line(slurm, tmp_path, monkeypatch):
     text = slurm.slurm_conf.read_text()
     port = slurm.settings.port0
     (tmp_path / "slurm.conf").write_text(
-        text.replace(f"SlurmctldPort={port}", "SlurmctldPort=1").replace(
-            "MessageTimeout=5", "MessageTimeout=1"
-        )
+        text.replace(f"SlurmctldPort={port}", "SlurmctldPort=1").replace("MessageTimeout=5", "MessageTimeout=1")
     )
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
-    with pytest.raises(
-        SubmissionError, match=r"^scontrol: [^\n]*[Uu]nable to contact slurm controller[^\n]*$"
-    ):
+    with pytest.raises(SubmissionError, match=r"^scontrol: [^\n]*[Uu]nable to contact slurm controller[^\n]*$"):
         ask.show_config()
 
 

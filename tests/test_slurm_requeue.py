@@ -191,15 +191,16 @@ def test_node_death(profile, tmp_path, uninterrupted):
         check_same(run, uninterrupted)
 
 
-def test_time_limits_do_not_end_a_run(slurm, profile, tmp_path, uninterrupted):
-    # Slurm warns up to a minute early: with two minutes and a lead of 110 s the warning comes at the start.
+def test_a_time_limit_does_not_end_a_run(slurm, profile, tmp_path):
+    # Slurm looks at limits every half minute and warns up to a minute early: at its first look, with this lead.
     profile.write_text(
         "{cluster: slurm, partition: low, time_minutes: 2, memory_gb: 1.5, signal_lead_seconds: 110}"
     )
-    (run,) = submit(tmp_path, profile)
-    wait_until_done(run)
-    assert "time limit" in causes(run)
-    check_same(run, uninterrupted)
+    (run,) = submit(tmp_path, profile, "train.steps=100000")
+    wait_for(lambda: resumed_steps(run), PATIENCE_SECONDS, "the second attempt", until=lambda steps: len(steps) == 2)
+    end = run.attempt_rows()[1]
+    assert end["cause"] == "time limit" and end["requeue"]
+    assert resumed_steps(run)[1] == end["end_step"] > 0, "no step lost"
 
 
 def test_cancelled_stays_cancelled(slurm, profile, tmp_path):

@@ -190,12 +190,12 @@ def _is_task(cluster: Cluster, process: psutil.Process, nodes: list[str]) -> boo
 
 
 def _is_step(cluster: Cluster, process: psutil.Process, nodes: list[str]) -> bool:
-    """slurmstepd writes its title over its environment, but stays in the folder its slurmd was started in."""
+    """slurmstepd writes its title over its environment, but stays in the folder its slurmd was started in.
+
+    For a moment after the fork it still has the name of that slurmd.
+    """
     try:
-        if process.name() not in (
-            "slurmstepd",
-            "slurmd",
-        ):  # a slurmd that has forked is about to become the other
+        if process.name() not in ("slurmstepd", "slurmd"):
             return False
         return Path(process.cwd()) in [_spool(cluster, node) for node in nodes]
     except psutil.Error:
@@ -281,7 +281,10 @@ def _wait(cluster: Cluster, name: str, seconds: float, ready: Callable[[], bool]
 
 
 def _end(processes: Iterable[psutil.Process], how: signal.Signals, patience_seconds: float = 0) -> None:
-    """Signal the processes, kill -9 those still there after `patience_seconds`, wait until all are gone."""
+    """Signal the processes, kill -9 those still there after `patience_seconds`, wait until all are gone.
+
+    Raises SubmissionError when one outlives that by half a minute.
+    """
     left = list(processes)
     _send(left, how)
     killed = how == signal.SIGKILL
@@ -290,6 +293,8 @@ def _end(processes: Iterable[psutil.Process], how: signal.Signals, patience_seco
         if not killed and time.monotonic() > deadline:
             _send(left, signal.SIGKILL)
             killed = True
+        if time.monotonic() > deadline + 30:
+            raise SubmissionError(f"process {left[0].pid} does not end")
         time.sleep(POLL_SECONDS)
 
 
