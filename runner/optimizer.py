@@ -1,6 +1,6 @@
 """The optimizer of a trial: parameter groups with their own rate and decay, the learning rate, clipping."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,11 +15,12 @@ def build_optimizer(method: Method, config: OptimizerConfig) -> torch.optim.Opti
     """AdamW, Adam or SGD over the trainable parameters of `method`, in the groups it names.
 
     Each torch group carries its `name` and `base_lr`, the rate that the schedule multiplies. Parameters in
-    `method.no_weight_decay()` form groups of their own, `NAME/no_decay`.
+    `method.no_weight_decay()` form groups of their own, `NAME/no_decay`. Groups with the same rate and decay
+    become one, `encoder+head`: each costs a kernel launch at every step.
 
     Raises ConfigError if `optimizer.groups` names a group that the method does not have.
     """
-    groups = list(_torch_groups(method, config))
+    groups = _merge(_torch_groups(method, config))
     if config.name == "sgd":
         # Not fused: torch's fused SGD leaves momentum uninitialised when loss scaling skips the first step,
         # and fails when a parameter gets its first gradient later than others.
@@ -51,6 +52,15 @@ def _torch_groups(method: Method, config: OptimizerConfig) -> Iterator[dict[str,
             if members:
                 rates = {"lr": lr, "base_lr": lr, "weight_decay": weight_decay}
                 yield {"name": name + suffix, "params": members, **rates}
+
+
+def _merge(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    merged: dict[tuple[float, float], dict[str, Any]] = {}
+    for group in groups:
+        same = merged.setdefault((group["lr"], group["weight_decay"]), {**group, "name": None, "params": []})
+        same["name"] = f"{same['name']}+{group['name']}" if same["name"] else group["name"]
+        same["params"] += group["params"]
+    return list(merged.values())
 
 
 def _undecayed(method: Method) -> set[nn.Parameter]:

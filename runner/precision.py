@@ -1,5 +1,6 @@
 """Mixed precision: autocast for the forward pass, loss scaling for fp16, and the optimizer step."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -30,13 +31,15 @@ class Precision:
         self.device = device
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
-    def autocast(self) -> torch.autocast:
-        """The context of the forward pass and the loss; does nothing for `no`."""
-        return torch.autocast(self.device.type, DTYPES[self.name], enabled=self.name != "no")
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of the forward pass and the loss; does nothing, and costs nothing, for `no`."""
+        if self.name == "no":
+            return nullcontext()
+        return torch.autocast(self.device.type, DTYPES[self.name])
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`, scaled under fp16, to those already there."""
-        torch.autograd.backward(self.scaler.scale(loss))
+        torch.autograd.backward(self.scaler.scale(loss) if self.name == "fp16" else loss)
 
     def step(self, optimizer: torch.optim.Optimizer, max_norm: float | None = None) -> Tensor | None:
         """One optimizer step from the gradients of `backward`; with `max_norm`, their norm before clipping.

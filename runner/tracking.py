@@ -101,7 +101,7 @@ class WandbMirror:
             while (row := self._rows.get()) is not None:
                 step, metrics = row
                 mirror.log(metrics, step=step)
-            mirror.finish(quiet=True)
+            mirror.finish()
         except Exception as error:  # telemetry never stops training, whatever it raises
             print(
                 f"runner: W&B mirror stopped ({type(error).__name__}: {error}); metrics.jsonl goes on",
