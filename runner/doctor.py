@@ -127,7 +127,7 @@ def _check_owner(root: Path) -> Check:
 
 
 def check_wandb() -> Check:
-    from runner.tracking import is_logged_in
+    from runner.wandb_mirror import is_logged_in
 
     if is_logged_in():
         return Check("wandb", "ok", "logged in")

@@ -4,45 +4,42 @@ Each (step, key) stands once in the file, steps increase, also after requeues: a
 its checkpoint does not know of, then writes them again with the same values.
 """
 
-import contextlib
 import json
-import netrc
-import os
-import queue
-import threading
+import subprocess
+import sys
 import time
-from typing import Any, Literal
-from urllib.parse import urlsplit
+
+import psutil
 
 from runner.attempt import Attempt
-from runner.config import TrackingConfig, WandbConfig
+from runner.config import TrackingConfig
 from runner.preemption import signals_blocked
-from runner.rundir import RunDir, append_row, read_rows, replacing
+from runner.rundir import append_row, read_rows, replacing
 
 CLOSE_TIMEOUT_SECONDS = 10
 
 
 class Tracker:
-    """Rank 0's writer of metrics.jsonl and of its mirror."""
+    """Rank 0's writer of metrics.jsonl, and keeper of the process that mirrors it."""
 
-    def __init__(self, attempt: Attempt, config: TrackingConfig, described: dict[str, Any]) -> None:
+    def __init__(self, attempt: Attempt, config: TrackingConfig) -> None:
         self.attempt = attempt
         self.path = attempt.run.metrics
-        self.mirror = WandbMirror(attempt.run, config.wandb, described) if config.wandb else None
+        self._mirrors = config.wandb is not None
+        self._mirror: subprocess.Popen[bytes] | None = None
 
-    def rewind(self, tracked_step: int) -> None:
-        """Take back rows after `tracked_step`: they belong to steps that will be done again."""
+    def begin(self, tracked_step: int) -> None:
+        """Take back rows after `tracked_step`, which belong to steps that will be done again; start the mirror."""
         rows = read_rows(self.path)
         kept = [row for row in rows if row["step"] <= tracked_step]
-        if len(kept) == len(rows):
-            return
-        with replacing(self.path) as file:
-            file.writelines(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in kept)
+        if len(kept) < len(rows):
+            with replacing(self.path) as file:
+                file.writelines(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in kept)
+        if self._mirrors:
+            self._mirror = start_mirror(self.attempt)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         append_row(self.path, {"step": step, "time": time.time(), "attempt": self.attempt.number, **metrics})
-        if self.mirror is not None:
-            self.mirror.put(step, metrics)
 
     def last_values(self) -> dict[str, float]:
         """The last value of every metric."""
@@ -54,74 +51,29 @@ class Tracker:
         }
 
     def close(self) -> None:
-        """Flush the mirror, within CLOSE_TIMEOUT_SECONDS; call before a requeue, W&B keeps 15 s in memory."""
-        if self.mirror is not None:
-            self.mirror.close()
+        """Let the mirror catch up, within CLOSE_TIMEOUT_SECONDS; call before a requeue, W&B keeps 15 s in memory."""
+        if self._mirror is not None:
+            stop_mirror(self._mirror, CLOSE_TIMEOUT_SECONDS)
+            self._mirror = None
 
 
-class WandbMirror:
-    """One W&B run per trial for life, fed by a thread, so that no step waits for it and no failure reaches us."""
-
-    def __init__(self, run: RunDir, config: WandbConfig, described: dict[str, Any]) -> None:
-        # In the main thread and before the state is restored: importing draws from the global generators.
-        with contextlib.suppress(Exception):
-            import wandb  # noqa: F401
-        self._rows: queue.SimpleQueue[tuple[int, dict[str, float]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(
-            target=self._mirror, args=(run, config, described), name="wandb", daemon=True
-        )
-        # The thread's children inherit its mask: Slurm's TERM would kill wandb's service and lose its file.
-        with signals_blocked():
-            self._thread.start()
-
-    def put(self, step: int, metrics: dict[str, float]) -> None:
-        self._rows.put((step, metrics))
-
-    def close(self) -> None:
-        self._rows.put(None)
-        self._thread.join(CLOSE_TIMEOUT_SECONDS)
-
-    def _mirror(self, run: RunDir, config: WandbConfig, described: dict[str, Any]) -> None:
-        try:
-            import wandb
-
-            mirror = wandb.init(
-                id=f"{run.experiment}-{run.trial}",
-                resume="allow",
-                mode=choose_mode(config.mode),
-                dir=str(run.path),
-                project=config.project or run.experiment,
-                entity=config.entity,
-                group=run.experiment,
-                name=run.trial,
-                tags=list(config.tags),
-                config=described,
-                settings=wandb.Settings(silent=True, console="off"),
-            )
-            while (row := self._rows.get()) is not None:
-                step, metrics = row
-                mirror.log(metrics, step=step)
-            mirror.finish()
-        except Exception as error:  # telemetry never stops training, whatever it raises
-            print(
-                f"runner: W&B mirror stopped ({type(error).__name__}: {error}); metrics.jsonl goes on",
-                flush=True,
-            )
+def start_mirror(attempt: Attempt) -> "subprocess.Popen[bytes]":
+    """Start the process of runner.wandb_mirror; it goes on until its stdin is closed."""
+    command = [sys.executable, "-m", "runner.wandb_mirror", str(attempt.run.path), str(attempt.number)]
+    # A session of its own: Ctrl-C is ours to answer. Blocked signals: so is Slurm's TERM, which every process gets.
+    with signals_blocked():
+        return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
-def choose_mode(mode: Literal["auto", "online", "offline"]) -> Literal["online", "offline"]:
-    """`auto` is online for somebody who is logged in and offline otherwise."""
-    if mode != "auto":
-        return mode
-    return "online" if is_logged_in() else "offline"
-
-
-def is_logged_in() -> bool:
-    """Whether W&B would find credentials: in the environment, or in the user's netrc file."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+def stop_mirror(mirror: "subprocess.Popen[bytes]", timeout_seconds: float) -> None:
+    """Close a mirror's stdin and wait for it; kill it with its children when it takes too long."""
+    assert mirror.stdin is not None
+    mirror.stdin.close()
     try:
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+        mirror.wait(timeout_seconds)
+    except subprocess.TimeoutExpired:
+        print(f"runner: W&B mirror did not end within {timeout_seconds} s; metrics.jsonl has everything", flush=True)
+        process = psutil.Process(mirror.pid)
+        for each in [*process.children(recursive=True), process]:
+            each.kill()
+        mirror.wait()

@@ -198,7 +198,7 @@ def build(
         probes=options.probes,
         steps=steps,
         stop=stop,
-        tracker=Tracker(attempt, trial.tracking, trial.model_dump(mode="json")) if group.is_main else None,
+        tracker=Tracker(attempt, trial.tracking) if group.is_main else None,
         progress=Progress(stop, 0, shown=group.is_main),
         facts=facts,
     )
@@ -233,7 +233,7 @@ def restore(run: Run) -> None:
     run.progress.start = run.state.step
     run.last_save = time.monotonic()
     if run.tracker is not None:
-        run.tracker.rewind(run.state.tracked_step)
+        run.tracker.begin(run.state.tracked_step)
 
 
 def warm_reducer(run: Run) -> None:

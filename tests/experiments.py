@@ -33,9 +33,11 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def write_experiment(folder: Path, sweep: dict[str, Any] | None = None, **groups: Any) -> Path:
-    """An experiment file: SETTINGS, with the given groups merged in."""
-    settings = {**SETTINGS}
+def write_experiment(
+    folder: Path, sweep: dict[str, Any] | None = None, without: tuple[str, ...] = (), **groups: Any
+) -> Path:
+    """An experiment file: SETTINGS but for the groups in `without`, with the given groups merged in."""
+    settings = {name: group for name, group in SETTINGS.items() if name not in without}
     for name, group in groups.items():
         settings[name] = {**settings.get(name, {}), **group} if isinstance(group, dict) else group
     if sweep is not None:

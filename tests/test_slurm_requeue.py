@@ -93,6 +93,11 @@ def node_of(run: RunDir) -> str:
     return slurm_tools.show_job(job_of(run))["NodeList"]
 
 
+def nodes_of(run: RunDir) -> list[str]:
+    words = ["scontrol", "show", "hostnames", node_of(run)]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+
+
 def ranks_of(run: RunDir) -> list[psutil.Process]:
     """The rank processes of a trial's job, in rank order."""
     found = {}
@@ -179,15 +184,21 @@ def test_one_rank_killed(slurm, profile, tmp_path, uninterrupted):
     check_same(run, uninterrupted)
 
 
-def test_node_death(profile, tmp_path, uninterrupted):
+def test_death_of_one_of_two_nodes(profile, tmp_path, uninterrupted):
     skip_without_slurm()
-    with own_cluster(nodes=2, accounting=False) as cluster, environment_of(cluster):
+    # One (fake) GPU on each node for the trial, so its two ranks are on two nodes; the third is the spare.
+    profile.write_text("{cluster: slurm, partition: low, time_minutes: 30, memory_gb: 1.5, gpus_per_node: 1}")
+    with own_cluster(nodes=3, accounting=False) as cluster, environment_of(cluster):
         (run,) = submit(tmp_path, profile)
         wait_for_step(run, 120)
-        onebox.kill_node(cluster, node_of(run), noticed=True)
+        assert slurm_tools.show_job(job_of(run))["NumNodes"] == "2"
+        batch_host = slurm_tools.show_job(job_of(run))["BatchHost"]
+        victim = next(node for node in cluster.nodes if node != batch_host and node in nodes_of(run))
+        onebox.kill_node(cluster, victim, noticed=True)
         wait_until_done(run)
-        assert causes(run) == [None, "done"]
-        assert resumed_steps(run)[1] >= 100
+        assert len(causes(run)) == 2 and causes(run)[1] == "done"
+        assert victim not in nodes_of(run)
+        assert resumed_steps(run)[1] >= 100, "from the last periodic checkpoint"
         check_same(run, uninterrupted)
 
 

@@ -1,0 +1,20 @@
+"""All benchmarks, one after the other: `python -m tests.benchmarks`. Each has a module of its own."""
+
+import os
+import subprocess
+import sys
+
+BENCHMARKS = (
+    ["bench_losses"],
+    ["bench_views"],
+    ["bench_trainer"],
+    ["bench_trainer", "--ranks", "2"],
+    ["bench_sweep"],
+    ["bench_status"],
+    ["bench_pixels"],
+)
+
+for name, *options in BENCHMARKS:
+    print(f"\n== {' '.join([name, *options])}", flush=True)
+    command = [sys.executable, "-W", "ignore", "-m", f"tests.benchmarks.{name}", *options]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
