@@ -11,9 +11,12 @@ import torch
 from runner.config import load_experiment, warnings
 from runner.errors import ConfigError, UserError
 from runner.provenance import collect
+from runner.requeue import last_attempt, read_crashes
 from runner.rundir import RunDir
 from runner.submit import prepare
 from runner.sweep import trials
+
+EXIT_USER_ERROR = 2
 
 
 def debug(
@@ -78,7 +81,13 @@ def _run_ranks(run: RunDir, world: int, steps: int | None) -> int:
                 process.terminate()
                 process.join(10)
                 process.kill()
-    return max(abs(process.exitcode or 0) for process in ranks) and 1
+    codes = [process.exitcode for process in ranks]
+    if EXIT_USER_ERROR in codes:
+        return EXIT_USER_ERROR
+    if any(codes):
+        for crash in read_crashes(run, last_attempt(run))[:1]:
+            print(f"runner: rank {crash['rank']} failed first: {crash['error']}; {crash['traceback']}", file=sys.stderr)
+    return int(any(codes))
 
 
 def _rank(folder: str, rank: int, world: int, steps: int | None) -> None:
@@ -91,7 +100,7 @@ def _rank(folder: str, rank: int, world: int, steps: int | None) -> None:
     except UserError as error:
         if rank == 0:
             print(f"runner: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(130)
     if outcome.verdict:

@@ -4,9 +4,13 @@ Each trial is a job of submitit's LocalExecutor, so that the ranks, the requeue 
 It outlives the command that started it, as jobs on a cluster do, and ends when its last trial has.
 """
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ import psutil
 import submitit
 
 from runner.config import ResourcesConfig
-from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
+from runner.job import EXIT_TERMINATED, NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.profile import Profile, load_profile
 from runner.requeue import judge
 from runner.rundir import RunDir, read_json
@@ -26,16 +30,24 @@ MANIFEST = "trials.txt"
 
 MANIFEST_TIMEOUT_SECONDS = 60
 MINUTES_PER_MONTH = 30 * 24 * 60
+LEAVE_SECONDS = 60
+"""How long a queue that is ended waits for its trials to save."""
+
+CONTROLLER = "submitit.local._local"
+"""What a process that holds the ranks of one trial has on its command line."""
 
 
 def start(submission: Path) -> psutil.Process:
     """Start the queue of a submission folder, detached from this terminal."""
+    # In the shell of an allocation, the ranks would take Slurm's job for their own.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     with (submission / "queue.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "runner.local_queue", str(submission)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            env=environment,
             start_new_session=True,
         )
     return psutil.Process(process.pid)
@@ -47,34 +59,58 @@ class Running:
 
     run: RunDir
     job: Any
+    gpus: tuple[int, ...] = ()
     terminated: bool = False
 
 
 def work_off(runs: list[RunDir], resources: ResourcesConfig, site: Profile, submission: Path) -> None:
-    """Run the trials in order, `parallel` at a time, until each is done, failed or cancelled."""
+    """Run the trials in order, `parallel` at a time, until each is done, failed or cancelled.
+
+    What still runs when this is interrupted is told to save and leave.
+    """
     waiting, running = list(runs), list[Running]()
-    while waiting or running:
-        while waiting and len(running) < (site.parallel or 1):
-            run = waiting.pop(0)
-            if is_ours(run, submission) and not run.result.exists():
-                job = _submit(run, resources, site, submission)
-                print(f"{run.trial}: submitit job {job.job_id}", flush=True)
-                running.append(Running(run, job))
-        for entry in list(running):
-            if not is_ours(entry.run, submission) and not entry.terminated:
-                entry.job._process.terminate()  # the controller passes TERM on to its ranks
-                entry.terminated = True
-            if entry.job.done():
-                running.remove(entry)
-                decision = judge(
-                    entry.run, f"{entry.job.job_id}.0", _exit_code(entry), "LOCAL", site.max_failures
-                )
-                print(
-                    f"{entry.run.trial}: {decision.action}, {decision.cause}: {decision.reason}", flush=True
-                )
-                if decision.action == "requeue" and not entry.terminated:
-                    waiting.insert(0, entry.run)
-        time.sleep(POLL_SECONDS)
+    try:
+        while waiting or running:
+            while waiting and len(running) < site.parallel:
+                run = waiting.pop(0)
+                if is_ours(run, submission) and not run.result.exists():
+                    gpus = choose_gpus(site.gpus_per_node or 0, resources.ranks, running)
+                    job = _submit(run, resources, site, gpus, submission)
+                    print(f"{run.trial}: submitit job {job.job_id}", flush=True)
+                    running.append(Running(run, job, gpus))
+            for entry in list(running):
+                if not is_ours(entry.run, submission) and not entry.terminated:
+                    entry.terminated = terminate(entry)
+                if entry.job.done():
+                    running.remove(entry)
+                    if _judge(entry, site.max_failures) and not entry.terminated:
+                        waiting.insert(0, entry.run)
+            time.sleep(POLL_SECONDS)
+    finally:
+        for entry in running:
+            terminate(entry)
+        psutil.wait_procs([psutil.Process(entry.job._process.pid) for entry in running], LEAVE_SECONDS)
+
+
+def choose_gpus(count: int, ranks: int, running: list[Running]) -> tuple[int, ...]:
+    """The GPUs of the next trial, one for each rank as far as there are so many: those that the fewest trials use."""
+    uses = Counter(gpu for entry in running for gpu in entry.gpus)
+    return tuple(sorted(range(count), key=lambda gpu: uses[gpu])[:ranks])
+
+
+def terminate(entry: Running) -> bool:
+    """Send TERM to submitit's controller, which passes it on to its ranks; False while there is none yet.
+
+    With lines of setup the job is a shell, which would die of the signal alone, and the controller its child.
+    """
+    found = False
+    with contextlib.suppress(psutil.Error):
+        job = psutil.Process(entry.job._process.pid)
+        for process in [job, *job.children(recursive=True)]:
+            if CONTROLLER in process.cmdline():
+                process.terminate()
+                found = True
+    return found
 
 
 def is_ours(run: RunDir, submission: Path) -> bool:
@@ -82,13 +118,16 @@ def is_ours(run: RunDir, submission: Path) -> bool:
     return not run.cancelled.exists() and run.job_rows()[-1]["submission"] == str(submission)
 
 
-def _submit(run: RunDir, resources: ResourcesConfig, site: Profile, submission: Path) -> Any:
+def _submit(
+    run: RunDir, resources: ResourcesConfig, site: Profile, gpus: tuple[int, ...], submission: Path
+) -> Any:
     executor = submitit.LocalExecutor(
         submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python_command()
     )
     executor.update_parameters(
         tasks_per_node=resources.ranks,
-        gpus_per_node=site.gpus_per_node or 0,
+        gpus_per_node=len(gpus),
+        visible_gpus=gpus,
         # The local executor has no use for a time limit, and takes None for two minutes.
         timeout_min=MINUTES_PER_MONTH,
         signal_delay_s=60,
@@ -97,12 +136,17 @@ def _submit(run: RunDir, resources: ResourcesConfig, site: Profile, submission: 
     return executor.submit(TrainJob(str(run.path)))
 
 
-def _exit_code(entry: Running) -> int:
-    """The controller hides its tasks' exit codes; an attempt that left no word of its own was killed."""
-    return 137 if not entry.run.result.exists() else 0
+def _judge(entry: Running, max_failures: int) -> bool:
+    """Decide about a trial whose processes have ended; whether it goes on."""
+    # The controller hides its tasks' exit codes; an attempt that left no word of its own was killed.
+    exit_code = 137 if not entry.run.result.exists() else 0
+    decision = judge(entry.run, f"{entry.job.job_id}.0", exit_code, "LOCAL", max_failures)
+    print(f"{entry.run.trial}: {decision.action}, {decision.cause}: {decision.reason}", flush=True)
+    return decision.action == "requeue"
 
 
 def main(submission: Path) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     manifest, deadline = submission / MANIFEST, time.monotonic() + MANIFEST_TIMEOUT_SECONDS
     while not manifest.exists():
         if time.monotonic() > deadline:

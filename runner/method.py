@@ -95,4 +95,6 @@ def name_losses(losses: Losses) -> dict[str, Tensor]:
     named = losses if isinstance(losses, dict) else {f"loss_{index}": loss for index, loss in enumerate(losses)}
     if not named:
         raise ValueError("compute_loss returned no loss at all")
+    if len(named) > 1 and "loss" in named:
+        raise ValueError('compute_loss: "loss" is the name of the sum; give its parts other names')
     return named if len(named) > 1 else {"loss": next(iter(named.values()))}

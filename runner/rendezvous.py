@@ -20,6 +20,8 @@ from runner.errors import RunnerError
 from runner.rundir import RunDir, read_json, write_json
 
 MEETING_TIMEOUT_SECONDS = 120
+JOIN_TIMEOUT_SECONDS = 5
+POLL_SECONDS = 0.05
 LOOPBACK = "127.0.0.1"
 
 
@@ -44,29 +46,47 @@ class Place:
 def meet(run: RunDir, place: Place, check: Callable[[], None]) -> tuple[Attempt, Store | None]:
     """The attempt of this launch, and the store its ranks join through (None for one rank).
 
-    `check` is called while waiting and may raise. Raises: RunnerError when rank 0 does not show up in time.
+    All ranks are there when this returns. `check` is called while waiting and may raise. Raises: RunnerError that
+    names the ranks that do not show up in time.
     """
-    note = run.path / "tokens" / f"launch.{place.launch}.json"
+    deadline = time.monotonic() + MEETING_TIMEOUT_SECONDS
+    note = run.launch_note(place.launch)
     if place.rank == 0:
         attempt = claim(run)
         if place.world == 1:
+            write_json(note, {"attempt": attempt.number})
             return attempt, None
         store, port = _open_store(place)
         nonce = secrets.token_hex(16)
         prefixed = PrefixStore(nonce, store)
         prefixed.set("attempt", str(attempt.number))
         write_json(note, {"attempt": attempt.number, "host": place.address, "port": port, "nonce": nonce})
+        _wait_for_all(prefixed, place, deadline, check)
+        # Of this start nobody needs the address any more, and of the next one nobody shall try it.
+        write_json(note, {"attempt": attempt.number})
         return attempt, prefixed
-    deadline = time.monotonic() + MEETING_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         check()
         found = _try_to_join(run, note, place)
         if found is not None:
+            _wait_for_all(found[1], place, deadline, check)
             return found
-        time.sleep(0.05)
-    raise RunnerError(
-        f"rank {place.rank} waited {MEETING_TIMEOUT_SECONDS} s for rank 0 of launch {place.launch}"
-    )
+        time.sleep(POLL_SECONDS)
+    raise RunnerError(f"rank {place.rank} waited {MEETING_TIMEOUT_SECONDS} s for rank 0 of launch {place.launch}")
+
+
+def _wait_for_all(store: Store, place: Place, deadline: float, check: Callable[[], None]) -> None:
+    """Return once every rank is here: joining the process group cannot be interrupted, and has longer patience."""
+    store.set(f"rank {place.rank}", "here")
+    store.add("here", 1)
+    while store.add("here", 0) < place.world:
+        check()
+        if time.monotonic() > deadline:
+            missing = [rank for rank in range(place.world) if not store.check([f"rank {rank}"])]
+            raise RunnerError(
+                f"rank {place.rank} waited {MEETING_TIMEOUT_SECONDS} s for ranks {missing} of launch {place.launch}"
+            )
+        time.sleep(POLL_SECONDS)
 
 
 def _open_store(place: Place) -> tuple[TCPStore, int]:
@@ -91,13 +111,17 @@ def _try_to_join(run: RunDir, note: Path, place: Place) -> tuple[Attempt, Store]
         word = read_json(note)
     except (OSError, json.JSONDecodeError):
         return None
-    if word is None:
+    if word is None or "port" not in word:
         return None
     host = LOOPBACK if place.one_host else word["host"]
     try:
         socket.create_connection((host, word["port"]), timeout=2).close()
         store = TCPStore(
-            host, word["port"], is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5)
+            host,
+            word["port"],
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=JOIN_TIMEOUT_SECONDS),
         )
         # Somebody else may have got an old note's port since; only rank 0 knows the nonce.
         prefixed = PrefixStore(word["nonce"], store)

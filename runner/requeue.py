@@ -45,11 +45,13 @@ def decide(
     attempts: list[dict[str, Any]],
     crashes: list[dict[str, Any]],
     max_failures: int,
+    superseded: bool = False,
 ) -> Decision:
     """Decide from facts: the exit code, the run folder, and what the scheduler says of the job.
 
     `launch` names the launch that ended, as its start row does if it got that far; `attempts` are the rows of
-    attempts.jsonl, `crashes` what dying ranks of the last attempt left, first death first.
+    attempts.jsonl, `crashes` what its dying ranks left, first death first; `superseded` means that the trial has a
+    newer attempt than this launch had.
     """
     if done:
         return Decision("done", "done", "result.json exists")
@@ -58,14 +60,17 @@ def decide(
     if job_state not in ("RUNNING", "LOCAL"):
         # COMPLETING, CANCELLED, PENDING: a scancel, a requeue or a preemption is already under way
         return Decision("leave", "terminated", f"the scheduler has already decided: {job_state}")
+    if superseded:
+        # A requeue now would end the newer attempt, which would do the same to ours.
+        return Decision("leave", "superseded", "a newer attempt has taken over")
     started = any(row["event"] == "start" and row["launch"] == launch for row in attempts)
     if started and attempts[-1]["event"] == "end" and attempts[-1]["requeue"]:
         return Decision(
             "requeue", attempts[-1]["cause"], "saved, but the first request to requeue did not get through"
         )
-    own = [crash for crash in crashes if crash["cause"] in FINAL_CAUSES]
-    if own and started:
-        crash = own[0]
+    final = [crash for crash in crashes if crash["cause"] in FINAL_CAUSES]
+    if final:
+        crash = final[0]
         return Decision("fail", crash["cause"], f"rank {crash['rank']}: {crash['error']}")
     if not started:
         cause, failures = "launch failed", launch_failures(attempts) + 1
@@ -108,20 +113,32 @@ def _ends_backwards(attempts: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     return takewhile(lambda row: row["event"] == "end", reversed(attempts))
 
 
-def read_crashes(run: RunDir) -> list[dict[str, Any]]:
-    """What the ranks of the last attempt left when they died, first death first.
+def attempt_of(run: RunDir, launch: str) -> int | None:
+    """The last attempt of a launch; None when the launch ended before it had one."""
+    numbers = [row["attempt"] for row in run.attempt_rows() if row["event"] == "start" and row["launch"] == launch]
+    note = read_json(run.launch_note(launch))
+    return max(numbers + ([note["attempt"]] if note else []), default=None)
+
+
+def last_attempt(run: RunDir) -> int:
+    """The newest attempt of all, 0 when there is none."""
+    return max((int(path.name) for path in (run.path / "tokens").glob("[0-9]*")), default=0)
+
+
+def read_crashes(run: RunDir, attempt: int) -> list[dict[str, Any]]:
+    """What the ranks of an attempt left when they died, first death first.
 
     A rank that only lost its peer names no cause of its own; it counts after those that do.
     """
-    tokens = sorted((run.path / "tokens").glob("[0-9]*"))
-    found = [read_json(path) for path in tokens[-1].glob("crash.rank_*.json")] if tokens else []
+    found = [read_json(path) for path in run.token(attempt).glob("crash.rank_*.json")]
     crashes = [crash for crash in found if crash is not None]
     return sorted(crashes, key=lambda crash: (crash["cause"] == "peer crash", crash["time"]))
 
 
 def judge(run: RunDir, launch: str, exit_code: int, job_state: str, max_failures: int) -> Decision:
     """Decide about a run folder, and write down what was decided: an end row, and failure.json when it is over."""
-    attempts, crashes = run.attempt_rows(), read_crashes(run)
+    attempts, own = run.attempt_rows(), attempt_of(run, launch)
+    crashes = read_crashes(run, own) if own is not None else []
     decision = decide(
         exit_code,
         launch=launch,
@@ -131,6 +148,7 @@ def judge(run: RunDir, launch: str, exit_code: int, job_state: str, max_failures
         attempts=attempts,
         crashes=crashes,
         max_failures=max_failures,
+        superseded=own is not None and own < last_attempt(run),
     )
     if decision.action in ("requeue", "fail"):
         last = attempts[-1] if attempts else {"event": "none", "attempt": 0}
@@ -141,7 +159,7 @@ def judge(run: RunDir, launch: str, exit_code: int, job_state: str, max_failures
                     "event": "end",
                     "attempt": last["attempt"],
                     "time": time.time(),
-                    "end_step": max((crash.get("step") or 0 for crash in crashes), default=None),
+                    "end_step": max((crash["step"] for crash in crashes if crash["step"] is not None), default=None),
                     "cause": decision.cause,
                     "requeue": decision.action == "requeue",
                     "signal_to_saved_seconds": None,
@@ -168,7 +186,10 @@ def main(arguments: list[str]) -> int:
     manifest, index, job_id, launch, exit_code, max_failures = arguments
     run = RunDir(Path(Path(manifest).read_text().splitlines()[int(index)]))
     try:
-        job_state = slurm.show_job(job_id).get("JobState", "UNKNOWN")
+        job = slurm.show_job(job_id)
+        # Where this launch was cut off from the controller, the job may run again elsewhere.
+        current = launch == f"{job_id}.{job.get('Restarts', '0')}"
+        job_state = job.get("JobState", "UNKNOWN") if current else f"launch {launch} was given up for another"
     except SubmissionError as error:
         job_state = f"no answer ({error})"
     decision = judge(run, launch, int(exit_code), job_state, int(max_failures))

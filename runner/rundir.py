@@ -88,6 +88,10 @@ class RunDir:
         """The folder whose creation made this attempt; it also holds what the attempt's ranks tell each other."""
         return self.path / "tokens" / f"{attempt:05d}"
 
+    def launch_note(self, launch: str) -> Path:
+        """Where rank 0 of a launch leaves word for the others: {"attempt", "host", "port", "nonce"}."""
+        return self.path / "tokens" / f"launch.{launch}.json"
+
     def crash(self, attempt: int, rank: int) -> Path:
         """Why a rank of an attempt died: {"cause", "error", "rank", "step", "traceback", "time"}."""
         return self.token(attempt) / f"crash.rank_{rank}.json"

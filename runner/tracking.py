@@ -39,6 +39,8 @@ class Tracker:
             self._mirror = start_mirror(self.attempt)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Add a row; raises SupersededError when a newer attempt has begun, whose rows these would get between."""
+        self.attempt.check_fence()
         append_row(self.path, {"step": step, "time": time.time(), "attempt": self.attempt.number, **metrics})
 
     def last_values(self) -> dict[str, float]:

@@ -28,8 +28,9 @@ ORPHAN_SECONDS = 60
 
 def mirror(run: RunDir, attempt: int) -> None:
     """Write an attempt's rows into the W&B run of its trial, one run for the trial's whole life."""
-    # wandb measures the process of this number.
+    # wandb measures the process of this number, and reaches its service through the other; ours may be gone.
     os.environ.setdefault("WANDB_X_STATS_PID", str(os.getppid()))
+    os.environ.pop("WANDB_SERVICE", None)
     import wandb
 
     trial = load_trial(run.config)
@@ -96,7 +97,7 @@ def is_logged_in() -> bool:
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     try:
-        return netrc.netrc().authenticators(host) is not None
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
 

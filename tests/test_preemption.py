@@ -52,10 +52,10 @@ a = torch.randn(1500, 1500)
 with watching() as preemption:
     print("ready", flush=True)
     while not preemption.flag:
-        began = time.time()
         torch.linalg.svd(a)  # seconds without a Python bytecode
         ended = time.time()
-print(preemption.first_signal - float(sys.stdin.readline()), ended - began)
+sent = float(sys.stdin.readline())
+print(preemption.first_signal - sent, ended - sent)
 """
 
 
@@ -70,15 +70,15 @@ def test_a_signal_is_noticed_while_the_main_thread_is_in_c():
         process.send_signal(signal.SIGUSR2)
         process.stdin.write(f"{sent}\n")
         process.stdin.flush()
-        delay, operation = map(float, process.stdout.readline().split())
-    assert delay < operation / 2, f"noticed after {delay:.3f} s of an operation of {operation:.3f} s"
+        noticed, ended = map(float, process.stdout.readline().split())
+    assert noticed < ended, f"noticed after {noticed:.3f} s, the operation ended after {ended:.3f} s"
 
 
 BLOCKED = """
 import os, signal
-from runner.preemption import watching
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])  # as the launcher does: before any other thread
 os.kill(os.getpid(), signal.SIGUSR2)
+from runner.preemption import watching
 with watching() as preemption:
     while not preemption.flag:
         os.sched_yield()

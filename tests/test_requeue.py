@@ -51,6 +51,8 @@ def crash(rank: int, cause: str, time: float = 0.0) -> dict:
         (140, {"attempts": [start(1, 0, "6.0"), end(1, "preempted")]}, "requeue", "launch failed"),
         # saved, but scontrol did not answer
         (75, {"attempts": [start(1, 0), end(1, "preempted")]}, "requeue", "preempted"),
+        # another launch has a newer attempt: to requeue this one would end it
+        (1, {"attempts": [start(1, 0), start(2, 0, "8.0")], "superseded": True}, "leave", "superseded"),
         # what would only come again
         (
             1,
@@ -60,6 +62,7 @@ def crash(rank: int, cause: str, time: float = 0.0) -> dict:
         ),
         (1, {"attempts": [start(1, 0)], "crashes": [crash(0, "non-finite loss")]}, "fail", "non-finite loss"),
         (1, {"attempts": [start(1, 0)], "crashes": [crash(0, "configuration")]}, "fail", "configuration"),
+        (1, {"crashes": [crash(0, "data")]}, "fail", "data"),
         # the budget
         (
             137,
@@ -120,4 +123,4 @@ def test_the_culprit_comes_before_its_victims(tmp_path):
     attempt = claim(run)
     for rank, cause in [(0, "peer crash"), (1, "user code")]:
         type(attempt)(run, attempt.number, rank).record_crash(RuntimeError("x"), cause, step=None)
-    assert [row["rank"] for row in read_crashes(run)] == [1, 0]
+    assert [row["rank"] for row in read_crashes(run, 1)] == [1, 0]

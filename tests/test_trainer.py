@@ -144,17 +144,17 @@ def test_workers_change_nothing(tmp_path):
 
 @pytest.mark.ddp
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 3, 4])
+@pytest.mark.parametrize("world", [2, 3])
 def test_interrupted_equals_uninterrupted_on_ranks(tmp_path, world):
     # Steps of milliseconds: the ranks compare their flags at intervals, and leave some steps after the signal.
-    groups = {"evaluate": {"probes": ["knn"]}, "train": {"steps": 160, "batch_size": 12}}
+    groups = {"evaluate": {"probes": ["knn"]}, "train": {"steps": 120, "batch_size": 12}}
     straight = prepare_run(tmp_path / "straight", **groups)
     assert train_on_ranks(straight, world) == ["GO_ON"]
     run = prepare_run(tmp_path / "cut", **groups)
-    assert train_on_ranks(run, world, {3: world - 1, 40: 0}) == ["REQUEUE", "REQUEUE", "GO_ON"]
+    assert train_on_ranks(run, world, {3: world - 1, 30: 0}) == ["REQUEUE", "REQUEUE", "GO_ON"]
     starts = [row["start_step"] for row in run.attempt_rows() if row["event"] == "start"]
-    assert starts[0] == 0 < starts[1] < starts[2] < 160
-    assert [row["step"] for row in read_rows(run.metrics)] == list(range(5, 161, 5))
+    assert starts[0] == 0 < starts[1] < starts[2] < 120
+    assert [row["step"] for row in read_rows(run.metrics)] == list(range(5, 121, 5))
     assert fingerprint(run) == fingerprint(straight)
 
 

@@ -1,0 +1,205 @@
+"""What submitit pickles, what a signal means, why a rank died, and the mask a job's processes start with."""
+
+import os
+import pickle
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cloudpickle
+import pytest
+import torch
+from submitit.helpers import DelayedSubmission
+
+from runner import launcher
+from runner.attempt import SupersededError
+from runner.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, SubmissionError
+from runner.job import TrainJob, classify, interpret, place_in_job, python_command, settle_verdict
+from runner.preemption import Verdict
+from runner.rendezvous import Place
+from runner.requeue import CRASH_CAUSES, FINAL_CAUSES
+from runner.rundir import RunDir, write_json
+
+NOW = 1_800_000_000
+SAVE, REQUEUE = Verdict.SAVE, Verdict.REQUEUE
+
+
+def job(state="RUNNING", end=NOW + 86_400, preempted="None"):
+    """What `slurm.show_job` gives, as far as it matters here: times are unix seconds in text."""
+    return {"JobState": state, "EndTime": str(end), "PreemptTime": preempted}
+
+
+@pytest.mark.parametrize(
+    ("heard", "found", "meaning"),
+    [
+        # With USR2, and where a preemption is told by TERM alone.
+        (REQUEUE, job(preempted=str(NOW - 1), end=NOW + 30), (REQUEUE, "preempted")),
+        (SAVE, job(preempted=str(NOW - 1), end=NOW + 30), (REQUEUE, "preempted")),
+        (SAVE, job("SIGNALING", preempted=str(NOW), end=NOW + 8), (REQUEUE, "preempted")),
+        # Near the end of its time, up to a minute earlier than was asked for.
+        (REQUEUE, job(end=NOW + 110), (REQUEUE, "time limit")),
+        (REQUEUE, job(end=NOW + 180), (REQUEUE, "time limit")),
+        (SAVE, job(end=NOW - 5), (REQUEUE, "time limit")),
+        # Somebody's `scancel --signal=USR2`, or a TERM that is no cancel.
+        (REQUEUE, job(end=NOW + 181), (REQUEUE, "preempted")),
+        (SAVE, job(), (REQUEUE, "terminated")),
+        # A cancelled job must not come back, and one that is requeued already must not be requeued twice.
+        (SAVE, job("COMPLETING"), (SAVE, "terminated")),
+        (REQUEUE, job("COMPLETING", preempted=str(NOW)), (SAVE, "terminated")),
+        (REQUEUE, job("CANCELLED"), (SAVE, "terminated")),
+        (REQUEUE, job("PENDING"), (SAVE, "terminated")),
+        (REQUEUE, {}, (SAVE, "terminated")),
+        # Fields that are missing or not a time.
+        (REQUEUE, {"JobState": "RUNNING"}, (REQUEUE, "preempted")),
+        (REQUEUE, job(end="Unknown"), (REQUEUE, "preempted")),
+    ],
+)
+def test_what_a_signal_means(monkeypatch, heard, found, meaning):
+    monkeypatch.setenv("RUNNER_SIGNAL_LEAD_SECONDS", "120")
+    assert interpret(heard, found, NOW) == meaning
+
+
+def test_the_lead_is_that_of_the_profile(monkeypatch):
+    monkeypatch.setenv("RUNNER_SIGNAL_LEAD_SECONDS", "600")
+    assert interpret(REQUEUE, job(end=NOW + 650), NOW)[1] == "time limit"
+    monkeypatch.delenv("RUNNER_SIGNAL_LEAD_SECONDS")
+    assert interpret(REQUEUE, job(end=NOW + 650), NOW)[1] == "preempted"
+
+
+@pytest.fixture
+def scontrol(tmp_path, monkeypatch):
+    """Answers of a scontrol on PATH."""
+
+    def answer(text, code=0):
+        path = tmp_path / "scontrol"
+        path.write_text(f"#!/bin/sh\necho {shlex.quote(text)}\nexit {code}\n")
+        path.chmod(0o755)
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    return answer
+
+
+def test_the_scheduler_is_asked(scontrol):
+    scontrol("JobId=7 JobState=COMPLETING EndTime=1800000000")
+    assert settle_verdict(REQUEUE, Place(job_id="7")) == (SAVE, "terminated")
+    scontrol("JobId=7 JobState=RUNNING EndTime=99999999999 PreemptTime=None")
+    assert settle_verdict(SAVE, Place(job_id="7")) == (REQUEUE, "terminated")
+
+
+def test_without_an_answer_a_signal_is_taken_at_its_word(scontrol, monkeypatch):
+    scontrol("slurm_load_jobs error: Unable to contact slurm controller", code=1)
+    assert settle_verdict(REQUEUE, Place(job_id="7")) == (REQUEUE, "preempted")
+    assert settle_verdict(SAVE, Place(job_id="7")) == (SAVE, "terminated")
+    scontrol("JobId=7 JobState=COMPLETING")
+    assert settle_verdict(REQUEUE, Place(job_id="debug")) == (REQUEUE, "preempted"), "no job of Slurm's"
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert settle_verdict(REQUEUE, Place(job_id="7")) == (REQUEUE, "preempted")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (NonFiniteLossError("the loss became nan"), "non-finite loss"),
+        (ConfigError("train.lr: ..."), "configuration"),
+        (DataError("no images"), "data"),
+        (CheckpointError("all torn"), "bad checkpoint"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (torch.distributed.DistNetworkError("failed to recv"), "peer crash"),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:27"), "peer crash"),
+        (RuntimeError("Connection reset by peer"), "peer crash"),
+        (RuntimeError("NCCL error: unhandled system error"), "peer crash"),
+        (SupersededError("attempt 1 was superseded by attempt 2"), "superseded"),
+        (SubmissionError("scontrol not found"), "user code"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "user code"),
+        (KeyError("x"), "user code"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else value,
+)
+def test_why_a_rank_died(error, cause):
+    assert classify(error) == cause
+    assert cause in FINAL_CAUSES or cause in CRASH_CAUSES or cause == "superseded"
+
+
+@dataclass
+class Environment:
+    """What `submitit.JobEnvironment()` says in one task."""
+
+    job_id: str = "12_3"
+    global_rank: int = 0
+    local_rank: int = 0
+    num_tasks: int = 1
+    hostnames: list[str] = field(default_factory=lambda: ["node1"])
+
+
+def test_a_task_knows_its_place(monkeypatch):
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    place = place_in_job(Environment(global_rank=5, local_rank=1, num_tasks=8, hostnames=["node1", "node2"]))
+    assert place == Place(5, 8, 1, job_id="12_3", launch="12_3.0", address="node1", one_host=False)
+    assert place_in_job(Environment()).one_host
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert place_in_job(Environment()).launch == "12_3.2", "another launch after a requeue"
+    virtual = ["127.0.0.1", "127.0.0.2"]
+    assert place_in_job(Environment(hostnames=virtual)).one_host, "virtual nodes of this host"
+
+
+def test_the_pickle_is_small_and_light_to_load(tmp_path):
+    """Unpickling happens before anybody listens to signals."""
+    job = TrainJob(f"/home/somebody/runs/{'x' * 100}/0123456789")
+    (tmp_path / "job.pkl").write_bytes(cloudpickle.dumps(DelayedSubmission(job)))
+    assert (tmp_path / "job.pkl").stat().st_size < 1000
+    code = f"""
+import pickle, sys
+submission = pickle.load(open({str(tmp_path / "job.pkl")!r}, "rb"))
+print(submission.function.folder)
+sys.exit("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.strip() == job.folder, done.stderr
+
+
+def test_a_requeue_carries_the_folder_and_nothing_else(tmp_path):
+    job = TrainJob(str(tmp_path))
+    again = job.checkpoint()
+    assert isinstance(again, DelayedSubmission) and again.function is job and not again.args and not again.kwargs
+    assert len(cloudpickle.dumps(again)) < 1000
+    assert pickle.loads(cloudpickle.dumps(again)).function == job
+
+
+@pytest.mark.parametrize("final", ["result.json", "cancelled.json"])
+def test_a_final_trial_is_not_trained_again(tmp_path, final):
+    run = RunDir(tmp_path)
+    write_json(run.path / final, {})
+    TrainJob(str(tmp_path))()
+    assert not run.attempts.exists() and not (tmp_path / "tokens").exists()
+
+
+BLOCKED = "import signal; print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
+
+
+def test_a_job_starts_with_its_signals_blocked():
+    command = [*shlex.split(python_command()), "-u", "-c"]
+    assert Path(command[3]) == Path(launcher.__file__)
+    done = subprocess.run([*command, BLOCKED], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"{sorted([signal.SIGUSR2, signal.SIGTERM])}\n"
+
+
+def test_a_signal_during_start_up_waits():
+    """The process lives on, as the kernel sees it: both signals are blocked, and the one that came is pending."""
+    command = [*shlex.split(python_command()), "-u", "-c", "print('up'); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        assert process.stdout.readline() == "up\n"
+        os.kill(process.pid, signal.SIGUSR2)
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+        masks = {name: int(status[name], 16) for name in ("SigBlk", "SigPnd", "ShdPnd")}
+        process.stdin.write("\n")
+        process.stdin.close()
+        assert process.wait(30) == 0
+    bits = {signum: 1 << (signum - 1) for signum in (signal.SIGUSR2, signal.SIGTERM)}
+    assert all(masks["SigBlk"] & bit for bit in bits.values())
+    assert (masks["SigPnd"] | masks["ShdPnd"]) & bits[signal.SIGUSR2]

@@ -1,0 +1,195 @@
+"""`cluster: local` with real processes: what a cluster does for a trial, the queue does, and it leaves nothing behind."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from runner.cli import run as cli
+from runner.local_queue import Running, choose_gpus
+from runner.rundir import RunDir, find_trials, read_json, read_rows
+from runner.status import is_alive
+from tests.experiments import last_step, run_cli, write_experiment
+from tests.slurm_cluster import wait_for
+
+PATIENCE_SECONDS = 90
+SMALL = {
+    "data": {"limit": 128},
+    "train": {"steps": 12},
+    "schedule": {"warmup_steps": 0},
+    "tracking": {"every_steps": 2},
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A run root; whatever queue is left of it at the end of a test is ended."""
+    yield tmp_path / "runs"
+    for queue in queues(tmp_path / "runs"):
+        for process in [*queue.children(recursive=True), queue]:
+            process.kill()
+
+
+def queues(root: Path) -> list[psutil.Process]:
+    """The living queues of all submissions."""
+    rows = [row for run in find_trials(root / "tiny") for row in run.job_rows()]
+    return [psutil.Process(pid) for pid in {row["pid"] for row in rows if is_alive(row["pid"], row["pid_created"])}]
+
+
+def profile(folder: Path, **keys) -> Path:
+    path = folder / "here.yaml"
+    path.write_text(json.dumps({"cluster": "local", **keys}))
+    return path
+
+
+def by_override(root: Path, key: str) -> dict:
+    return {yaml.safe_load(run.overrides.read_text()).get(key): run for run in find_trials(root / "tiny")}
+
+
+def ranks_of(run: RunDir) -> dict[int, psutil.Process]:
+    """The rank processes of a trial that run now, by rank."""
+    found = {}
+    numbers = {str(row["job_id"]) for row in run.attempt_rows() if row["event"] == "start"}
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+            if environment.get("SUBMITIT_LOCAL_JOB_ID") in numbers and "submitit.core._submit" in process.cmdline():
+                found[int(environment["SUBMITIT_LOCAL_GLOBALID"])] = process
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_for_step(run: RunDir, step: int) -> None:
+    wait_for(lambda: last_step(run), PATIENCE_SECONDS, f"step {step}", until=lambda found: found >= step)
+
+
+def wait_until_gone(root: Path) -> None:
+    wait_for(lambda: queues(root), PATIENCE_SECONDS, "the queue to end", until=lambda left: not left)
+
+
+def causes(run: RunDir) -> list[str]:
+    return [row["cause"] for row in run.attempt_rows() if row["event"] == "end"]
+
+
+def starts(run: RunDir) -> list[int]:
+    return [row["start_step"] for row in run.attempt_rows() if row["event"] == "start"]
+
+
+def spans(run: RunDir) -> list[tuple[float, float]]:
+    """From when to when each attempt ran."""
+    rows = run.attempt_rows()
+    return [(first["time"], last["time"]) for first, last in zip(rows[::2], rows[1::2], strict=True)]
+
+
+@pytest.mark.slow
+def test_a_sweep_with_an_interruption_is_done_two_at_a_time(tmp_path, root):
+    path = write_experiment(tmp_path, sweep={"seeds": [0, 1, 2]}, rehearse={"at_step": 5}, **SMALL)
+    site = profile(tmp_path, parallel=2, setup=["export OF_SETUP=yes"])
+    # As in the shell of an allocation: its job is not ours.
+    inside = os.environ | {"SLURM_JOB_ID": "1", "SLURM_RESTART_COUNT": "3", "SLURM_PROCID": "0"}
+    done = run_cli("submit", path, "--on", site, "--wait", "--root", root, env=inside)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 to submit" in done.stdout and "3 done" in done.stdout and "preempted at step" in done.stdout
+    runs = [by_override(root, "train.seed")[seed] for seed in range(3)]
+    assert [causes(run) for run in runs] == [["preempted", "done"], ["done"], ["done"]]
+    assert starts(runs[0]) == [0, runs[0].attempt_rows()[1]["end_step"]], (
+        "only the first is interrupted, and nothing is lost"
+    )
+    for run in runs:
+        assert [row["step"] for row in read_rows(run.metrics)] == [2, 4, 6, 8, 10, 12]
+    moments = [moment for run in runs for span in spans(run) for moment in span]
+    running = [sum(begin <= at < end for run in runs for begin, end in spans(run)) for at in moments]
+    assert max(running) <= 2
+    wait_until_gone(root)
+    assert not any(ranks_of(run) for run in runs)
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_a_killed_rank_and_an_ended_queue_cost_only_time(tmp_path, root):
+    groups = {**SMALL, "train": {"steps": 300}, "resources": {"ranks": 2}, "checkpoint": {"every_steps": 10}}
+    command = ["submit", write_experiment(tmp_path, **groups), "--on", profile(tmp_path), "--root", root]
+    assert run_cli(*command).returncode == 0
+    (run,) = find_trials(root / "tiny")
+    wait_for_step(run, 30)
+    (queue,) = queues(root)
+    family = [queue, *queue.children(recursive=True)]
+    ranks = ranks_of(run)
+    assert sorted(ranks) == [0, 1] and set(ranks.values()) <= set(family)
+    listening = [c.laddr.ip for each in family for c in each.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert listening and set(listening) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+    ranks[1].kill()
+    wait_for(lambda: starts(run), PATIENCE_SECONDS, "the next attempt", until=lambda found: len(found) == 2)
+    assert causes(run) == ["killed"] and starts(run)[1] >= 30 and starts(run)[1] % 10 == 0
+    wait_for_step(run, starts(run)[1] + 20)
+
+    queue.terminate()
+    wait_until_gone(root)
+    assert not ranks_of(run), "it took its ranks along"
+    assert causes(run) == ["killed", "terminated"]
+    assert run_cli(*command, "--wait").returncode == 0
+    assert starts(run)[2] == run.attempt_rows()[3]["end_step"] > starts(run)[1], "saved when it left"
+    assert [row["step"] for row in read_rows(run.metrics)] == list(range(2, 301, 2))
+
+
+@pytest.mark.slow
+def test_failed_cancelled_and_retried(tmp_path, root, capfd):
+    cases = [{"optimizer.lr": 1e30}, {"train.steps": 1_000_000}, {"train.seed": 1}]
+    groups = {**SMALL, "train": {"steps": 12, "max_grad_norm": None}}
+    path = write_experiment(tmp_path, sweep={"list": cases}, **groups)
+    site = profile(tmp_path, parallel=3, setup=["export OF_SETUP=yes", "true"])
+    command = [sys.executable, "-m", "runner", "submit", str(path), "--on", str(site), "--wait", "--root", str(root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
+        found = wait_for(
+            lambda: by_override(root, "train.steps"), 60, "the folders", until=lambda found: len(found) > 1
+        )
+        endless = found[1_000_000]
+        wait_for_step(endless, 2)
+        waiting.send_signal(signal.SIGINT)
+        _, stderr = waiting.communicate(timeout=30)
+    assert waiting.returncode == 130 and "Traceback" not in stderr
+    assert queues(root) and ranks_of(endless), "the queue goes on"
+
+    assert cli(["cancel", f"tiny/{endless.trial}", "--yes", "--root", str(root)]) == 0
+    assert cli(["retry", f"tiny/{endless.trial}", "--root", str(root)]) == 2, "not while it is still leaving"
+    assert "nothing to retry" in capfd.readouterr().out
+    wait_until_gone(root)
+    assert not ranks_of(endless) and causes(endless) == ["terminated"] and not endless.failure.exists()
+    failed, fine = by_override(root, "optimizer.lr")[1e30], by_override(root, "train.seed")[1]
+    assert causes(fine) == ["done"]
+    failure = read_json(failed.failure)
+    assert failure["cause"] == "non-finite loss" and "NonFiniteLossError" in Path(failure["traceback"]).read_text()
+    assert causes(failed) == ["non-finite loss"], "a user's error is not tried again"
+    assert cli(command[3:]) == 1
+    assert "0 to submit" in capfd.readouterr().out
+
+    assert cli(["retry", f"tiny/{endless.trial}", "--root", str(root)]) == 0
+    wait_for(lambda: starts(endless), PATIENCE_SECONDS, "the next attempt", until=lambda found: len(found) == 2)
+    assert starts(endless) == [0, endless.attempt_rows()[1]["end_step"]], "it goes on where the cancel saved"
+    assert cli(["cancel", f"tiny/{endless.trial}", "--yes", "--root", str(root)]) == 0
+    wait_until_gone(root)
+    assert not ranks_of(endless)
+    early, late = spans(endless)
+    assert early[1] < late[0], "one after the other"
+
+
+def test_gpus_are_given_out_evenly():
+    running: list[Running] = []
+    for expected in [(0,), (1,), (2,), (0,)]:
+        gpus = choose_gpus(3, 1, running)
+        assert gpus == expected
+        running.append(Running(None, None, gpus))
+    del running[1]
+    assert choose_gpus(3, 1, running) == (1,), "a GPU that was given back"
+    assert choose_gpus(4, 2, []) == (0, 1) and choose_gpus(2, 4, []) == (0, 1) and choose_gpus(0, 2, []) == ()
+    halves = [Running(None, None, choose_gpus(4, 2, [])), Running(None, None, (2, 3))]
+    assert sorted(itertools.chain(*(entry.gpus for entry in halves))) == [0, 1, 2, 3]
