@@ -35,9 +35,7 @@ class Attempt:
         """Raise SupersededError when a newer attempt exists."""
         newest = newest_token(self.run)
         if newest > self.number:
-            raise SupersededError(
-                f"attempt {self.number} of {self.run.trial} was superseded by attempt {newest}"
-            )
+            raise SupersededError(f"attempt {self.number} of {self.run.trial} was superseded by attempt {newest}")
 
     def record_start(
         self, *, job_id: str, launch: str, world: int, step: int, steps: int, resumed_from: str | None
@@ -54,9 +52,7 @@ class Attempt:
             resumed_from=resumed_from,
         )
 
-    def record_end(
-        self, *, step: int, cause: str, requeue: bool, signal_to_saved_seconds: float | None
-    ) -> None:
+    def record_end(self, *, step: int, cause: str, requeue: bool, signal_to_saved_seconds: float | None) -> None:
         self._append(
             "end",
             end_step=step,

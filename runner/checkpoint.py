@@ -137,15 +137,10 @@ def _gather_files(group: Group, written: bool, size: int, digest: bytes) -> list
     if group.world > 1:
         rows = [torch.empty_like(row) for _ in range(group.world)]
         torch.distributed.all_gather(rows, row, group=group.control)
-    return [
-        {"size": int(row[1]), "sha256": bytes(row[2:].tolist()).hex()} if int(row[0]) else None
-        for row in rows
-    ]
+    return [{"size": int(row[1]), "sha256": bytes(row[2:].tolist()).hex()} if int(row[0]) else None for row in rows]
 
 
-def _commit(
-    run: RunDir, beside: Path, place: Path, manifest: dict[str, Any], attempt: Attempt
-) -> Exception | None:
+def _commit(run: RunDir, beside: Path, place: Path, manifest: dict[str, Any], attempt: Attempt) -> Exception | None:
     try:
         with (beside / "manifest.json").open("wb") as file:
             file.write(json.dumps(manifest, indent=2).encode())
@@ -162,9 +157,7 @@ def _commit(
     return None
 
 
-def which_to_prune(
-    names: list[str], *, keep: int, keep_every_steps: int | None, best_step: int | None
-) -> list[str]:
+def which_to_prune(names: list[str], *, keep: int, keep_every_steps: int | None, best_step: int | None) -> list[str]:
     """The checkpoints that may go: all but the newest `keep`, the best, and every n-th step."""
     by_step = sorted(names, key=_order)
     return [
@@ -322,9 +315,7 @@ def load_weights(module: torch.nn.Module, file: Path) -> None:
     try:
         given = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
     except FileNotFoundError:
-        raise ConfigError(
-            f"init_from: {file} does not exist; `runner export TRIAL FILE` writes one"
-        ) from None
+        raise ConfigError(f"init_from: {file} does not exist; `runner export TRIAL FILE` writes one") from None
     except Exception as error:
         raise ConfigError(f"init_from: {file} is no exported trial: {str(error).splitlines()[0]}") from error
     wanted = module.state_dict()
@@ -336,7 +327,5 @@ def load_weights(module: torch.nn.Module, file: Path) -> None:
         if name in given and given[name].shape != wanted[name].shape
     ]
     if problems:
-        raise ConfigError(
-            f"init_from: {file} does not fit: {'; '.join(problems[:5])} ({len(problems)} in all)"
-        )
+        raise ConfigError(f"init_from: {file} does not fit: {'; '.join(problems[:5])} ({len(problems)} in all)")
     module.load_state_dict(given)

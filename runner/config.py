@@ -337,11 +337,7 @@ def validate(mapping: dict[str, Any]) -> Trial:
 def validate_groups(groups: Mapping[str, str], seen: dict[tuple[str, str], Any]) -> Trial:
     """`validate` for canonical JSON by top-level key, remembering in `seen` what is valid already."""
     adapters = _adapters()
-    errors = [
-        OptionError(key, f"unknown key; {did_you_mean(key, adapters)}")
-        for key in groups
-        if key not in adapters
-    ]
+    errors = [OptionError(key, f"unknown key; {did_you_mean(key, adapters)}") for key in groups if key not in adapters]
     errors += [OptionError(key, "is missing") for key in _required() if key not in groups]
     values = dict(_defaults())
     for key, text in groups.items():
@@ -369,18 +365,14 @@ def check_negatives(trial: Trial) -> None:
     """Raise ConfigError when a pass has one sample on each rank; for losses with in-batch negatives."""
     share = trial.resources.ranks * trial.train.accumulate
     if trial.train.batch_size < 2 * share:
-        problem = (
-            f"{trial.train.batch_size} is not allowed; with one sample in each pass of a rank the loss has "
-        )
+        problem = f"{trial.train.batch_size} is not allowed; with one sample in each pass of a rank the loss has "
         raise OptionError("train.batch_size", f"{problem}no negatives; must be at least {2 * share}")
 
 
 def check_warmup(warmup_steps: int, total_steps: int) -> None:
     """Raise ConfigError when the warm-up is longer than the training."""
     if warmup_steps > total_steps:
-        problem = (
-            f"{warmup_steps} is not allowed; must be at most {total_steps}, the steps of the whole training"
-        )
+        problem = f"{warmup_steps} is not allowed; must be at most {total_steps}, the steps of the whole training"
         raise OptionError("schedule.warmup_steps", problem)
 
 
@@ -388,9 +380,7 @@ def warnings(trial: Trial, cuda: bool = False) -> list[str]:
     """Advice in one line each: allowed, but rarely meant."""
     advice = []
     if trial.train.precision == "fp16" and not cuda:
-        advice.append(
-            'train.precision: "fp16" is slow on a CPU; bf16 is faster there and needs no loss scaling'
-        )
+        advice.append('train.precision: "fp16" is slow on a CPU; bf16 is faster there and needs no loss scaling')
     return advice
 
 

@@ -19,9 +19,7 @@ from runner.sweep import trials
 EXIT_USER_ERROR = 2
 
 
-def debug(
-    path: Path, overrides: list[str], root: Path, ranks: int | None, steps: int | None, pdb: bool
-) -> int:
+def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps: int | None, pdb: bool) -> int:
     """Run the first trial of an experiment afresh under ROOT/.debug and return the exit code.
 
     `ranks` are gloo processes of this machine (NCCL with GPUs); rank 0 writes to the terminal, the others to their

@@ -32,9 +32,7 @@ def copy_state(target: nn.Module, online: nn.Module) -> None:
         torch._foreach_copy_(tensors, followed + counted)
 
 
-def _pair(
-    target: nn.Module, online: nn.Module
-) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+def _pair(target: nn.Module, online: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """Floats of target and online, integers of target and online, each pair in one order."""
     averaged: list[Tensor] = []
     followed: list[Tensor] = []

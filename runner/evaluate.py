@@ -75,9 +75,7 @@ def sync_buffers(method: Method, group: Group) -> None:
             torch.distributed.broadcast(buffer, 0, group=group.data)
 
 
-def run_on_main(
-    work: Callable[[], dict[str, float]], group: Group, preemption: Preemption
-) -> dict[str, float]:
+def run_on_main(work: Callable[[], dict[str, float]], group: Group, preemption: Preemption) -> dict[str, float]:
     """Do `work` on rank 0 in a thread while all ranks go on watching for signals; its result on every rank.
 
     Raises: Interrupted on all ranks when one was signalled (the thread is abandoned and dies with the process).

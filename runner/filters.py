@@ -43,9 +43,7 @@ def sum_weighted(taps: Iterable[Tensor], weights: Iterable[Tensor]) -> Tensor:
     return reduce(Tensor.add_, (tap.mul_(weight) for tap, weight in zip(taps, weights, strict=True)))
 
 
-def place_taps(
-    start_B: Tensor, length_B: Tensor, flip_B: Tensor, size: int, most: int
-) -> tuple[Tensor, Tensor]:
+def place_taps(start_B: Tensor, length_B: Tensor, flip_B: Tensor, size: int, most: int) -> tuple[Tensor, Tensor]:
     """Which source pixels make each view pixel along one axis, and their weights: two (K, B, S) tensors.
 
     No length exceeds `most`, which fixes the number of taps; those beyond an image's own have weight 0.

@@ -101,9 +101,7 @@ def pick_device(local_rank: int, backend: str = "auto") -> torch.device:
 
 
 @contextmanager
-def joined(
-    rank: int, world: int, local_rank: int, store: Store | None, backend: str = "auto"
-) -> Iterator[Group]:
+def joined(rank: int, world: int, local_rank: int, store: Store | None, backend: str = "auto") -> Iterator[Group]:
     """Join the process group of `world` ranks through `store`, and leave it at the end, whatever happened.
 
     NCCL carries tensors when CUDA is there, gloo otherwise; a second gloo group carries control messages.

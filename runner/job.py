@@ -88,9 +88,7 @@ def run_rank(
     return outcome, preemption
 
 
-def _attend(
-    run: RunDir, place: "Place", preemption: "Preemption", stop_after: int | None, redirect: bool
-) -> "Outcome":
+def _attend(run: RunDir, place: "Place", preemption: "Preemption", stop_after: int | None, redirect: bool) -> "Outcome":
     import torch
 
     from runner.config import check_machine, load_trial

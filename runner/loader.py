@@ -102,9 +102,7 @@ class _Positions(Sampler[Tensor]):
                 yield torch.from_numpy(rows[self.group.rank * own : (self.group.rank + 1) * own])
 
 
-def iterate(
-    data: ImageSet, plan: Plan, group: Group, start: int, stop: int, workers: int = 0
-) -> Iterator[list[Part]]:
+def iterate(data: ImageSet, plan: Plan, group: Group, start: int, stop: int, workers: int = 0) -> Iterator[list[Part]]:
     """This rank's micro-batches of the optimizer steps at positions start..stop-1, one list a step."""
     dataset, positions = _Gather(data), _Positions(plan, group, start, stop)
     parts: Iterator[Part]

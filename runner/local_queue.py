@@ -118,12 +118,8 @@ def is_ours(run: RunDir, submission: Path) -> bool:
     return not run.cancelled.exists() and run.job_rows()[-1]["submission"] == str(submission)
 
 
-def _submit(
-    run: RunDir, resources: ResourcesConfig, site: Profile, gpus: tuple[int, ...], submission: Path
-) -> Any:
-    executor = submitit.LocalExecutor(
-        submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python_command()
-    )
+def _submit(run: RunDir, resources: ResourcesConfig, site: Profile, gpus: tuple[int, ...], submission: Path) -> Any:
+    executor = submitit.LocalExecutor(submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python_command())
     executor.update_parameters(
         tasks_per_node=resources.ranks,
         gpus_per_node=len(gpus),

@@ -30,9 +30,7 @@ class Meters:
             else:
                 self._floats[name] = value
         if tuple(names) != self._names:
-            assert self._count == 0, (
-                f"measurements changed from {self._names} to {tuple(names)} between two rows"
-            )
+            assert self._count == 0, f"measurements changed from {self._names} to {tuple(names)} between two rows"
             self._names = tuple(names)
             self._sums = [torch.zeros((), dtype=torch.float32, device=t.device) for t in tensors]
         torch._foreach_add_(self._sums, tensors)

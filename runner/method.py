@@ -46,9 +46,7 @@ class Method(nn.Module):
         if isinstance(losses, tuple) and len(losses) == 2 and isinstance(losses[1], dict):
             losses, measured = losses
         named = name_losses(losses)
-        total = (
-            torch.stack([part.float() for part in named.values()]).sum() if len(named) > 1 else named["loss"]
-        )
+        total = torch.stack([part.float() for part in named.values()]).sum() if len(named) > 1 else named["loss"]
         parts = {name: part.detach() for name, part in named.items()}
         return Output(total, {"loss": total.detach(), **parts, **measured})
 

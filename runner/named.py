@@ -86,9 +86,7 @@ def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
     resolved = []
     for family, group in zip(FAMILIES, groups, strict=True):
         if (family, id(group)) not in seen:
-            seen[family, id(group)] = (
-                resolve(family, group) if isinstance(group, Selection) else _resolve_probes(group)
-            )
+            seen[family, id(group)] = resolve(family, group) if isinstance(group, Selection) else _resolve_probes(group)
         resolved.append(seen[family, id(group)])
     options = ResolvedTrial(*resolved)
     if getattr(load("methods", trial.method.name), "IN_BATCH_NEGATIVES", True):

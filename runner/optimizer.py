@@ -24,9 +24,7 @@ def build_optimizer(method: Method, config: OptimizerConfig) -> torch.optim.Opti
     if config.name == "sgd":
         # Not fused: torch's fused SGD leaves momentum uninitialised when loss scaling skips the first step,
         # and fails when a parameter gets its first gradient later than others.
-        return torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, foreach=True
-        )
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, foreach=True)
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
     adam = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     return adam(groups, lr=config.lr, betas=config.betas, fused=fused)

@@ -111,9 +111,7 @@ class Preemption:
         wanted = 1
         if self._last is not None and step > self._last[0]:
             seconds_per_step = (now - self._last[1]) / (step - self._last[0])
-            wanted = int(
-                min(max(LATENCY_SECONDS / 2 / max(seconds_per_step, 1e-6), 1), MAX_STEPS_BETWEEN_POLLS)
-            )
+            wanted = int(min(max(LATENCY_SECONDS / 2 / max(seconds_per_step, 1e-6), 1), MAX_STEPS_BETWEEN_POLLS))
         self._last = (step, now)
         # What was just agreed on must not be asked for again by the request already under way.
         again = save_due and not answer.save, request if not answer.request else 0

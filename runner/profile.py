@@ -194,7 +194,5 @@ def submitit_parameters(profile: Profile, resources: ResourcesConfig, name: str 
 def advice(profile: Profile) -> list[str]:
     """Advice in one line each: allowed, but rarely meant."""
     if profile.cluster == "slurm" and profile.time_minutes <= 10:
-        return [
-            f"time_minutes: {profile.time_minutes} is short: start-up and requeue take minutes themselves"
-        ]
+        return [f"time_minutes: {profile.time_minutes} is short: start-up and requeue take minutes themselves"]
     return []

@@ -25,9 +25,7 @@ KEY_STEPS = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 ROUNDS = 10
 
 
-def draw_uniforms(
-    seed: int, epoch: int, ids_B: NDArray[np.int64], view: int, count: int
-) -> NDArray[np.float64]:
+def draw_uniforms(seed: int, epoch: int, ids_B: NDArray[np.int64], view: int, count: int) -> NDArray[np.float64]:
     """(B, count) numbers in the open interval (0, 1), each made of 32 random bits.
 
     `seed` < 2^64, `epoch` < 2^32, `view` < 2^16. A greater `count` adds columns and keeps the earlier ones.

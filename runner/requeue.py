@@ -65,9 +65,7 @@ def decide(
         return Decision("leave", "superseded", "a newer attempt has taken over")
     started = any(row["event"] == "start" and row["launch"] == launch for row in attempts)
     if started and attempts[-1]["event"] == "end" and attempts[-1]["requeue"]:
-        return Decision(
-            "requeue", attempts[-1]["cause"], "saved, but the first request to requeue did not get through"
-        )
+        return Decision("requeue", attempts[-1]["cause"], "saved, but the first request to requeue did not get through")
     final = [crash for crash in crashes if crash["cause"] in FINAL_CAUSES]
     if final:
         crash = final[0]

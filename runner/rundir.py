@@ -132,15 +132,11 @@ def find_trial(root: Path, prefix: str) -> RunDir:
         return RunDir(Path(prefix).resolve())
     experiment, _, start = prefix.rpartition("/")
     folders = [root / experiment] if experiment else find_experiments(root)
-    found = [
-        run for folder in folders for run in find_trials(folder) if start and run.trial.startswith(start)
-    ]
+    found = [run for folder in folders for run in find_trials(folder) if start and run.trial.startswith(start)]
     if len(found) == 1:
         return found[0]
     if not found:
-        raise ConfigError(
-            f"trial {prefix!r}: no trial under {root} starts with it; `runner status` lists them"
-        )
+        raise ConfigError(f"trial {prefix!r}: no trial under {root} starts with it; `runner status` lists them")
     names = ", ".join(f"{run.experiment}/{run.trial}" for run in found[:4])
     raise ConfigError(f"trial {prefix!r}: {len(found)} trials start with it: {names}; give more of the id")
 
@@ -264,9 +260,7 @@ def locked(folder: Path, timeout_seconds: float = 60) -> Iterator[None]:
             else:
                 time.sleep(0.05)
     try:
-        write_json(
-            lock / "holder.json", {"host": os.uname().nodename, "pid": os.getpid(), "time": time.time()}
-        )
+        write_json(lock / "holder.json", {"host": os.uname().nodename, "pid": os.getpid(), "time": time.time()})
         yield
     finally:
         (lock / "holder.json").unlink(missing_ok=True)
@@ -279,11 +273,7 @@ def _is_stale(lock: Path) -> bool:
         holder = read_json(lock / "holder.json")
     except (FileNotFoundError, ValueError):
         return False
-    if (
-        holder is not None
-        and holder["host"] == os.uname().nodename
-        and not Path(f"/proc/{holder['pid']}").exists()
-    ):
+    if holder is not None and holder["host"] == os.uname().nodename and not Path(f"/proc/{holder['pid']}").exists():
         return True
     return age_seconds > 600
 

@@ -95,15 +95,11 @@ def override(document: Document, texts: Iterable[str]) -> Document:
         if not equals:
             raise ConfigError(f"override {shown}: has no `=`; write KEY=VALUE, such as train.seed=1")
         if not key.isprintable() or " " in key or not all(key.split(".")):
-            raise ConfigError(
-                f"override {shown}: {show(key)} is not a dotted key; write it as in train.seed=1"
-            )
+            raise ConfigError(f"override {shown}: {show(key)} is not a dotted key; write it as in train.seed=1")
         if not value.strip():
             raise ConfigError(f"override {shown}: has no value; write {key}=null to unset the key")
         try:
-            mapping = set_key(
-                mapping, key, parse_yaml(value, f"override {shown}", numbered=False, key=key)[0]
-            )
+            mapping = set_key(mapping, key, parse_yaml(value, f"override {shown}", numbered=False, key=key)[0])
         except OptionError as error:
             raise ConfigError(f"override {shown}: {error}") from None
         lines = {other: line for other, line in lines.items() if not other.startswith(f"{key}.")}

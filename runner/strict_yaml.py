@@ -139,9 +139,7 @@ class _Reader:
 
     def refuse_extras(self, event: yaml.Event, key: str) -> None:
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-            raise self.error(
-                _line(event), "anchors (&) and aliases (*) are not allowed; write the value out", key
-            )
+            raise self.error(_line(event), "anchors (&) and aliases (*) are not allowed; write the value out", key)
         if (tag := getattr(event, "tag", None)) is not None:
             raise self.error(_line(event), f"tag {show(tag)} is not allowed; write a plain value", key)
 

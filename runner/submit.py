@@ -14,7 +14,7 @@ from runner.errors import SubmissionError
 from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.local_queue import MANIFEST, start
 from runner.named import resolve_trials
-from runner.profile import Profile, advice, load_profile, submitit_parameters
+from runner.profile import Profile, advice, layout, load_profile, submitit_parameters
 from runner.provenance import collect
 from runner.rundir import RunDir, append_row, experiment_dir, locked, replacing, write_json, write_yaml
 from runner.status import read_statuses
@@ -52,9 +52,7 @@ class Submission:
         lines = []
         for item in self.items:
             settings = " ".join(f"{key}={value}" for key, value in item.overrides.items()) or "as written"
-            lines.append(
-                f"{'submit' if item.submits else 'keep  '}  {item.run.trial}  {item.state:9}  {settings}"
-            )
+            lines.append(f"{'submit' if item.submits else 'keep  '}  {item.run.trial}  {item.state:9}  {settings}")
         count = sum(item.submits for item in self.items)
         lines.append(f"{self.experiment}: {len(self.items)} trials, {count} to submit")
         return "\n".join(lines)
@@ -68,9 +66,7 @@ def decide(state: str, settled: bool) -> bool:
     return state == "new" or (state == "unknown" and settled)
 
 
-def submit(
-    path: Path, overrides: list[str], profile: str, root: Path, dry_run: bool, command: list[str]
-) -> Submission:
+def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: bool, command: list[str]) -> Submission:
     """Expand an experiment, and submit the trials that are neither done nor alive.
 
     Raises: ConfigError for the file or the profile, SubmissionError when the cluster refuses.
@@ -80,6 +76,9 @@ def submit(
     expanded = trials(experiment)
     # Every plug-in choice is resolved now: a typo dies at submission and not after hours in the queue.
     resolve_trials(expanded, experiment.document)
+    if site.cluster == "slurm":
+        for resources in {trial.resources for _, trial in expanded}:
+            layout(resources.ranks, site.gpus_per_node)
     folder = experiment_dir(root.absolute(), experiment.name)
     for line in dict.fromkeys([*advice(site), *(line for _, trial in expanded for line in warnings(trial))]):
         print(f"runner: {line}", file=sys.stderr)
@@ -113,9 +112,7 @@ def resubmit(runs: list[RunDir], profile: str | None, root: Path) -> None:
         for folder in {run.path.parent for run in group}:
             with locked(folder):
                 members = [run for run in group if run.path.parent == folder]
-                _send(
-                    [(run, load_trial(run.config).resources) for run in members], load_profile(place), folder
-                )
+                _send([(run, load_trial(run.config).resources) for run in members], load_profile(place), folder)
 
 
 def choose_rehearsal(trial: Trial, index: int) -> Trial:
@@ -185,9 +182,7 @@ def _executor(resources: ResourcesConfig, site: Profile, submission: Path) -> An
             submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python_command()
         )
     except RuntimeError as error:
-        raise SubmissionError(
-            "srun is not on PATH; use --on slurm/local.yaml, or run this on a login node"
-        ) from error
+        raise SubmissionError("srun is not on PATH; use --on slurm/local.yaml, or run this on a login node") from error
     executor.update_parameters(**sbatch_parameters(resources, site, submission))
     return executor
 
@@ -257,7 +252,5 @@ def _scripts(items: tuple[Item, ...], site: Profile, folder: Path) -> list[str]:
         command = f"{python_command()} -u -m submitit.core._submit {shlex.quote(str(submission / 'jobs'))}"
         array = {"map_count": count} if count > 1 else {}
         parameters = sbatch_parameters(resources, site, submission)
-        scripts.append(
-            _make_sbatch_string(command=command, folder=submission / "jobs", **parameters, **array)
-        )
+        scripts.append(_make_sbatch_string(command=command, folder=submission / "jobs", **parameters, **array))
     return scripts

@@ -64,11 +64,7 @@ def trial_id(mapping: dict[str, Any]) -> str:
 
 def _hash_groups(groups: dict[str, str]) -> str:
     """`trial_id` from the canonical JSON of each top-level key."""
-    inside = [
-        f"{encode_basestring_ascii(key)}:{groups[key]}"
-        for key in sorted(groups)
-        if key not in OUTSIDE_IDENTITY
-    ]
+    inside = [f"{encode_basestring_ascii(key)}:{groups[key]}" for key in sorted(groups) if key not in OUTSIDE_IDENTITY]
     return sha256(f"{{{','.join(inside)}}}".encode()).hexdigest()[:10]
 
 
@@ -126,9 +122,7 @@ def _points(experiment: Experiment) -> list[_Point]:
     try:
         # Not the canonical text: a value that the sweep sets keeps its spelling, 1.0 stays 1.0.
         sweep = build_json(Sweep, json.dumps(experiment.sweep), "sweep")
-        pinned = {
-            key: text for key, text in experiment.document.overrides.items() if not key.startswith("sweep")
-        }
+        pinned = {key: text for key, text in experiment.document.overrides.items() if not key.startswith("sweep")}
         dimensions = _prepare(sweep, "sweep", pinned)
         settable = {*_dotted_keys(experiment.base), *_all_origins(dimensions)}
         _check_conditions(sweep, "sweep", settable)
@@ -177,9 +171,7 @@ def _prepare(block: Block, at: str, pinned: dict[str, str]) -> _Dimensions:
         free = {key: origin for key, origin in names.items() if not _is_pinned(key, origin, pinned)}
         for key, origin in free.items():
             if (group := key.partition(".")[0]) in OUTSIDE_IDENTITY:
-                problem = (
-                    f"{group} is no part of a trial's id, so it cannot be swept; write one experiment each"
-                )
+                problem = f"{group} is no part of a trial's id, so it cannot be swept; write one experiment each"
                 raise OptionError(origin, problem)
         _check_settings(axis, names)
         if free:
@@ -213,10 +205,7 @@ def _axes(block: Block, at: str) -> Iterator[tuple[list[dict[str, Any]], dict[st
         search = block.random
         yield (
             [
-                {
-                    key: draw(distribution, search.seed, key, index)
-                    for key, distribution in search.parameters.items()
-                }
+                {key: draw(distribution, search.seed, key, index) for key, distribution in search.parameters.items()}
                 for index in range(search.samples)
             ],
             {key: f"{at}.random.parameters.{key}" for key in search.parameters},
@@ -228,9 +217,7 @@ def _axes(block: Block, at: str) -> Iterator[tuple[list[dict[str, Any]], dict[st
 def _is_pinned(key: str, origin: str, pinned: dict[str, str]) -> bool:
     for pin, text in pinned.items():
         if pin.startswith(f"{key}."):
-            raise OptionError(
-                origin, f"sets {key} as a whole, which the override {text} would change; drop one"
-            )
+            raise OptionError(origin, f"sets {key} as a whole, which the override {text} would change; drop one")
         if key == pin or key.startswith(f"{pin}."):
             return True
     return False

@@ -146,9 +146,7 @@ def launch(
             run.tracker.close()
 
 
-def build(
-    trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, stop_after: int | None
-) -> Run:
+def build(trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, stop_after: int | None) -> Run:
     """Make every part of a trial from its config."""
     options = named.resolve_trial(trial)
     if trial.train.deterministic:
@@ -164,9 +162,7 @@ def build(
     steps = trial.train.steps or (trial.train.epochs or 0) * plan.steps_per_epoch
     check_warmup(getattr(options.schedule, "warmup_steps", 0), steps)
     encoder = named.load("encoders", trial.encoder.name).build(options.encoder, data.images.shape[1])
-    method = (
-        named.load("methods", trial.method.name).build(options.method, encoder, group, steps).to(group.device)
-    )
+    method = named.load("methods", trial.method.name).build(options.method, encoder, group, steps).to(group.device)
     if trial.init_from:
         checkpoint.load_weights(method, Path(trial.init_from))
     precision = Precision(trial.train.precision, group.device)
@@ -431,9 +427,7 @@ def save(run: Run, periodic: bool = False, pruning: bool = False) -> None:
         raise NonFiniteLossError(f"the loss became nan or inf before step {state.step}")
     began = time.monotonic()
     try:
-        checkpoint.save(
-            run.attempt.run, run.group, run.attempt, state.step, state.shared(), state.own(), run.facts
-        )
+        checkpoint.save(run.attempt.run, run.group, run.attempt, state.step, state.shared(), state.own(), run.facts)
         run.saved_step = state.step
     except CheckpointError as error:
         if not periodic:

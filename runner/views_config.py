@@ -121,9 +121,7 @@ class ViewsConfig(Options):
     @model_validator(mode="after")
     def check_local(self) -> Self:
         if self.local_size is not None and self.local_views == 0:
-            raise ValueError(
-                f"local_size is {self.local_size} but local_views is 0: there is no local view to size"
-            )
+            raise ValueError(f"local_size is {self.local_size} but local_views is 0: there is no local view to size")
         return self
 
 

@@ -115,7 +115,5 @@ def _train_rank(group: Group, folder: str, signal_step: int, signal_rank: int, l
 
     preemption.poll = poll  # type: ignore[method-assign]
     place = Place(group.rank, group.world, group.rank, launch=str(launch))
-    outcome = launch_trial(
-        load_trial(run.config), Attempt(run, number, group.rank), group, preemption, place=place
-    )
+    outcome = launch_trial(load_trial(run.config), Attempt(run, number, group.rank), group, preemption, place=place)
     return outcome.verdict.name

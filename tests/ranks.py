@@ -18,9 +18,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch", "runner.group", "tests.ranks"])
 
 
-def run_ranks(
-    world: int, function: Callable[..., Any], *args: Any, timeout_seconds: float = 120
-) -> list[Any]:
+def run_ranks(world: int, function: Callable[..., Any], *args: Any, timeout_seconds: float = 120) -> list[Any]:
     """`function(group, *args)` on every rank; its results in rank order. The first failure is raised here."""
     with tempfile.TemporaryDirectory() as folder:
         processes = [

@@ -49,11 +49,7 @@ def test_what_was_saved_comes_back(tmp_path):
     assert found.step == 3 and found.own == {"rng": 3}
     assert torch.equal(found.shared["method"]["weight"], torch.full((6,), 1.5))
     manifest = json.loads((run.checkpoints / name / "manifest.json").read_text())
-    assert (
-        manifest["world_size"] == 1
-        and manifest["trial"] == "trial"
-        and list(manifest["files"]) == ["rank_00000.pt"]
-    )
+    assert manifest["world_size"] == 1 and manifest["trial"] == "trial" and list(manifest["files"]) == ["rank_00000.pt"]
     assert not list(run.checkpoints.glob(".*"))
 
 
@@ -240,9 +236,7 @@ def save_on_ranks(group: Group, folder: str, fail: bool) -> str:
     attempt = attempt or type("", (), {"number": 1, "check_fence": lambda self: None})()
     if fail and group.rank == 1:
         # A file where this rank wants to write its own: as unwritable as a full disk.
-        checkpoint._write = lambda path, content: (_ for _ in ()).throw(
-            OSError(28, "No space left on device")
-        )
+        checkpoint._write = lambda path, content: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     try:
         return checkpoint.save(run, group, attempt, 4, {**SHARED, "step": 4}, {"rank": group.rank}, {})
     except CheckpointError as error:

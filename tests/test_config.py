@@ -65,9 +65,7 @@ def test_the_file_of_the_design_is_a_trial(tmp_path):
     (tmp_path / "exp.yaml").write_text(FILE)
     [(variant, trial)] = trials(load_experiment(tmp_path / "exp.yaml", ["train.seed=7"]))
     assert trial.method == Selection(name="scl", options={"gamma": 1.0, "alpha": 1.0})
-    assert trial.optimizer == OptimizerConfig(
-        name="adamw", lr=3e-4, weight_decay=1e-5, groups={"head": {"lr": 1e-3}}
-    )
+    assert trial.optimizer == OptimizerConfig(name="adamw", lr=3e-4, weight_decay=1e-5, groups={"head": {"lr": 1e-3}})
     assert (trial.train.precision, trial.train.seed, trial.train.steps) == ("bf16", 7, None)
     assert (trial.checkpoint.every_minutes, trial.evaluate.probes) == ("auto", ("linear", "knn"))
     assert variant.overrides == {}
@@ -168,9 +166,7 @@ def test_errors_in_the_file_say_its_line(tmp_path):
 def test_nccl_needs_a_gpu():
     trial = validate(set_key(MINIMAL, "train.backend", "nccl"))
     check_machine(trial, cuda=True)
-    with pytest.raises(
-        ConfigError, match=r'train\.backend: "nccl" is not allowed without a GPU; use auto or'
-    ):
+    with pytest.raises(ConfigError, match=r'train\.backend: "nccl" is not allowed without a GPU; use auto or'):
         check_machine(trial, cuda=False)
 
 
@@ -182,9 +178,7 @@ def test_fp16_on_a_cpu_is_advised_against():
 
 def test_a_single_sample_has_no_negatives():
     trial = validate(MINIMAL | {"resources": {"ranks": 4}, "train": MINIMAL["train"] | {"accumulate": 2}})
-    with pytest.raises(
-        ConfigError, match=r"train\.batch_size: 8 .* the loss has no negatives; .* at least 16$"
-    ):
+    with pytest.raises(ConfigError, match=r"train\.batch_size: 8 .* the loss has no negatives; .* at least 16$"):
         check_negatives(trial)
     check_negatives(validate(MINIMAL | {"resources": {"ranks": 4}}))
 
@@ -195,9 +189,7 @@ def test_the_warmup_fits_into_the_training():
         check_warmup(11, 10)
 
 
-@given(
-    batch_size=st.integers(1, 4096), ranks=st.integers(1, 64), accumulate=st.integers(1, 16), data=st.data()
-)
+@given(batch_size=st.integers(1, 4096), ranks=st.integers(1, 64), accumulate=st.integers(1, 16), data=st.data())
 def test_the_suggested_batch_sizes_are_the_nearest_that_fit(batch_size, ranks, accumulate, data):
     def fits(size: int) -> str:
         train = {"steps": 1, "batch_size": size, "accumulate": accumulate}

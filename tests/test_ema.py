@@ -12,9 +12,7 @@ from runner.ema import copy_state, update_ema
 def make_pair(dtype=torch.float32):
     """Two small networks with batch norm, alike but for their values."""
     torch.manual_seed(0)
-    online = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 3, bias=False)
-    )
+    online = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 3, bias=False))
     target = copy.deepcopy(online)
     with torch.no_grad():
         for _ in range(3):
@@ -86,9 +84,7 @@ def test_copy_state_is_bitwise_and_shares_nothing():
     for name, value in target.state_dict().items():
         assert torch.equal(value, online.state_dict()[name]), name
         assert value.data_ptr() != online.state_dict()[name].data_ptr()
-    assert all(
-        now is then for now, then in zip([*target.parameters(), *target.buffers()], tensors, strict=True)
-    )
+    assert all(now is then for now, then in zip([*target.parameters(), *target.buffers()], tensors, strict=True))
 
 
 def test_a_tied_weight_moves_once():

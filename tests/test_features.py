@@ -101,9 +101,7 @@ def test_every_rank_gets_every_row_in_order(world, count, batch_size):
 
 @pytest.mark.ddp
 def test_an_interruption_ends_all_ranks_alike_and_restores_the_mode():
-    assert (
-        run_ranks(2, interrupt_on_rank) == [([0, 1], [part.training for part in Toy().train().modules()])] * 2
-    )
+    assert run_ranks(2, interrupt_on_rank) == [([0, 1], [part.training for part in Toy().train().modules()])] * 2
 
 
 def test_leaves_the_method_as_it_was():
@@ -142,9 +140,7 @@ def test_features_can_be_trained_on():
 def test_precision_is_that_of_the_caller_and_features_are_float32():
     method, images = Toy(), make_images(6)
     full = extract_features(method, images, Group(), 3).features
-    half = extract_features(
-        method, images, Group(), 3, precision=Precision("bf16", torch.device("cpu"))
-    ).features
+    half = extract_features(method, images, Group(), 3, precision=Precision("bf16", torch.device("cpu"))).features
     assert full.dtype == half.dtype == torch.float32
     assert torch.equal(half, half.bfloat16().float()) and not torch.equal(full, full.bfloat16().float())
     torch.testing.assert_close(half, full, rtol=0.1, atol=0.1)

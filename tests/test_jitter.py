@@ -30,9 +30,7 @@ def test_each_image_undergoes_its_own_changes_in_its_own_order(probability):
 
 def change_one(image, draws, i):
     """The fast jitter step by step; hue in YUV, whose chroma plane is that of YIQ, turned."""
-    brightness, contrast, saturation, turns = (
-        draws.factors[i] if draws.jitter[i] else jitter.IDENTITY
-    ).tolist()
+    brightness, contrast, saturation, turns = (draws.factors[i] if draws.jitter[i] else jitter.IDENTITY).tolist()
     image = image * brightness
     image = contrast * image + (1 - contrast) * kornia.color.rgb_to_grayscale(image).mean()
     grey = kornia.color.rgb_to_grayscale(image)

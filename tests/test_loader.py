@@ -24,21 +24,13 @@ def numbered(count: int) -> ImageSet:
 
 def ids_of(data, plan, world, start, stop, workers=0):
     """Step -> micro-batch -> ids over all ranks, in rank order."""
-    ranks = [
-        list(iterate(data, plan, Group(rank=rank, world=world), start, stop, workers))
-        for rank in range(world)
-    ]
+    ranks = [list(iterate(data, plan, Group(rank=rank, world=world), start, stop, workers)) for rank in range(world)]
     for steps in ranks:
         for window in steps:
             for part in window:
-                assert torch.equal(part.images[:, 0, 0, 0].long(), part.ids) and torch.equal(
-                    part.labels, part.ids
-                )
+                assert torch.equal(part.images[:, 0, 0, 0].long(), part.ids) and torch.equal(part.labels, part.ids)
     return [
-        [
-            torch.cat([steps[index][part].ids for steps in ranks]).tolist()
-            for part in range(len(ranks[0][index]))
-        ]
+        [torch.cat([steps[index][part].ids for steps in ranks]).tolist() for part in range(len(ranks[0][index]))]
         for index in range(stop - start)
     ]
 

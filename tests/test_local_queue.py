@@ -1,4 +1,4 @@
-"""`cluster: local` with real processes: what a cluster does for a trial, the queue does, and it leaves nothing behind."""
+"""`cluster: local` with real processes: the queue does what a cluster does for a trial, and leaves nothing behind."""
 
 import itertools
 import json
@@ -172,7 +172,7 @@ def test_failed_cancelled_and_retried(tmp_path, root, capfd):
     assert cli(command[3:]) == 1
     assert "0 to submit" in capfd.readouterr().out
 
-    assert cli(["retry", f"tiny/{endless.trial}", "--root", str(root)]) == 0
+    assert run_cli("retry", f"tiny/{endless.trial}", "--root", root).returncode == 0
     wait_for(lambda: starts(endless), PATIENCE_SECONDS, "the next attempt", until=lambda found: len(found) == 2)
     assert starts(endless) == [0, endless.attempt_rows()[1]["end_step"]], "it goes on where the cancel saved"
     assert cli(["cancel", f"tiny/{endless.trial}", "--yes", "--root", str(root)]) == 0

@@ -50,9 +50,7 @@ def test_equals_torch_without_fused_kernels(name):
     """Five steps under a schedule, against one plain optimizer a group with its own rate and decay."""
     kind, options = PLAIN[name]
     mine, plain = Toy(), Toy()
-    optimizer = build_optimizer(
-        mine, config(name=name, groups={"head": {"lr": 0.01, "weight_decay": 0.5}}, **options)
-    )
+    optimizer = build_optimizer(mine, config(name=name, groups={"head": {"lr": 0.01, "weight_decay": 0.5}}, **options))
     references = [
         kind(parameters, lr=lr, weight_decay=decay, foreach=False, **options)
         for parameters, lr, decay in [
@@ -75,9 +73,7 @@ def test_equals_torch_without_fused_kernels(name):
 
 
 def test_groups_carry_their_names_rates_and_decay():
-    optimizer = build_optimizer(
-        Toy(), config(groups={"head": {"lr": 0.01}, "encoder": {"weight_decay": 0.0}})
-    )
+    optimizer = build_optimizer(Toy(), config(groups={"head": {"lr": 0.01}, "encoder": {"weight_decay": 0.0}}))
     found = {group["name"]: (group["base_lr"], group["weight_decay"]) for group in optimizer.param_groups}
     assert found == {"encoder": (0.1, 0.0), "head": (0.01, 0.2), "head/no_decay": (0.01, 0.0)}
     sizes = {group["name"]: sum(p.numel() for p in group["params"]) for group in optimizer.param_groups}

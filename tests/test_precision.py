@@ -46,9 +46,7 @@ def loss_of(method, precision, step=0):
         return F.cross_entropy(method.encode(images), labels)
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
-)
+@pytest.mark.parametrize(("name", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_autocast_computes_in_the_named_type(name, dtype):
     with Precision(name, CPU).autocast():
         assert Toy().encode(torch.randn(2, 1, 8, 8)).dtype == dtype
@@ -74,9 +72,7 @@ def test_trains_like_float32(name):
         expected = nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
         reference.step()
         torch.testing.assert_close(norm, expected, rtol=1e-6 if name == "no" else 0.05, atol=0.0)
-    moved = torch.cat(
-        [(a - b).flatten() for a, b in zip(plain.parameters(), Toy().parameters(), strict=True)]
-    )
+    moved = torch.cat([(a - b).flatten() for a, b in zip(plain.parameters(), Toy().parameters(), strict=True)])
     apart = torch.cat([(a - b).flatten() for a, b in zip(plain.parameters(), mine.parameters(), strict=True)])
     assert apart.norm() < (1e-5 if name == "no" else 0.1) * moved.norm()
 
@@ -162,9 +158,7 @@ def test_bf16_on_a_gpu_without_it_is_refused(monkeypatch):
     # Such a GPU is from before 2020: what it would answer is all there is to feign.
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla V100")
-    with pytest.raises(
-        ConfigError, match=r'train\.precision: "bf16" is not allowed on Tesla V100; use fp16 or "no"'
-    ):
+    with pytest.raises(ConfigError, match=r'train\.precision: "bf16" is not allowed on Tesla V100; use fp16 or "no"'):
         Precision("bf16", torch.device("cuda", 0))
     assert Precision("no", torch.device("cuda", 0)).state_dict() == {}
 

@@ -141,8 +141,7 @@ def leave_together(group: Group, schedules: list[dict[int, int]]) -> list[tuple[
 def test_ranks_agree_on_one_step_for_random_signals():
     chance = random.Random(0)
     schedules = [
-        {rank: chance.randrange(1, 60) for rank in chance.sample(range(3), chance.randrange(1, 4))}
-        for _ in range(40)
+        {rank: chance.randrange(1, 60) for rank in chance.sample(range(3), chance.randrange(1, 4))} for _ in range(40)
     ]
     results = run_ranks(3, leave_together, schedules)
     for index, schedule in enumerate(schedules):

@@ -224,9 +224,7 @@ HOSTILE = st.text(min_size=1) | st.lists(st.sampled_from(PIECES), min_size=1, ma
 
 
 def is_tame(field: str, value: str) -> bool:
-    return (
-        value.isprintable() if field == "setup" else set(value) <= set(TAME_CHARACTERS) and len(value) <= 128
-    )
+    return value.isprintable() if field == "setup" else set(value) <= set(TAME_CHARACTERS) and len(value) <= 128
 
 
 @given(values=st.dictionaries(st.sampled_from(SBATCH_FIELDS), HOSTILE | TAME, min_size=1))
@@ -257,7 +255,5 @@ def test_the_scripts_are_valid_shell(tmp_path):
     for path in SITES:
         profile = load_profile(path)
         if profile.cluster == "slurm":
-            script = write(
-                tmp_path, "\n".join(sbatch_lines(profile, ResourcesConfig(ranks=4), count=3)), "job.sh"
-            )
+            script = write(tmp_path, "\n".join(sbatch_lines(profile, ResourcesConfig(ranks=4), count=3)), "job.sh")
             assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0

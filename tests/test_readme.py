@@ -30,9 +30,7 @@ def two_views(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "two_views.py").write_text(source)
     monkeypatch.setattr(runner.methods, "__path__", [*runner.methods.__path__, str(folder)])
-    monkeypatch.setattr(
-        runner.methods.__spec__, "submodule_search_locations", [*runner.methods.__path__, str(folder)]
-    )
+    monkeypatch.setattr(runner.methods.__spec__, "submodule_search_locations", [*runner.methods.__path__, str(folder)])
 
 
 def test_the_method_trains_and_resumes(two_views, tmp_path):

@@ -72,10 +72,7 @@ def crash(rank: int, cause: str, time: float = 0.0) -> dict:
         ),
         (
             137,
-            {
-                "attempts": [x for n in (1, 2, 3) for x in (start(n, 50 * n), end(n, "killed"))]
-                + [start(4, 200)]
-            },
+            {"attempts": [x for n in (1, 2, 3) for x in (start(n, 50 * n), end(n, "killed"))] + [start(4, 200)]},
             "requeue",
             "killed",
         ),

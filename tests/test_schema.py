@@ -86,9 +86,7 @@ def test_scalars_mean_what_they_look_like(text, value):
 
 
 def test_lines_are_known_for_every_dotted_key(tmp_path):
-    text = (
-        "name: x\noptimizer:\n  lr: 1\n  betas:\n  - 0.9\n  - 0.95\nsweep:\n  grid: {method.gamma: [0, 1]}\n"
-    )
+    text = "name: x\noptimizer:\n  lr: 1\n  betas:\n  - 0.9\n  - 0.95\nsweep:\n  grid: {method.gamma: [0, 1]}\n"
     document = load_yaml(write(tmp_path, text))
     lines = {
         "name": 1,
@@ -154,9 +152,7 @@ def test_a_missing_file_and_a_folder(tmp_path):
     assert re.search(r"cannot be read: Is a directory", message(load_yaml, tmp_path))
 
 
-@pytest.mark.parametrize(
-    "key", ["key", "wandb.api_key", "apikey", "authToken", "hf-token", "PASSWORD", "a.secret.0"]
-)
+@pytest.mark.parametrize("key", ["key", "wandb.api_key", "apikey", "authToken", "hf-token", "PASSWORD", "a.secret.0"])
 def test_secrets_are_recognised(key):
     assert is_secret(key)
 
@@ -172,15 +168,11 @@ def test_a_secret_word_with_a_number_is_allowed():
     assert parse_yaml("pad_token: 0\nkey: null\n", "x")[0] == {"pad_token": 0, "key": None}
 
 
-BASE = Document(
-    {"a": {"b": 1, "c": {"d": 2}}, "sweep": {"grid": {"m.g": [1]}}}, {"a": 1, "a.b": 2}, Path("exp.yaml")
-)
+BASE = Document({"a": {"b": 1, "c": {"d": 2}}, "sweep": {"grid": {"m.g": [1]}}}, {"a": 1, "a.b": 2}, Path("exp.yaml"))
 
 
 def test_overrides_set_dotted_keys_by_the_same_rules():
-    changed = override(
-        BASE, ["a.b=1e-3", "a.c.e=no", "new.x={y: [1, true]}", "a.t=12:30:00", "sweep.grid.m.g=[2]"]
-    )
+    changed = override(BASE, ["a.b=1e-3", "a.c.e=no", "new.x={y: [1, true]}", "a.t=12:30:00", "sweep.grid.m.g=[2]"])
     assert changed.mapping == {
         "a": {"b": 1e-3, "c": {"d": 2, "e": "no"}, "t": "12:30:00"},
         "new": {"x": {"y": [1, True]}},
@@ -263,9 +255,7 @@ def test_misfits_are_told_with_key_value_and_what_is_allowed(mapping, expected):
 
 
 def test_what_fits_is_built():
-    options = build(
-        Optimizer, {"learning_rate": 1, "steps": 1e4, "betas": [0.5, 1], "root": "~/x", "every": 2}
-    )
+    options = build(Optimizer, {"learning_rate": 1, "steps": 1e4, "betas": [0.5, 1], "root": "~/x", "every": 2})
     assert (options.learning_rate, options.steps, options.betas) == (1.0, 10_000, (0.5, 1.0))
     assert (options.root, options.every) == (Path("~/x"), 2.0)
 
@@ -278,9 +268,7 @@ def test_errors_are_located_in_the_file_the_override_or_the_sweep():
     assert str(swept) == "exp.yaml:1: a.z: is odd (set by a)"
 
 
-PLAIN = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-)
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 TRICKY = st.sampled_from(
     ["1e-4", "no", "010", "12:30:00", "2024-01-01", "null", "~", "0x1f", "1_000", "=", "<<", "a: b"]
 )

@@ -40,9 +40,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 @pytest.fixture
 def profile(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "site.yaml"
-    path.write_text(
-        "{cluster: slurm, partition: low, time_minutes: 30, memory_gb: 1.5, signal_lead_seconds: 60}"
-    )
+    path.write_text("{cluster: slurm, partition: low, time_minutes: 30, memory_gb: 1.5, signal_lead_seconds: 60}")
     yield path
     # Nothing of this test may go on beside the next one.
     ids = [row["job_id"] for run in find_trials(tmp_path / "runs" / "tiny") for row in run.job_rows()]
@@ -75,9 +73,7 @@ def wait_until_done(run: RunDir) -> None:
             return run.failure.read_text()
         return "done" if run.result.exists() else f"{job_state(run)} {run.attempt_rows()[-1:]}"
 
-    found = wait_for(
-        look, PATIENCE_SECONDS, "the result", until=lambda state: state == "done" or "cause" in state[:20]
-    )
+    found = wait_for(look, PATIENCE_SECONDS, "the result", until=lambda state: state == "done" or "cause" in state[:20])
     assert found == "done", found
 
 
@@ -204,9 +200,7 @@ def test_death_of_one_of_two_nodes(profile, tmp_path, uninterrupted):
 
 def test_a_time_limit_does_not_end_a_run(slurm, profile, tmp_path):
     # Slurm looks at limits every half minute and warns up to a minute early: at its first look, with this lead.
-    profile.write_text(
-        "{cluster: slurm, partition: low, time_minutes: 2, memory_gb: 1.5, signal_lead_seconds: 110}"
-    )
+    profile.write_text("{cluster: slurm, partition: low, time_minutes: 2, memory_gb: 1.5, signal_lead_seconds: 110}")
     (run,) = submit(tmp_path, profile, "train.steps=100000")
     wait_for(lambda: resumed_steps(run), PATIENCE_SECONDS, "the second attempt", until=lambda steps: len(steps) == 2)
     end = run.attempt_rows()[1]

@@ -166,9 +166,7 @@ NUMBERS = st.lists(st.integers(0, 5) | st.floats(0, 1), min_size=1, max_size=3)
 SWEEPS = st.fixed_dictionaries(
     {},
     optional={
-        "grid": st.dictionaries(
-            st.sampled_from(["method.a", "method.b", "train.c", "new.d.e"]), NUMBERS, max_size=3
-        ),
+        "grid": st.dictionaries(st.sampled_from(["method.a", "method.b", "train.c", "new.d.e"]), NUMBERS, max_size=3),
         "seeds": st.lists(st.integers(0, 9), max_size=3),
         "zip": st.integers(1, 3).flatmap(
             lambda size: st.dictionaries(
@@ -347,9 +345,7 @@ sweep:
 def test_a_mistake_in_a_sweep_is_found_by_its_line(tmp_path):
     path = tmp_path / "exp.yaml"
     path.write_text(FILE)
-    with pytest.raises(
-        ConfigError, match=r"exp\.yaml:10: optimizer\.lr: -1 is not allowed; .*\(set by sweep\.grid"
-    ):
+    with pytest.raises(ConfigError, match=r"exp\.yaml:10: optimizer\.lr: -1 is not allowed; .*\(set by sweep\.grid"):
         trials(load_experiment(path))
 
 
@@ -367,9 +363,7 @@ def test_what_the_command_line_sets_is_not_swept(tmp_path):
 def test_an_override_inside_of_what_is_swept_as_a_whole_is_refused(tmp_path):
     path = tmp_path / "exp.yaml"
     path.write_text(FILE.replace("    method.gamma: [0, 1]", "    method: [{name: scl}, {name: relic}]"))
-    with pytest.raises(
-        ConfigError, match=r"exp\.yaml:9: sweep\.grid\.method: sets method as a whole, which the ov"
-    ):
+    with pytest.raises(ConfigError, match=r"exp\.yaml:9: sweep\.grid\.method: sets method as a whole, which the ov"):
         expand(load_experiment(path, ["method.gamma=2"]))
 
 
@@ -389,7 +383,5 @@ def test_ten_thousand_trials_expand_validate_and_hash_quickly():
 
 
 def test_reading_experiments_does_not_need_torch():
-    code = (
-        "import runner.sweep, runner.profile, sys; sys.exit(bool({'torch', 'submitit'} & sys.modules.keys()))"
-    )
+    code = "import runner.sweep, runner.profile, sys; sys.exit(bool({'torch', 'submitit'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from runner import tracking
 from runner.attempt import SupersededError, claim
@@ -33,6 +34,17 @@ def nothing_leaves(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
+
+
+@pytest.fixture(autouse=True)
+def restore_process():
+    """Training in this process sets what a process of its own would take with it."""
+    threads, umask = torch.get_num_threads(), os.umask(0o022)
+    os.umask(umask)
+    yield
+    os.umask(umask)
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
 
 
 def read_wandb(path: Path) -> list:

@@ -46,9 +46,7 @@ def train_by_hand(run: RunDir) -> dict[str, torch.Tensor]:
     seed_everything(trial.train.seed, rank=0)
     data = named.load("data", trial.data.name).build(options.data, "train")
     encoder = named.load("encoders", trial.encoder.name).build(options.encoder, 1)
-    method = named.load("methods", trial.method.name).build(
-        options.method, encoder, Group(), trial.train.steps
-    )
+    method = named.load("methods", trial.method.name).build(options.method, encoder, Group(), trial.train.steps)
     plain = [p for n, p in method.named_parameters() if p.requires_grad and n in ("log_scale", "bias")]
     decayed = [p for n, p in method.named_parameters() if p.requires_grad and n not in ("log_scale", "bias")]
     decay = trial.optimizer.weight_decay
@@ -218,14 +216,10 @@ def test_a_loss_that_is_not_finite_ends_the_trial_with_its_cause(tmp_path):
     with pytest.raises(NonFiniteLossError, match=r"the loss became (nan|inf)"):
         train_here(run)
     crash = read_json(run.crash(1, 0))
-    assert (
-        crash["cause"] == "non-finite loss" and "NonFiniteLossError" in Path(crash["traceback"]).read_text()
-    )
+    assert crash["cause"] == "non-finite loss" and "NonFiniteLossError" in Path(crash["traceback"]).read_text()
     for name in checkpoint.list_names(run):
         weights = checkpoint.load(run, Group(), name, []).shared["method"]
-        assert all(torch.isfinite(w).all() for w in weights.values() if w.is_floating_point()), (
-            "no poisoned state"
-        )
+        assert all(torch.isfinite(w).all() for w in weights.values() if w.is_floating_point()), "no poisoned state"
 
 
 def test_hooks_come_in_order(tmp_path, monkeypatch):
@@ -234,9 +228,7 @@ def test_hooks_come_in_order(tmp_path, monkeypatch):
     for name in names.split():
         monkeypatch.setattr(SCL, name, lambda self, *when, name=name: calls.append(name))
     real = SCL.after_fit_step
-    monkeypatch.setattr(
-        SCL, "after_fit_step", lambda self, step: (calls.append("after_fit_step"), real(self, step))
-    )
+    monkeypatch.setattr(SCL, "after_fit_step", lambda self, step: (calls.append("after_fit_step"), real(self, step)))
     run = prepare_run(
         tmp_path,
         train={"steps": 3},

@@ -27,9 +27,7 @@ def make_images(count, channels=3, height=32, width=32, seed=0):
 
 def make(images, ids, config, seed=0, epoch=0):
     channels = images.shape[1]
-    large, small = make_views(
-        images, ids, config, seed=seed, epoch=epoch, mean=MEAN[:channels], std=STD[:channels]
-    )
+    large, small = make_views(images, ids, config, seed=seed, epoch=epoch, mean=MEAN[:channels], std=STD[:channels])
     return large + small
 
 

@@ -84,9 +84,7 @@ def read_records(path: Path) -> tuple[Bytes, Bytes]:
     """(N, 3072) pixels and (N,) labels of one file of the binary layout."""
     content = np.fromfile(path, np.uint8)
     if len(content) == 0 or len(content) % (1 + PIXELS):
-        raise DataError(
-            f"{path}: {len(content)} bytes are no whole number of records of {1 + PIXELS}; it is cut off"
-        )
+        raise DataError(f"{path}: {len(content)} bytes are no whole number of records of {1 + PIXELS}; it is cut off")
     records = content.reshape(-1, 1 + PIXELS)
     return records[:, 1:], check_labels(records[:, 0], path)
 

@@ -78,9 +78,7 @@ def read_split(folder: Path, split: Literal["train", "test"], limit: int | None)
     images_path, images_NHW = read_idx(folder, f"{STEMS[split]}-images-idx3-ubyte")
     labels_path, labels_N = read_idx(folder, f"{STEMS[split]}-labels-idx1-ubyte")
     if images_NHW.ndim != 3 or labels_N.shape != images_NHW.shape[:1]:
-        raise DataError(
-            f"{images_path} of shape {images_NHW.shape} does not go with {labels_path} of {labels_N.shape}"
-        )
+        raise DataError(f"{images_path} of shape {images_NHW.shape} does not go with {labels_path} of {labels_N.shape}")
     if len(labels_N) and labels_N.max() >= len(CLASSES):
         raise DataError(f"{labels_path}: label {labels_N.max()}, should be 0 to {len(CLASSES) - 1}")
     images = torch.from_numpy(images_NHW[:limit, None].copy())

@@ -22,9 +22,7 @@ def count_classes(train: FrozenFeatures, test: FrozenFeatures) -> int:
     Raises DataError if the training split holds fewer than two, which leaves nothing to tell apart.
     """
     if len(train.labels) == 0 or bool((train.labels == train.labels[0]).all()):
-        raise DataError(
-            f"a probe needs at least 2 classes to train on; {len(train.labels)} samples hold fewer"
-        )
+        raise DataError(f"a probe needs at least 2 classes to train on; {len(train.labels)} samples hold fewer")
     return int(torch.cat([train.labels, test.labels]).max()) + 1
 
 

@@ -37,8 +37,7 @@ def run(
     k = min(config.k, len(train.features))
     rows = max(1, CHUNK_VALUES // max(len(train.features), k * classes))
     scores = [
-        vote(queries_BD, train, k, config.temperature, classes)
-        for queries_BD in torch.split(test.features, rows)
+        vote(queries_BD, train, k, config.temperature, classes) for queries_BD in torch.split(test.features, rows)
     ]
     return accuracies(torch.cat(scores), test.labels)
 

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 class Config(Options):
-    C: float = Field(default=10.0, gt=0)
+    C: float = Field(default=100.0, gt=0)
     """Inverse strength of the L2 penalty, as in scikit-learn: the summed loss against |W|^2 / 2C."""
 
     max_iterations: int = Field(default=1000, ge=1)

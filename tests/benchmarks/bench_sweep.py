@@ -75,9 +75,7 @@ def main() -> None:
         seconds, count = min(time_sweep(experiment) for _ in range(5))
         plug_ins = min(time_plug_ins(experiment) for _ in range(5))
         kind = next(iter(experiment.sweep or {}))
-        told = (
-            f"expanded, validated and hashed in {seconds:.2f} s, plug-ins' options in {plug_ins:.2f} s more"
-        )
+        told = f"expanded, validated and hashed in {seconds:.2f} s, plug-ins' options in {plug_ins:.2f} s more"
         print(f"{kind}: {count} trials {told}")
 
 

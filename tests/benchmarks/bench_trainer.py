@@ -77,9 +77,7 @@ def make_bare(group: Group, folder: str) -> Callable[[int], None]:
         for done in range(done + 1, done + 1 + steps):
             epoch, index = divmod(done - 1, epoch_steps)
             ids = torch.from_numpy(permutation(0, epoch, len(data))[index * batch : (index + 1) * batch][own])
-            views, _ = make_views(
-                data.images[ids], ids, trial.views, seed=0, epoch=epoch, mean=data.mean, std=data.std
-            )
+            views, _ = make_views(data.images[ids], ids, trial.views, seed=0, epoch=epoch, mean=data.mean, std=data.std)
             for group_options in optimizer.param_groups:
                 group_options["lr"] = trial.optimizer.lr * schedule(done - 1)
             loss = model(Batch(views, [], data.labels[ids], ids), done - 1).loss

@@ -37,9 +37,7 @@ def kornia_views(config: ViewsConfig) -> Callable[[Tensor, int], object]:
         operations = [
             K.RandomResizedCrop((size, size), config.global_scale if large else config.local_scale, p=1.0),
             K.RandomHorizontalFlip(p=config.flip_probability),
-            K.ColorJitter(
-                jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue, p=jitter.probability
-            ),
+            K.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue, p=jitter.probability),
             K.RandomGrayscale(p=config.greyscale_probability),
             K.RandomGaussianBlur((width, width), blur.sigma, p=blur.probability),
             K.RandomSolarize((solarize.threshold,) * 2, (0.0, 0.0), p=solarize.probability if large else 0.0),
@@ -75,9 +73,7 @@ def compare(local_views: int, rounds: int) -> dict[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)

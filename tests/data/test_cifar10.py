@@ -55,9 +55,7 @@ def write_pickles(root):
     folder = root / cifar10.PICKLED
     folder.mkdir(parents=True)
     for stem, (pixels, labels) in (batches := make_batches()).items():
-        write_pickle(
-            folder / stem, {"batch_label": stem, "labels": labels, "data": pixels, "filenames": ["a.png"] * 3}
-        )
+        write_pickle(folder / stem, {"batch_label": stem, "labels": labels, "data": pixels, "filenames": ["a.png"] * 3})
     return batches
 
 
@@ -104,9 +102,7 @@ def test_a_missing_batch_is_named(tmp_path):
 
 
 def test_a_missing_data_set_says_what_was_looked_for(tmp_path):
-    with pytest.raises(
-        DataError, match=rf"in {tmp_path}, which has neither cifar-10-batches-bin nor"
-    ) as caught:
+    with pytest.raises(DataError, match=rf"in {tmp_path}, which has neither cifar-10-batches-bin nor") as caught:
         build(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -131,9 +127,7 @@ def test_an_impossible_label_is_found(tmp_path, write):
         binary.write_bytes(b"\x0a" + binary.read_bytes()[1:])
     else:
         write_pickle(pickled, {"labels": [0, 10, 2], "data": np.zeros((3, 3072), np.uint8)})
-    with pytest.raises(
-        DataError, match=r"data_batch_1.*labels from 0 to 10|data_batch_1.*to 10, should be 0 to 9"
-    ):
+    with pytest.raises(DataError, match=r"data_batch_1.*labels from 0 to 10|data_batch_1.*to 10, should be 0 to 9"):
         build(tmp_path)
 
 

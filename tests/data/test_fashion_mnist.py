@@ -27,9 +27,7 @@ def write(folder, packed=True):
         arrays[f"{split}-labels-idx1-ubyte"] = random.integers(0, 10, count, np.uint8)
     for name, array in arrays.items():
         content = idx(array)
-        (folder / f"{name}.gz" if packed else folder / name).write_bytes(
-            gzip.compress(content) if packed else content
-        )
+        (folder / f"{name}.gz" if packed else folder / name).write_bytes(gzip.compress(content) if packed else content)
     return arrays
 
 
@@ -58,9 +56,7 @@ def test_a_missing_file_is_named_with_its_folder_and_a_remedy(tmp_path):
     write(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
     build(tmp_path, "train")
-    with pytest.raises(
-        DataError, match=rf"no t10k-labels-idx1-ubyte\[.gz\] in {tmp_path}; set data.download=true"
-    ):
+    with pytest.raises(DataError, match=rf"no t10k-labels-idx1-ubyte\[.gz\] in {tmp_path}; set data.download=true"):
         build(tmp_path, "test")
 
 
@@ -101,9 +97,7 @@ def test_an_impossible_label_is_found(tmp_path):
 
 def test_the_shipped_sample_is_what_its_readme_says():
     sums = dict(
-        reversed(line.split())
-        for line in (SHIPPED / "README.md").read_text().splitlines()
-        if ".gz" in line[64:]
+        reversed(line.split()) for line in (SHIPPED / "README.md").read_text().splitlines() if ".gz" in line[64:]
     )
     for name in fashion_mnist.MD5:
         assert hashlib.sha256((SHIPPED / f"{name}.gz").read_bytes()).hexdigest() == sums[f"{name}.gz"]
@@ -119,7 +113,5 @@ def test_the_shipped_sample_is_what_its_readme_says():
 
 
 def test_a_sample_left_out_of_the_installation_is_explained(tmp_path):
-    with pytest.raises(
-        DataError, match=rf"no train-images-idx3-ubyte\[.gz\] in {tmp_path}; it comes with a checkout"
-    ):
+    with pytest.raises(DataError, match=rf"no train-images-idx3-ubyte\[.gz\] in {tmp_path}; it comes with a checkout"):
         fashion_mnist_sample.build(fashion_mnist_sample.Config(root=str(tmp_path)), "train")

@@ -39,9 +39,7 @@ SMALL = {
 def build(name, options, channels=3, seed=0):
     module = importlib.import_module(f"runner.encoders.{name.split('-')[0]}")
     torch.manual_seed(seed)
-    return module.build(
-        module.Config.model_validate_json(module.Config(**options).model_dump_json()), channels
-    )
+    return module.build(module.Config.model_validate_json(module.Config(**options).model_dump_json()), channels)
 
 
 @pytest.fixture(scope="module", params=SMALL)

@@ -158,9 +158,7 @@ def test_one_class_is_refused(probe):
 
 
 def test_accuracies_by_hand():
-    scores = torch.tensor(
-        [[0.1, 0.9, 0, 0, 0, 0], [5, 4, 3, 2, 1, 0], [5, 4, 3, 2, 1, 0], [0, 0, 0, 0, 0, 0]]
-    )
+    scores = torch.tensor([[0.1, 0.9, 0, 0, 0, 0], [5, 4, 3, 2, 1, 0], [5, 4, 3, 2, 1, 0], [0, 0, 0, 0, 0, 0]])
     assert accuracies(scores, torch.tensor([1, 4, 5, 0])) == {"top1": 0.5, "top5": 0.75}
     scores = torch.tensor([[1.0, -torch.inf, -torch.inf, -torch.inf, -torch.inf, -torch.inf]])
     assert accuracies(scores, torch.tensor([1])) == {"top1": 0.0, "top5": 0.0}

@@ -1,0 +1,29 @@
+"""Every experiment and every site that ships loads, expands and resolves."""
+
+from pathlib import Path
+
+import pytest
+
+from runner.config import load_experiment
+from runner.named import resolve_trials
+from runner.profile import load_profile
+from runner.sweep import trials
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = sorted(path for path in (ROOT / "experiments").rglob("*.yaml"))
+SITES = sorted((ROOT / "slurm").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment(path):
+    experiment = load_experiment(path)
+    expanded = trials(experiment)
+    assert expanded and len(resolve_trials(expanded, experiment.document)) == len(expanded)
+    header = path.read_text().split("name:")[0]
+    for word in ("?", "Run:", "Cost:", "Expect:"):
+        assert word in header, f"the comment on top says no {word!r}"
+
+
+@pytest.mark.parametrize("path", SITES, ids=lambda path: path.stem)
+def test_site(path):
+    assert load_profile(str(path)).cluster in ("local", "slurm")

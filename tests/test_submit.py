@@ -1,0 +1,262 @@
+"""Submitting twice does nothing twice, a killed submission is completed, and a dry run touches nothing."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from runner.cli import run as cli
+from runner.config import load_experiment
+from runner.errors import SubmissionError
+from runner.profile import load_profile
+from runner.rundir import RunDir, append_row, find_trials, write_json
+from runner.status import is_alive
+from runner.submit import choose_rehearsal, decide, exit_trap, prepare, resubmit, sbatch_parameters, submit
+from runner.sweep import expand, trials
+from tests.experiments import run_cli, write_experiment
+from tests.slurm_cluster import wait_for
+from tests.trials import make_trial, slurm_job
+
+SMALL = {"data": {"limit": 128}, "train": {"steps": 6}, "schedule": {"warmup_steps": 0}, "tracking": {"every_steps": 2}}
+SITE = {
+    "cluster": "slurm",
+    "partition": "gpu,preempt",
+    "account": "lab",
+    "gpus_per_node": 4,
+    "time_minutes": 240,
+    "memory_gb": 16,
+    "parallel": 2,
+    "signal_lead_seconds": 90,
+    "max_failures": 5,
+    "setup": ["module load cuda"],
+}
+
+
+@pytest.fixture
+def site(tmp_path):
+    path = tmp_path / "site.yaml"
+    path.write_text(yaml.safe_dump(SITE))
+    return path
+
+
+def tree(folder: Path) -> dict[str, float]:
+    """Every path below, with the time of its last change."""
+    return {str(path): path.lstat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize(
+    ("state", "settled", "submitted"),
+    [
+        ("new", True, True),
+        ("pending", False, False),
+        ("running", False, False),
+        ("requeued", False, False),
+        ("done", True, False),
+        ("failed", True, False),
+        ("cancelled", True, False),
+        ("unknown", True, True),  # its job is gone
+        ("unknown", False, False),  # it may be alive where we cannot ask
+    ],
+)
+def test_what_is_submitted(state, settled, submitted):
+    assert decide(state, settled) is submitted
+
+
+def test_a_plan_reads_the_run_folders(tmp_path, site, monkeypatch):
+    path = write_experiment(tmp_path, sweep={"seeds": [0, 1, 2, 3, 4]})
+    pairs = trials(load_experiment(path))
+    runs = [RunDir(tmp_path / "runs" / "tiny" / variant.trial_id) for variant, _ in pairs]
+    for run, (variant, trial) in list(zip(runs, pairs, strict=True))[:4]:
+        prepare(run, trial, variant.overrides, ({}, ""))
+    write_json(runs[0].result, {"state": "done", "step": 6, "metrics": {}})
+    write_json(runs[1].failure, {"cause": "user code", "error": "x"})
+    for run in (runs[2], runs[4]):
+        run.path.mkdir(exist_ok=True)
+        append_row(run.jobs, {"time": 0, "submission": "s", "cluster": "local", "pid": 2**22 + 1, "job_id": "local-1"})
+    plan = submit(path, [], str(site), tmp_path / "runs", True, ["runner"])
+    found = {item.overrides["train.seed"]: (item.state, item.submits) for item in plan.items}
+    assert found == {
+        0: ("done", False),
+        1: ("failed", False),
+        2: ("unknown", True),  # its queue has ended
+        3: ("new", True),  # a submission was killed before its job was asked for
+        4: ("new", True),  # or before its config was there
+    }
+    assert plan.table().splitlines()[-1] == "tiny: 5 trials, 3 to submit"
+    assert plan.runs == runs
+
+
+def test_a_dry_run_prints_the_script_and_touches_nothing(tmp_path, site, capfd):
+    path = write_experiment(tmp_path, sweep={"seeds": [0, 1, 2]}, resources={"ranks": 8})
+    before = tree(tmp_path)
+    assert cli(["submit", str(path), "--on", str(site), "--dry-run", "--root", str(tmp_path / "runs")]) == 0
+    assert tree(tmp_path) == before
+    out, err = capfd.readouterr()
+    assert err == "" and "tiny: 3 trials, 3 to submit" in out
+    script = out[out.index("#!/bin/bash") :]
+    options = {line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")}
+    jobs = tmp_path / "runs" / "tiny" / ".submissions" / "NEW" / "jobs"
+    assert options == {
+        "job-name=tiny",
+        "partition=gpu,preempt",
+        "account=lab",
+        "nodes=2",
+        "ntasks-per-node=4",
+        "gpus-per-node=4",
+        "cpus-per-task=1",
+        "mem=16384MB",
+        "time=240",
+        "signal=USR2@90",
+        "array=0-2%2",
+        "requeue",
+        "open-mode=append",
+        "wckey=submitit",
+        f"output={jobs}/%A_%a_0_log.out",
+        f"error={jobs}/%A_%a_0_log.err",
+    }
+    (srun,) = [line for line in script.splitlines() if line.startswith("srun ")]
+    assert "--kill-on-bad-exit=1" in srun and "launcher.py -u -m submitit.core._submit" in srun
+    assert script.index("module load cuda") < script.index("trap judge EXIT") < script.index(srun)
+    checked = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_the_trap_of_the_script_judges_every_end_but_a_good_one(tmp_path, site):
+    """The lines as bash runs them, with a stand-in for python that tells its arguments."""
+    folder = tmp_path / "exp" / ".submissions" / "x"
+    lines = exit_trap(folder, load_profile(site))
+    script = "\n".join(lines).replace(sys.executable, "echo judged:")
+
+    def run(command: str, **environment: str) -> tuple[int, str]:
+        text = f"{script}\n{command}"
+        done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True, timeout=20)
+        return done.returncode, done.stdout.strip()
+
+    of = f"judged: -m runner.requeue {folder}/trials.txt"
+    assert run("true", SLURM_JOB_ID="7") == (0, "")
+    assert run("exit 137", SLURM_JOB_ID="7") == (137, f"{of} 0 7 7.0 137 5")
+    array = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "2"}
+    assert run("false", **array) == (1, f"{of} 3 7_3 7_3.2 1 5")
+    assert run("echo $RUNNER_SIGNAL_LEAD_SECONDS", SLURM_JOB_ID="7") == (0, "90")
+
+
+def test_the_job_is_called_after_its_experiment(tmp_path, site):
+    (_, trial), *_ = trials(load_experiment(write_experiment(tmp_path)))
+    folder = tmp_path / "runs" / "tiny" / ".submissions" / "x"
+    assert sbatch_parameters(trial.resources, load_profile(site), folder)["job_name"] == "tiny"
+
+
+OUTSIDE = {
+    "resources": {"ranks": 2},
+    "tracking": {"every_steps": 1},
+    "checkpoint": {"keep": 1},
+    "rehearse": {"at_step": 3},
+}
+
+
+@pytest.mark.parametrize("group", OUTSIDE)
+def test_what_computes_the_same_keeps_its_name(tmp_path, group):
+    def names(**groups):
+        path = write_experiment(tmp_path, sweep={"seeds": [0, 1]}, **groups)
+        return [variant.trial_id for variant in expand(load_experiment(path))]
+
+    assert names() == names(**{group: OUTSIDE[group]}) != names(optimizer={"lr": 2e-3})
+
+
+def test_only_the_first_trials_are_interrupted_on_purpose(tmp_path):
+    path = write_experiment(tmp_path, rehearse={"at_step": 3, "trials": 2})
+    (_, trial), *_ = trials(load_experiment(path))
+    assert [choose_rehearsal(trial, index).rehearse is not None for index in range(4)] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optimizer.lrr=1"], "optimizer.lrr: unknown key"),
+        (["method.gama=1"], "method.gama: unknown key"),
+        (["method.name=sclr"], "method.name"),
+        (["encoder.widths=7"], "encoder.widths"),
+        (["optimizer.lr=-1"], "optimizer.lr: -1 is not allowed"),
+        (["train.steps"], "train.steps"),
+        (["resources.ranks=5"], "train.batch_size: 24 is not allowed; must be divisible by 5 ranks"),
+        (["resources.ranks=5", "train.batch_size=25"], "resources.ranks: 5 is not allowed; cannot be spread evenly"),
+        (["name=../x"], "name"),
+        (["--on", "nowhere"], "profile not found"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_nothing_is_submitted(tmp_path, site, capfd, words, message):
+    path = write_experiment(tmp_path)
+    before = tree(tmp_path)
+    place = [] if "--on" in words else ["--on", str(site)]
+    assert cli(["submit", str(path), *words, *place, "--root", str(tmp_path / "runs")]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1 and message in err and "Traceback" not in err
+    assert tree(tmp_path) == before
+
+
+def test_without_slurm_nothing_is_submitted_and_a_later_try_is_complete(tmp_path, site, capfd, monkeypatch):
+    path = write_experiment(tmp_path)
+    command = ["submit", str(path), "--on", str(site), "--root", str(tmp_path / "runs")]
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert cli(command) == 2
+    assert capfd.readouterr().err.endswith(
+        "srun is not on PATH; use --on slurm/local.yaml, or run this on a login node\n"
+    )
+    assert cli([*command, "--dry-run"]) == 0
+    assert "new" in capfd.readouterr().out, "its folder is there, and it is submitted all the same"
+
+
+def test_a_trial_that_went_nowhere_cannot_go_there_again(tmp_path):
+    runs = [make_trial(tmp_path, "a", job=slurm_job()), make_trial(tmp_path, "b")]
+    with pytest.raises(SubmissionError, match="exp/b: was never submitted; add --on PROFILE"):
+        resubmit(runs, None, tmp_path)
+
+
+KILLED = """
+import os, signal, sys
+from runner import cli, submit
+submit._send = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_submitting_again_and_at_once_trains_each_trial_once(tmp_path):
+    """One submission is killed half-way, two follow at the same moment, and then a fourth."""
+    secret = "sentinel" + "0123456789abcdef" * 2
+    environment = os.environ | {"MY_API_KEY": secret, "WANDB_API_KEY": secret, "HOME": str(tmp_path / "home")}
+    (tmp_path / "home").mkdir()
+    (tmp_path / "local.yaml").write_text("{cluster: local, parallel: 2}")
+    groups = {**SMALL, "tracking": {"every_steps": 2, "wandb": {"mode": "offline"}}}
+    path = write_experiment(tmp_path, sweep={"seeds": [0, 1]}, **groups)
+    root = tmp_path / "runs"
+    words = ["submit", str(path), "--on", str(tmp_path / "local.yaml"), "--root", str(root)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words], env=environment, capture_output=True, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    runs = find_trials(root / "tiny")
+    assert len(runs) == 2 and not any(run.jobs.exists() for run in runs) and (root / "tiny" / ".lock").exists()
+
+    command = [sys.executable, "-m", "runner", *words]
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=60)[0].splitlines()[-1] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(said) == ["tiny: 2 trials, 0 to submit", "tiny: 2 trials, 2 to submit"]
+    again = run_cli(*words, "--wait", env=environment)
+    assert again.returncode == 0 and "2 trials, 0 to submit" in again.stdout and "2 done" in again.stdout
+    (queue,) = {(row["pid"], row["pid_created"]) for run in runs for row in run.job_rows()}
+    wait_for(lambda: is_alive(*queue), 30, "the queue to end", until=lambda alive: not alive)
+    for run in runs:
+        assert len(run.job_rows()) == 1
+        assert [row["event"] for row in run.attempt_rows()] == ["start", "end"]
+    assert len(list((root / "tiny").glob("*/wandb/offline-run-*/*.wandb"))) == 2
+    for path in [root, *root.rglob("*")]:
+        if not path.is_symlink():
+            mode = stat.S_IMODE(path.stat().st_mode)
+            assert mode & 0o077 == 0, f"{path} {mode:o}"
+            assert path.is_dir() or secret.encode() not in path.read_bytes(), path
