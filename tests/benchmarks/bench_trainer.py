@@ -74,7 +74,8 @@ def make_bare(group: Group, folder: str) -> Callable[[int], None]:
 
     def block(steps: int) -> None:
         nonlocal done
-        for done in range(done + 1, done + 1 + steps):
+        for _ in range(steps):
+            done += 1
             epoch, index = divmod(done - 1, epoch_steps)
             ids = torch.from_numpy(permutation(0, epoch, len(data))[index * batch : (index + 1) * batch][own])
             views, _ = make_views(data.images[ids], ids, trial.views, seed=0, epoch=epoch, mean=data.mean, std=data.std)
