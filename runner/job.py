@@ -123,28 +123,18 @@ def _attend(run: RunDir, place: "Place", preemption: "Preemption", stop_after: i
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         with joined(place.rank, place.world, place.local_rank, store, trial.train.backend) as group:
             outcome = launch(trial, attempt, group, preemption, place=place, stop_after=stop_after)
-            verdict, cause = Verdict.GO_ON, "done"
+            verdict = Verdict.GO_ON
             if outcome.verdict:
                 facts = settle_verdict(outcome.verdict, place) if group.is_main else (outcome.verdict, "")
                 number, cause = group.broadcast_json([int(facts[0]), facts[1]])
                 verdict = Verdict(number)
-            delay = None
-            if outcome.verdict:
                 # The rank that heard it first counts.
                 own = outcome.saved_at - (preemption.first_signal or outcome.saved_at)
                 delay = group.agree_max(round(1000 * own)) / 1000
-            if group.is_main:
-                attempt.record_end(
-                    step=outcome.step,
-                    cause=cause,
-                    requeue=verdict is Verdict.REQUEUE,
-                    signal_to_saved_seconds=delay,
-                )
-                if verdict:
-                    print(
-                        f"runner: {cause}: saved at step {outcome.step}, {delay} s after the signal",
-                        flush=True,
-                    )
+                if group.is_main:
+                    requeue = verdict is Verdict.REQUEUE
+                    attempt.record_end(step=outcome.step, cause=cause, requeue=requeue, signal_to_saved_seconds=delay)
+                    print(f"runner: {cause}: saved at step {outcome.step}, {delay} s after the signal", flush=True)
             group.barrier()
     except Exception as error:
         attempt.record_crash(error, classify(error), step=None)

@@ -447,11 +447,12 @@ def save(run: Run, periodic: bool = False, pruning: bool = False) -> None:
 
 
 def write_result(run: Run) -> None:
-    """The last thing a trial does: its result, whole or not at all."""
+    """The end of the attempt, then the last thing a trial does: its result, whole or not at all."""
     fingerprint = run.state.fingerprint(run.group)
     if run.tracker is None:
         return
     rows = run.tracker.last_values()
+    run.attempt.record_end(step=run.state.step, cause="done", requeue=False, signal_to_saved_seconds=None)
     write_json(
         run.attempt.run.result,
         {

@@ -34,7 +34,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever uses a Slurm has the marker, so that `-m "not slurm"` needs no care."""
+    """Whatever uses a Slurm has the marker, so that `-m "not slurm"` needs no care.
+
+    The longest file, which mostly waits for Slurm, comes first: one worker takes it, the others take the rest.
+    """
+    items.sort(key=lambda item: item.path.name != "test_slurm_requeue.py")
     for item in items:
         if {"slurm", "bare_slurm"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slurm)

@@ -11,14 +11,26 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
+import submitit
 import torch
+from submitit.core.job_environment import SignalHandler
 from submitit.helpers import DelayedSubmission
+from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
 from runner import launcher
 from runner.attempt import SupersededError
 from runner.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, SubmissionError
-from runner.job import TrainJob, classify, interpret, place_in_job, python_command, settle_verdict
-from runner.preemption import Verdict
+from runner.job import (
+    NO_MORE_TIMEOUTS,
+    TrainJob,
+    classify,
+    interpret,
+    place_in_job,
+    python_command,
+    requeue,
+    settle_verdict,
+)
+from runner.preemption import Preemption, Verdict
 from runner.rendezvous import Place
 from runner.requeue import CRASH_CAUSES, FINAL_CAUSES
 from runner.rundir import RunDir, write_json
@@ -168,6 +180,24 @@ def test_a_requeue_carries_the_folder_and_nothing_else(tmp_path):
     assert isinstance(again, DelayedSubmission) and again.function is job and not again.args and not again.kwargs
     assert len(cloudpickle.dumps(again)) < 1000
     assert pickle.loads(cloudpickle.dumps(again)).function == job
+
+
+def test_a_requeue_survives_what_a_killed_one_left(tmp_path, monkeypatch):
+    """submitit refuses to write its pickle while the half of an earlier one is there."""
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    monkeypatch.setenv("SUBMITIT_FOLDER", str(tmp_path))
+    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "77")
+    environment = submitit.JobEnvironment()
+    submission = DelayedSubmission(TrainJob("the folder"))
+    submission.set_timeout(60, NO_MORE_TIMEOUTS)
+    preemption = Preemption()
+    preemption.previous_usr2 = SignalHandler(environment, environment.paths, submission).checkpoint_and_try_requeue
+    half = tmp_path / "77_submitted.pkl.save_tmp"
+    half.write_bytes(b"half of a pickle")
+    with pytest.raises(SystemExit) as left:
+        requeue(preemption)
+    assert left.value.code == LOCAL_REQUEUE_RETURN_CODE and not half.exists()
+    assert DelayedSubmission.load(tmp_path / "77_submitted.pkl").function.folder == "the folder"
 
 
 @pytest.mark.parametrize("final", ["result.json", "cancelled.json"])

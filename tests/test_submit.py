@@ -254,6 +254,7 @@ def test_submitting_again_and_at_once_trains_each_trial_once(tmp_path):
     for run in runs:
         assert len(run.job_rows()) == 1
         assert [row["event"] for row in run.attempt_rows()] == ["start", "end"]
+        assert run.attempts.stat().st_mtime_ns <= run.result.stat().st_mtime_ns, "the result is written last"
     assert len(list((root / "tiny").glob("*/wandb/offline-run-*/*.wandb"))) == 2
     for path in [root, *root.rglob("*")]:
         if not path.is_symlink():
