@@ -19,7 +19,7 @@ from runner.status import is_alive
 from tests.experiments import last_step, run_cli, write_experiment
 from tests.slurm_cluster import wait_for
 
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 120
 SMALL = {
     "data": {"limit": 128},
     "train": {"steps": 12},
@@ -114,30 +114,36 @@ def test_a_sweep_with_an_interruption_is_done_two_at_a_time(tmp_path, root):
 
 @pytest.mark.slow
 @pytest.mark.ddp
-def test_a_killed_rank_and_an_ended_queue_cost_only_time(tmp_path, root):
+def test_two_ranks_lose_no_step_to_a_preemption_a_kill_and_the_end_of_their_queue(tmp_path, root):
     groups = {**SMALL, "train": {"steps": 300}, "resources": {"ranks": 2}, "checkpoint": {"every_steps": 10}}
-    command = ["submit", write_experiment(tmp_path, **groups), "--on", profile(tmp_path), "--root", root]
+    path = write_experiment(tmp_path, rehearse={"at_step": 5}, **groups)
+    command = ["submit", path, "--on", profile(tmp_path), "--root", root]
     assert run_cli(*command).returncode == 0
     (run,) = find_trials(root / "tiny")
-    wait_for_step(run, 30)
+    wait_for(lambda: starts(run), PATIENCE_SECONDS, "the second attempt", until=lambda found: len(found) == 2)
+    preempted = run.attempt_rows()[1]
+    assert preempted["cause"] == "preempted" and starts(run)[1] == preempted["end_step"] >= 5
+    assert len({row["job_id"] for row in run.attempt_rows() if row["event"] == "start"}) == 1, "requeued as one job"
+
+    wait_for_step(run, starts(run)[1] + 20)
     (queue,) = queues(root)
     family = [queue, *queue.children(recursive=True)]
     ranks = ranks_of(run)
     assert sorted(ranks) == [0, 1] and set(ranks.values()) <= set(family)
     listening = [c.laddr.ip for each in family for c in each.net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert listening and set(listening) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
-
     ranks[1].kill()
-    wait_for(lambda: starts(run), PATIENCE_SECONDS, "the next attempt", until=lambda found: len(found) == 2)
-    assert causes(run) == ["killed"] and starts(run)[1] >= 30 and starts(run)[1] % 10 == 0
-    wait_for_step(run, starts(run)[1] + 20)
+    wait_for(lambda: starts(run), PATIENCE_SECONDS, "the third attempt", until=lambda found: len(found) == 3)
+    assert causes(run) == ["preempted", "killed"]
+    assert starts(run)[2] > starts(run)[1] and starts(run)[2] % 10 == 0, "from the last periodic checkpoint"
 
+    wait_for_step(run, starts(run)[2] + 20)
     queue.terminate()
     wait_until_gone(root)
     assert not ranks_of(run), "it took its ranks along"
-    assert causes(run) == ["killed", "terminated"]
+    assert causes(run) == ["preempted", "killed", "terminated"]
     assert run_cli(*command, "--wait").returncode == 0
-    assert starts(run)[2] == run.attempt_rows()[3]["end_step"] > starts(run)[1], "saved when it left"
+    assert starts(run)[3] == run.attempt_rows()[5]["end_step"] > starts(run)[2], "saved when it left"
     assert [row["step"] for row in read_rows(run.metrics)] == list(range(2, 301, 2))
 
 

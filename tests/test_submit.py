@@ -18,7 +18,7 @@ from runner.rundir import RunDir, append_row, find_trials, write_json
 from runner.status import is_alive
 from runner.submit import choose_rehearsal, decide, exit_trap, prepare, resubmit, sbatch_parameters, submit
 from runner.sweep import expand, trials
-from tests.experiments import run_cli, write_experiment
+from tests.experiments import write_experiment
 from tests.slurm_cluster import wait_for
 from tests.trials import make_trial, slurm_job
 
@@ -227,7 +227,7 @@ cli.main()
 
 
 @pytest.mark.slow
-def test_submitting_again_and_at_once_trains_each_trial_once(tmp_path):
+def test_submitting_again_and_at_once_trains_each_trial_once(tmp_path, capfd):
     """One submission is killed half-way, two follow at the same moment, and then a fourth."""
     secret = "sentinel" + "0123456789abcdef" * 2
     environment = os.environ | {"MY_API_KEY": secret, "WANDB_API_KEY": secret, "HOME": str(tmp_path / "home")}
@@ -244,11 +244,12 @@ def test_submitting_again_and_at_once_trains_each_trial_once(tmp_path):
 
     command = [sys.executable, "-m", "runner", *words]
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=60)[0].splitlines()[-1] for process in both]
+    said = [process.communicate(timeout=120)[0].splitlines()[-1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sorted(said) == ["tiny: 2 trials, 0 to submit", "tiny: 2 trials, 2 to submit"]
-    again = run_cli(*words, "--wait", env=environment)
-    assert again.returncode == 0 and "2 trials, 0 to submit" in again.stdout and "2 done" in again.stdout
+    assert cli([*words, "--wait"]) == 0
+    out = capfd.readouterr().out
+    assert "2 trials, 0 to submit" in out and "2 done" in out
     (queue,) = {(row["pid"], row["pid_created"]) for run in runs for row in run.job_rows()}
     wait_for(lambda: is_alive(*queue), 30, "the queue to end", until=lambda alive: not alive)
     for run in runs:
