@@ -92,8 +92,8 @@ class Run:
     saved_step: int = -1
     """The step of the newest checkpoint of this attempt's lineage."""
 
-    last_save: float = 0.0
-    save_seconds: float = 0.0
+    next_save: float = math.inf
+    """time.monotonic() from which a periodic checkpoint is due; counts on rank 0 only."""
 
 
 def launch(
@@ -227,7 +227,7 @@ def restore(run: Run) -> None:
         exact = f"no, because {'; '.join(differing)}" if differing else "yes"
         run.progress.say(f"resumed from {saved.name} at step {saved.step} of {run.steps}; exact: {exact}")
     run.progress.start = run.state.step
-    run.last_save = time.monotonic()
+    plan_save(run, save_seconds=0.0)
     if run.tracker is not None:
         run.tracker.begin(run.state.tracked_step)
 
@@ -276,7 +276,7 @@ def train(run: Run) -> None:
         if trial.rehearse is not None:
             rehearse(run)
 
-        answer = run.preemption.poll(run.group, state.step, save_is_due(run), request)
+        answer = run.preemption.poll(run.group, state.step, time.monotonic() >= run.next_save, request)
         if answer.request:
             request = 0
             state.finished = answer.request == BREAK_ALL
@@ -399,12 +399,11 @@ def keep_best(run: Run, found: dict[str, float]) -> None:
         run.state.best = {"metric": name, "value": found[name], "step": run.state.step}
 
 
-def save_is_due(run: Run) -> bool:
-    """Whether rank 0's clock asks for a periodic checkpoint."""
-    config = run.trial.checkpoint
-    if not run.group.is_main:
-        return False
-    return time.monotonic() - run.last_save >= save_interval_seconds(config.every_minutes, run.save_seconds)
+def plan_save(run: Run, save_seconds: float) -> None:
+    """Set rank 0's clock for the next periodic checkpoint; the other ranks follow it."""
+    if run.group.is_main:
+        interval_seconds = save_interval_seconds(run.trial.checkpoint.every_minutes, save_seconds)
+        run.next_save = time.monotonic() + interval_seconds
 
 
 def save_interval_seconds(every_minutes: float | str, save_seconds: float) -> float:
@@ -426,6 +425,8 @@ def save(run: Run, periodic: bool = False, pruning: bool = False) -> None:
     if not run.state.meters.is_finite(run.group):
         raise NonFiniteLossError(f"the loss became nan or inf before step {state.step}")
     began = time.monotonic()
+    if run.tracker is not None:
+        run.tracker.sync()
     try:
         checkpoint.save(run.attempt.run, run.group, run.attempt, state.step, state.shared(), state.own(), run.facts)
         run.saved_step = state.step
@@ -441,8 +442,7 @@ def save(run: Run, periodic: bool = False, pruning: bool = False) -> None:
             keep_every_steps=config.keep_every_steps,
             best_step=state.best.get("step"),
         )
-    run.last_save = time.monotonic()
-    run.save_seconds = run.last_save - began
+    plan_save(run, time.monotonic() - began)
     _add_seconds(run, "save", began)
 
 

@@ -45,7 +45,7 @@ def make_ours(group: Group, folder: str) -> Callable[[int], None]:
     rundir = RunDir(Path(folder))
     run = trainer.build(load_trial(rundir.config), Attempt(rundir, number, group.rank), group, Preemption(), None)
     run.progress.shown = False
-    run.last_save = time.monotonic()
+    trainer.plan_save(run, save_seconds=0.0)
 
     def block(steps: int) -> None:
         run.stop = run.state.step + steps
