@@ -1,10 +1,13 @@
-"""Images held in memory, as every image data set of this project gives them.
+"""Samples held in memory, as every data set of this project gives them.
 
-Shapes: N images, C channels, H x W pixels, B indices.
+Shapes: N samples, C channels, H x W pixels, L tokens, B indices.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
 
+import torch
 from torch import Tensor
 
 
@@ -26,3 +29,89 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        return {"images": self.images}
+
+    @property
+    def inputs(self) -> int:
+        """What an encoder is built for: the number of channels."""
+        return self.images.shape[1]
+
+    def take(self, ids_B: Tensor) -> dict[str, Tensor]:
+        """The columns of some samples; `ids_B` lies on the CPU."""
+        return {"images": self.images[ids_B.to(self.images.device)]}
+
+    def subset(self, ids_B: Tensor) -> Self:
+        """The data set of these samples only."""
+        return replace(self, images=self.images[ids_B], labels=_select(self.labels, ids_B))
+
+    def to(self, device: torch.device) -> Self:
+        """The same samples on a device."""
+        return replace(self, images=self.images.to(device), labels=_move(self.labels, device))
+
+
+@dataclass(frozen=True)
+class Records:
+    """One split of a data set of anything but images: named columns, one row a sample."""
+
+    columns: dict[str, Tensor]
+    """Each (N, ...); token ids are integers of any width, (N, L), with 0 for padding at the end."""
+
+    labels: Tensor | None
+    """(N,) int64 classes, (N, len(classes)) floats 0 or 1 where a sample may have several, or None."""
+
+    classes: tuple[str, ...]
+    vocabulary: int = 0
+    """Number of token ids, 0 where there are no tokens."""
+
+    lengths: Mapping[str, Tensor] = field(default_factory=dict)
+    """(N,) tokens of each sample on the CPU, of columns that are cut to the longest sample of a batch."""
+
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What evaluations read beside the tensors, such as names; one string a sample."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    @property
+    def inputs(self) -> int:
+        """What an encoder is built for: the number of token ids."""
+        return self.vocabulary
+
+    def take(self, ids_B: Tensor) -> dict[str, Tensor]:
+        """The columns of some samples, integers as int64; `ids_B` lies on the CPU."""
+        rows = {}
+        for name, column in self.columns.items():
+            if name in self.lengths and len(ids_B):
+                column = column[:, : max(1, int(self.lengths[name][ids_B].max()))]
+            found = column[ids_B.to(column.device)]
+            rows[name] = found if found.is_floating_point() else found.long()
+        return rows
+
+    def subset(self, ids_B: Tensor) -> Self:
+        """The data set of these samples only."""
+        return replace(
+            self,
+            columns={name: column[ids_B] for name, column in self.columns.items()},
+            labels=_select(self.labels, ids_B),
+            lengths={name: length[ids_B] for name, length in self.lengths.items()},
+            texts={name: tuple(text[i] for i in ids_B.tolist()) for name, text in self.texts.items()},
+        )
+
+    def to(self, device: torch.device) -> Self:
+        """The same samples on a device; lengths stay on the CPU, where batches are planned."""
+        columns = {name: column.to(device) for name, column in self.columns.items()}
+        return replace(self, columns=columns, labels=_move(self.labels, device))
+
+
+Split = ImageSet | Records
+
+
+def _select(labels: Tensor | None, ids_B: Tensor) -> Tensor | None:
+    return None if labels is None else labels[ids_B]
+
+
+def _move(labels: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if labels is None else labels.to(device)

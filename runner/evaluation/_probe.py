@@ -3,6 +3,8 @@
 Shapes: N samples, C classes.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,12 +13,25 @@ from runner.errors import DataError
 from runner.features import FrozenFeatures
 
 
-def unit_rows(split: FrozenFeatures, device: torch.device) -> FrozenFeatures:
-    """Features of length 1, and their labels, on `device`."""
-    return FrozenFeatures(F.normalize(split.features.to(device), dim=1), split.labels.to(device))
+class Labelled(NamedTuple):
+    """Features of length 1 and the one class of each sample."""
+
+    features: Tensor
+    """(N, D) float32."""
+
+    labels: Tensor
+    """(N,) int64."""
 
 
-def count_classes(train: FrozenFeatures, test: FrozenFeatures) -> int:
+def unit_rows(split: FrozenFeatures, device: torch.device) -> Labelled:
+    """Features of length 1, and their labels, on `device`; raises DataError without one label a sample."""
+    if split.labels is None or split.labels.ndim != 1:
+        found = "none" if split.labels is None else "several"
+        raise DataError(f"this probe fits one label to each sample, and these samples have {found}")
+    return Labelled(F.normalize(split.features.to(device), dim=1), split.labels.to(device))
+
+
+def count_classes(train: Labelled, test: Labelled) -> int:
     """Classes are numbered from 0 to the largest label of either split.
 
     Raises DataError if the training split holds fewer than two, which leaves nothing to tell apart.

@@ -20,7 +20,7 @@ from runner.errors import ConfigError
 from runner.group import Group
 from runner.losses.sigmoid import scl
 from runner.losses.similarity import bounded_scale
-from runner.method import Method
+from runner.method import Method, Task
 from runner.schema import Options
 
 
@@ -76,9 +76,9 @@ class Config(Options):
         return self
 
 
-def build(config: Config, encoder: nn.Module, group: Group, steps: int) -> "SCL":
-    """SCL on `encoder`, for `steps` optimizer steps in all."""
-    return SCL(config, encoder, group, steps)
+def build(config: Config, encoder: nn.Module, task: Task) -> "SCL":
+    """SCL on `encoder`, for `task.steps` optimizer steps in all."""
+    return SCL(config, encoder, task.group, task.steps)
 
 
 class SCL(Method):
