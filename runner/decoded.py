@@ -91,16 +91,18 @@ def make(path: Path, header: bytes, shape: Shape, blocks: Blocks) -> None:
         done = 0
         if file.read(HEADER_BYTES) == header:
             done = (os.fstat(file.fileno()).st_size - HEADER_BYTES) // image_bytes
-        file.seek(0)
-        file.write(header)
-        file.truncate(HEADER_BYTES + done * image_bytes)
-        file.seek(0, os.SEEK_END)
+        else:
+            file.truncate(0)
+            file.seek(0)
+            file.write(header)
+        # an image that was cut off is written over
+        file.seek(HEADER_BYTES + done * image_bytes)
         if done < shape[0]:
             print(f"runner: writing the pixels of {shape[0] - done} images to {path}, once", flush=True)
             for block in blocks(done):
                 file.write(np.ascontiguousarray(block).data)
-                file.flush()
         assert file.tell() == HEADER_BYTES + math.prod(shape), "blocks() gave another number of images"
+        file.flush()
         os.fsync(file.fileno())
         # without locks another process may have renamed it already
         with suppress(FileNotFoundError):

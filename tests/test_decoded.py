@@ -139,6 +139,25 @@ assert np.array_equal(made.numpy(), pixels)
     assert list_all(tmp_path) == ["a"]
 
 
+def test_without_locks_a_process_may_overtake_another(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    path, later = tmp_path / "a", Source()
+
+    def overtaken(start):
+        for first in range(start, 10, 3):
+            if first == 6:
+                assert np.array_equal(make(path, later).numpy(), PIXELS)
+            yield PIXELS[first : first + 3]
+
+    assert np.array_equal(make(path, overtaken).numpy(), PIXELS)
+    assert len(later.starts) == 1
+    assert np.array_equal(make(path, Source()).numpy(), PIXELS)
+    assert list_all(tmp_path) == ["a"]
+
+
 def test_writing_to_the_pixels_leaves_the_file_alone(tmp_path):
     make(tmp_path / "a", Source()).zero_()
     assert np.array_equal(make(tmp_path / "a", Source()).numpy(), PIXELS)

@@ -79,6 +79,15 @@ def list_names(folder: Path, suffix: str) -> list[str]:
         return []
 
 
+def find(path: Path, folder: Path, data_set: str, command: str) -> Path:
+    """The path itself, if it is there; else DataError with the command that gets the folder of the data set."""
+    if path.exists():
+        return path
+    # a folder that is there, though not whole, is never replaced by a download
+    remedy = "run" if folder.exists() else "set data.download=true or run"
+    raise DataError(f"{data_set}: no {path.relative_to(folder)} in {folder}; {remedy}: {command}")
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty; raises DataError if it is not UTF-8."""
     try:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from runner.data import _folder
 from runner.data._folder import FolderConfig, Listing, read_images, read_lines
 from runner.dataset import ImageSet
 from runner.download import fetch_tree
@@ -48,13 +49,7 @@ def build(config: Config, split: Literal["train", "test"]) -> ImageSet:
 
 
 def find(path: Path, folder: Path) -> Path:
-    """The path itself, if there is such a file."""
-    if path.is_file():
-        return path
-    raise DataError(
-        f"Food-101: no {path.relative_to(folder)} in {folder}; set data.download=true or run: "
-        f"curl -L {URL} | tar xz -C {folder.parent}"
-    )
+    return _folder.find(path, folder, "Food-101", f"curl -L {URL} | tar xz -C {folder.parent}")
 
 
 def read_listing(path: Path, classes: list[str]) -> Listing:

@@ -4,6 +4,9 @@ Reads train/<wnid>/*.JPEG with either val/<wnid>/*.JPEG or, as the official arch
 with ILSVRC2012_devkit_t12/data/{meta.mat,ILSVRC2012_validation_ground_truth.txt}. The official test images have no
 labels, so the split "test" is the validation set. Classes are the folders of train/, sorted, so a part of the classes
 is a data set, too: validation images of other classes are left out.
+
+The official training archive holds a tar of each class: `for t in *.tar; do mkdir ${t%.tar}; tar xf $t -C ${t%.tar};
+done` unpacks them as they are wanted here.
 """
 
 import os

@@ -8,6 +8,7 @@ Classes are numbered in the order of wnids.txt; images of classes that are not i
 from pathlib import Path
 from typing import Literal
 
+from runner.data import _folder
 from runner.data._folder import FolderConfig, Listing, list_names, read_images, read_lines
 from runner.dataset import ImageSet
 from runner.download import fetch_tree
@@ -44,13 +45,8 @@ def build(config: Config, split: Literal["train", "test"]) -> ImageSet:
 
 
 def find(path: Path, folder: Path) -> Path:
-    """The path itself, if it is there."""
-    if path.exists():
-        return path
-    raise DataError(
-        f"Tiny ImageNet: no {path.relative_to(folder)} in {folder}; set data.download=true or run: "
-        f"curl -LO {URL} && unzip -d {folder.parent} {FOLDER}.zip"
-    )
+    command = f"curl -LO {URL} && unzip -o {FOLDER}.zip -d {folder.parent}"
+    return _folder.find(path, folder, "Tiny ImageNet", command)
 
 
 def list_train(folder: Path, wnids: list[str]) -> Listing:

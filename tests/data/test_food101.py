@@ -54,10 +54,15 @@ def test_size_and_choice(tmp_path):
 def test_what_is_missing_is_named_with_its_folder_and_a_remedy(tmp_path, name, split):
     folder = write_tree(tmp_path)
     (folder / name).unlink()
-    message = rf"no {name} in {folder}; set data.download=true or run: curl -L .* tar xz -C {tmp_path}"
+    message = rf"no {name} in {folder}; run: curl -L .* tar xz -C {tmp_path}"
     with pytest.raises(DataError, match=message) as caught:
         build(tmp_path, split)
     assert "\n" not in str(caught.value)
+
+
+def test_a_missing_data_set_can_be_downloaded(tmp_path):
+    with pytest.raises(DataError, match=rf"no meta/classes.txt in {tmp_path}/.*; set data.download=true or run: curl"):
+        build(tmp_path)
 
 
 def test_a_listed_image_that_is_missing_is_named(tmp_path):

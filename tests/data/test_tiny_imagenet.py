@@ -81,11 +81,14 @@ def test_wnids_choose_the_classes(tmp_path):
 def test_what_is_missing_is_named_with_its_folder_and_a_remedy(tmp_path, name, split):
     folder = write_tree(tmp_path)
     (folder / name).rename(tmp_path / "elsewhere")
-    with pytest.raises(
-        DataError, match=rf"no {name} in {folder}; set data.download=true or run: curl .* unzip -d"
-    ) as e:
+    with pytest.raises(DataError, match=rf"no {name} in {folder}; run: curl -LO .* unzip .* -d {tmp_path}$") as caught:
         build(tmp_path, split)
-    assert "\n" not in str(e.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_data_set_can_be_downloaded(tmp_path):
+    with pytest.raises(DataError, match=rf"no wnids.txt in {tmp_path}/.*; set data.download=true or run: curl"):
+        build(tmp_path)
 
 
 def test_an_annotated_image_that_is_missing_is_named(tmp_path):
