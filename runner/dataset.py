@@ -1,9 +1,10 @@
-"""Samples held in memory, as every data set of this project gives them.
+"""Samples in memory or in a file mapped to it, as every data set of this project gives them.
 
 Shapes: N samples, C channels, H x W pixels, L tokens, B indices.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -115,3 +116,14 @@ def _select(labels: Tensor | None, ids_B: Tensor) -> Tensor | None:
 
 def _move(labels: Tensor | None, device: torch.device) -> Tensor | None:
     return None if labels is None else labels.to(device)
+
+
+def choose(labels: Iterable[int], per_class: int | None, limit: int | None) -> list[int]:
+    """Indices of the first `per_class` images of each class, of these the first `limit`; None: all."""
+    seen: Counter[int] = Counter()
+    chosen = []
+    for index, label in enumerate(labels):
+        seen[label] += 1
+        if per_class is None or seen[label] <= per_class:
+            chosen.append(index)
+    return chosen[:limit]
