@@ -11,6 +11,9 @@ from torch.autograd.function import once_differentiable
 
 from runner.group import Group
 
+BLOCK_VALUES = 2**20
+"""Entries of a matrix that are squared at once."""
+
 
 def full_precision(x: Tensor) -> Tensor:
     """float32, or float64 where it is that already."""
@@ -26,16 +29,21 @@ def mean_part(values_B: Tensor, group: Group) -> Tensor:
 
 
 def off_diagonal_squares(C_DD: Tensor) -> Tensor:
-    """The sum of C_ij^2 over i != j, without a second matrix of that size; differentiable once."""
+    """The sum of C_ij^2 over i != j, without a second matrix of that size; differentiable once, summed in float64."""
     return _OffDiagonalSquares.apply(C_DD)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _squares(x: Tensor) -> Tensor:
+    return x.square().sum(dtype=torch.float64)
 
 
 class _OffDiagonalSquares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, C_DD: Tensor) -> Tensor:
         ctx.save_for_backward(C_DD)
-        entries, diagonal = C_DD.reshape(-1), C_DD.diagonal()
-        return torch.dot(entries, entries) - torch.dot(diagonal, diagonal)
+        blocks = torch.split(C_DD, max(1, BLOCK_VALUES // len(C_DD)))
+        total = torch.stack([_squares(block) for block in blocks]).sum() - _squares(C_DD.diagonal())
+        return total.to(C_DD.dtype)
 
     @staticmethod
     @once_differentiable

@@ -72,3 +72,9 @@ def test_a_constant_dimension_is_finite():
     inputs = [leaf(torch.randn(6, 3) * torch.tensor([1.0, 0.0, 1.0])) for _ in range(2)]
     loss = sum(barlow_twins(*inputs, ALONE))
     assert loss.isfinite() and all(gradient.isfinite().all() for gradient in gradients(loss, inputs))
+
+
+def test_float32_is_close_to_float64_where_dimensions_are_many():
+    x, y = random_case(n=64, d=1500)[:2]
+    exact = sum(barlow_twins(x, y, ALONE)).float().detach()
+    close(sum(barlow_twins(x.float(), y.float(), ALONE)), exact, rtol=1e-6, atol=0)

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from runner.group import Group
 from runner.losses.barlow_twins import barlow_twins
@@ -72,12 +74,14 @@ def test_the_mean_over_ranks_is_the_loss_of_one_process(world, dtype, tolerance)
 
 
 def barlow_of(group, rows):
-    """The loss, and its gradient for a weight that all ranks share, averaged as DDP does it."""
-    weight = torch.eye(WIDTH, dtype=torch.float64, requires_grad=True)
-    x, y = (tensor[rows, 0] @ weight for tensor in views(torch.float64))
+    """The loss, and the gradient of a projection under DDP."""
+    projection = nn.Linear(WIDTH, WIDTH, bias=False, dtype=torch.float64)
+    nn.init.eye_(projection.weight)
+    model = DistributedDataParallel(projection, process_group=group.data) if group.world > 1 else projection
+    x, y = model(torch.stack([view[rows, 0] for view in views(torch.float64)]))
     loss = sum(barlow_twins(x, y, group))
-    (gradient,) = torch.autograd.grad(loss, weight)
-    return loss.detach(), group.all_reduce_sum(gradient) / group.world
+    loss.backward()
+    return loss.detach(), projection.weight.grad
 
 
 def barlow_on_rank(group):

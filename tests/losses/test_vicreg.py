@@ -100,3 +100,8 @@ def test_one_row_has_no_variance():
     x = torch.randn(1, 4)
     with pytest.raises(AssertionError, match="one row"):
         vicreg(x, x, ALONE)
+
+
+def test_float32_is_close_to_float64_where_dimensions_are_many():
+    x, y = random_case(n=64, d=1500)[:2]
+    close(sum(vicreg(x.float(), y.float(), ALONE)), sum(vicreg(x, y, ALONE)).float().detach(), rtol=1e-6, atol=0)
