@@ -88,32 +88,38 @@ class GroupOptions(Options):
 class OptimizerConfig(Options):
     """The optimizer and its parameter groups."""
 
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    """The class of torch.optim."""
+    name: Literal["adamw", "adam", "sgd", "lars"] = "adamw"
+    """A class of torch.optim, or LARS (You et al. 2017) for large batches."""
 
     lr: float = Field(gt=0)
     """Learning rate; the schedule multiplies it."""
 
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled from the gradient for adamw, an L2 penalty for adam and sgd."""
+    """Decoupled from the gradient for adamw, an L2 penalty for the others."""
 
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     """Decay rates of the two moments of adam and adamw."""
 
     momentum: Momentum = 0.9
-    """Momentum of sgd."""
+    """Momentum of sgd and lars."""
 
     nesterov: bool = False
-    """Nesterov's momentum, for sgd."""
+    """Nesterov's momentum, for sgd and lars."""
+
+    trust_coefficient: float = Field(default=1e-3, gt=0)
+    """Share of its length that lars moves a tensor by, before the learning rate."""
 
     groups: dict[str, GroupOptions] = Field(default_factory=dict)
     """Own values for groups of parameters, by the names the method gives them, such as encoder and head."""
 
     @model_validator(mode="after")
     def check(self) -> Self:
-        if self.name == "sgd" and self.betas != (0.9, 0.999):
-            raise OptionError("betas", "is no option of sgd; leave it out")
-        if self.name != "sgd" and (self.nesterov or self.momentum != 0.9):
+        has_momentum = self.name in ("sgd", "lars")
+        if has_momentum and self.betas != (0.9, 0.999):
+            raise OptionError("betas", f"is no option of {self.name}; leave it out")
+        if self.name != "lars" and self.trust_coefficient != 1e-3:
+            raise OptionError("trust_coefficient", f"is no option of {self.name}; leave it out")
+        if not has_momentum and (self.nesterov or self.momentum != 0.9):
             key = "nesterov" if self.nesterov else "momentum"
             raise OptionError(key, f"is no option of {self.name}; leave it out")
         if self.nesterov and self.momentum == 0:

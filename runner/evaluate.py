@@ -5,14 +5,18 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from runner import named
+from runner.batch import Batch
 from runner.dataset import Split
-from runner.features import FrozenFeatures, extract_features
+from runner.features import extract_features
 from runner.group import Group
+from runner.loader import fetch, train_batch
 from runner.method import BreakEpoch, Method
 from runner.preemption import Preemption
 from runner.schema import Options
+from runner.views_config import ViewsConfig
 
 POLL_SECONDS = 0.2
 BATCH_SIZE = 256
@@ -28,11 +32,13 @@ def evaluate(
     group: Group,
     preemption: Preemption,
     seed: int,
+    views: ViewsConfig,
 ) -> dict[str, float]:
     """The probes' metrics as `<data set>/<probe>_<metric>`, the same on every rank; a collective call.
 
     `probes` maps a module of runner/evaluation to its options; they are fitted on `train` and scored on each of
-    `tests`. Raises: Interrupted on all ranks alike.
+    `tests`. A probe whose options are `samples` and `views` gets so many random views of the first samples.
+    Raises: Interrupted on all ranks alike.
     """
     sync_buffers(method, group)
     method.before_eval()
@@ -41,9 +47,19 @@ def evaluate(
         preemption.check(group)
         method.before_eval_step(index)
 
-    def extract(data: Split) -> FrozenFeatures:
-        after_batch = method.after_eval_step
-        return extract_features(method, data, group, BATCH_SIZE, before_batch=before_batch, after_batch=after_batch)
+    extract = partial(
+        extract_features,
+        method,
+        group=group,
+        batch_size=BATCH_SIZE,
+        before_batch=before_batch,
+        after_batch=method.after_eval_step,
+    )
+
+    def extract_views(test: Split, samples: int, count: int) -> Tensor:
+        some = test.subset(torch.arange(min(samples, len(test))))
+        batches = (partial(_view_batch, views=views, seed=seed, number=number) for number in range(count))
+        return torch.stack([extract(some, make_batch=make_batch).features for make_batch in batches], 1)
 
     known = extract(train) if train is not None else None
     metrics: dict[str, float] = {}
@@ -53,12 +69,21 @@ def evaluate(
         except BreakEpoch:  # a hook leaves this data set out
             continue
         for name, config in probes.items():
-            probe = named.load("evaluation", name)
-            work = partial(probe.run, config, known, unknown, device=group.device, seed=seed)
+            probe, given = named.load("evaluation", name), unknown
+            if hasattr(config, "samples") and hasattr(config, "views"):
+                given = unknown._replace(others={"views": extract_views(test, config.samples, config.views)})
+            work = partial(probe.run, config, known, given, device=group.device, seed=seed)
             found = run_on_main(work, group, preemption)
             metrics |= {f"{data_name}/{name}_{metric}": value for metric, value in found.items()}
     method.after_eval()
     return metrics
+
+
+def _view_batch(
+    data: Split, ids_B: Tensor, device: torch.device, *, views: ViewsConfig, seed: int, number: int
+) -> Batch:
+    """Random views of some samples, other ones for each `number`."""
+    return train_batch(data, fetch(data, ids_B, device), views, seed, number)
 
 
 def fits(probes: Iterable[str]) -> bool:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from runner.batch import Batch
 from runner.dataset import Split
 from runner.group import Group
 from runner.loader import plain_batch
@@ -44,12 +45,13 @@ def extract_features(
     before_batch: Callable[[int], None] | None = None,
     after_batch: Callable[[int], None] | None = None,
     precision: Precision | None = None,
+    make_batch: Callable[[Split, Tensor, torch.device], Batch] = plain_batch,
 ) -> FrozenFeatures:
     """`method.embed` of every sample, shared out over the ranks and given to all of them; a collective call.
 
     The method is in evaluation mode meanwhile: batch norm uses its running statistics and leaves them alone.
     Every module gets its own mode back, also when something is raised. `batch_size` counts the samples of one
-    forward pass of one rank; without `precision` everything is float32.
+    forward pass of one rank; without `precision` everything is float32. `make_batch` may give views instead.
 
     `before_batch` and `after_batch` get the number of the forward pass. Every rank calls them equally often,
     so they may be collective, and may raise on all ranks to interrupt, as `Preemption.check` does.
@@ -60,7 +62,7 @@ def extract_features(
     most = max(after - before for before, after in pairwise(bounds))
 
     def embed(first: int, last: int) -> dict[str, Tensor]:
-        batch = plain_batch(data, torch.arange(first, last), group.device)
+        batch = make_batch(data, torch.arange(first, last), group.device)
         with nullcontext() if precision is None else precision.autocast():
             return {name: output.float() for name, output in method.embed(batch).items()}
 

@@ -159,9 +159,14 @@ def train_batch(data: Split, part: Part, views: ViewsConfig, seed: int, epoch: i
     return Batch(large, small, part.labels, part.ids)
 
 
+def fetch(data: Split, ids_B: Tensor, device: torch.device) -> Part:
+    """Some samples, raw, at once."""
+    return _to_device(_Gather(data)[ids_B], device)
+
+
 def plain_batch(data: Split, ids_B: Tensor, device: torch.device) -> Batch:
     """What a method is evaluated on: images as they are, or records."""
-    part = _to_device(_Gather(data)[ids_B], device)
+    part = fetch(data, ids_B, device)
     if isinstance(data, Records):
         return Batch(labels=part.labels, ids=ids_B, columns=part.rows)
     return Batch([plain_view(part.rows["images"], data.mean, data.std)], [], part.labels, ids_B)

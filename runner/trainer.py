@@ -217,6 +217,7 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
                 group=run.group,
                 preemption=run.preemption,
                 seed=run.trial.train.seed,
+                views=run.trial.views,
             )
         run.method.train()
         state.evaluated_step = state.step
