@@ -1,7 +1,8 @@
 """CLIP's loss with soft targets: pairs whose sides resemble each other are not told apart.
 
 ContraBin's primary loss: Zhang et al. 2022, "Pre-Training Representations of Binary Code Using Contrastive
-Learning", eq. 2 to 6. The targets come from what is alike within each side.
+Learning", eq. 2 to 6. The targets come from what is alike within each side. Its other loss, between binary
+code and interpolations, is `info_nce`.
 
 L = a b^T / T says how alike the two sides are, K = (a a^T + b b^T) / 2T what is alike within them; K is
 symmetric. With P the softmax of the rows of L, C_ij = exp(L_ij - c_j) that of its columns and Q that of the
@@ -103,11 +104,11 @@ class _SoftTargets(torch.autograd.Function):
         u_B = variant.second * (mass_B if variant.by_mass else torch.ones_like(mass_B))
         loss: Tensor = (variant.first * own.row + u_B * own.column - own.agreement).sum(dtype=torch.float64)
 
-        ctx.weight = group.world / N
+        ctx.weight = weight = group.world / N
         if ctx.needs_input_grad[0]:
             u_N, error_N = gather_own_first(torch.stack([u_B, error_B], 1), group).unbind(1)
             ctx.save_for_backward(root * comparison.gradient(all_N, u_N, error_N, detach_targets))
-        return (loss * (LN2 * ctx.weight)).to(ab_B2D.dtype)
+        return (LN2 * weight * loss).to(ab_B2D.dtype)
 
     @staticmethod
     @once_differentiable

@@ -40,8 +40,7 @@ def supcon(
         _, class_N, size_C = torch.unique(labels_N, return_inverse=True, return_counts=True)
         class_M = class_N[: len(z_MD)]
         anchors = int(size_C[size_C > 1].sum())
-        weight_M = (size_C[class_M] > 1) * (group.world / max(anchors, 1))
-        weight_M = weight_M.to(z_MD.dtype)
+        weight_M = (size_C[class_M] > 1).to(z_MD.dtype) * (group.world / max(anchors, 1))
         others = log_sum_of_others(z_MD, weight_M, group, block)
         return (others - similarity_of_positives(z_MD, weight_M, class_M, size_C, group)).to(z_MD.dtype)
 
