@@ -8,7 +8,9 @@ from tests.golden import load_golden
 def test_stages_of_epochs_equal_the_golden_ones():
     golden = load_golden("contrabin_schedules")
     naive, linear, _ = golden["curr_cfg"].tolist()
-    assert [stage_at(epoch, naive, linear) for epoch in range(len(golden["curr_stage"]))] == golden["curr_stage"].tolist()
+    assert [stage_at(epoch, naive, linear) for epoch in range(len(golden["curr_stage"]))] == golden[
+        "curr_stage"
+    ].tolist()
 
 
 @pytest.mark.parametrize("steps_per_epoch", [1, 3, 7, 250])
