@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "runner"
 _ORDER = """
 errors strict_yaml rundir explain schema views_config config sweep_config sweep profile slurm requeue launcher
 group batch gather meters dataset download randomness color filters view_draws jitter views preemption loader
-attempt rendezvous wandb_mirror tracking ema projection interpolation curriculum identifiers tokenizers method losses
-methods encoders data schedules optimizer precision features evaluation ranking text_metrics tasks
+attempt rendezvous wandb_mirror tracking ema projection interpolation curriculum identifiers code tokenizers
+method losses methods encoders data schedules optimizer precision features evaluation ranking text_metrics tasks
 named evaluate state checkpoint progress trainer job local_queue record status tables watch show
 logs results plot provenance submit debug cancel json_schema onebox cli_onebox doctor cli __main__
 """

@@ -26,9 +26,9 @@ class Tokenizer(Protocol):
         """The ids of a text, `length` of them at most, and at least one."""
 
 
-def encode_all(tokenizer: Tokenizer, texts: Iterable[str], kind: Kind, length: int) -> Tensor:
+def encode_all(tokenizer: Tokenizer, texts: Iterable[tuple[Kind, str]], length: int) -> Tensor:
     """(N, L) int64 ids of each text, then padding; L is the longest text's, `length` at most and 1 at least."""
-    rows = [torch.tensor(tokenizer.encode(text, kind, length), dtype=torch.int64) for text in texts]
+    rows = [torch.tensor(tokenizer.encode(text, kind, length), dtype=torch.int64) for kind, text in texts]
     if not rows:
         return torch.zeros(0, 1, dtype=torch.int64)
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PADDING)

@@ -49,13 +49,13 @@ def test_any_text_has_ids(tokenizer, text):
 
 
 def test_texts_become_rows_with_padding_behind(tokenizer):
-    found = encode_all(tokenizer, TEXTS, "comment", 6)
+    found = encode_all(tokenizer, [("comment", text) for text in TEXTS], 6)
     assert found.dtype == torch.int64 and found.shape == (len(TEXTS), 6)
     for row, text in zip(found.tolist(), TEXTS, strict=True):
         ids = tokenizer.encode(text, "comment", 6)
         assert row == ids + [0] * (6 - len(ids))
-    assert encode_all(tokenizer, [], "comment", 6).shape == (0, 1)
-    assert encode_all(tokenizer, [""], "comment", 6).shape == (1, 1)
+    assert encode_all(tokenizer, [], 6).shape == (0, 1)
+    assert encode_all(tokenizer, [("asm", "")], 6).shape == (1, 1)
 
 
 def test_byte_hashes_equal_the_golden_ids():
