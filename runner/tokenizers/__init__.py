@@ -1,0 +1,1 @@
+"""Texts as token ids, one kind of tokenizer a file; id 0 is padding in all of them."""
