@@ -1,6 +1,6 @@
-"""Images held in memory, as every image data set of this project gives them.
+"""Data sets held in memory, as every data plug-in of this project gives them.
 
-Shapes: N images, C channels, H x W pixels, B indices.
+Shapes: N samples, C channels of an image or classes, H x W pixels, L tokens, B indices.
 """
 
 from dataclasses import dataclass
@@ -26,3 +26,21 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+@dataclass(frozen=True)
+class Records:
+    """One split of any other data set: named columns, row i of each belonging to sample i."""
+
+    columns: dict[str, Tensor]
+    """(N, ...) each, such as `sequence`: (N, L) token ids, 0 for padding."""
+
+    labels: Tensor | None
+    """(N,) int64 in 0..len(classes)-1; or (N, C) float, 1 for each class a sample has; or None."""
+
+    classes: tuple[str, ...]
+    vocabulary: int
+    """Number of token ids, padding included; 0 where no column holds tokens."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))

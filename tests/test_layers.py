@@ -10,10 +10,11 @@ PACKAGE = Path(__file__).parent.parent / "runner"
 
 _ORDER = """
 errors strict_yaml rundir explain schema views_config config sweep_config sweep profile slurm requeue launcher
-group batch gather meters dataset download randomness color filters view_draws jitter views preemption loader
-attempt rendezvous wandb_mirror tracking ema method losses methods encoders data schedules optimizer precision features
-evaluation named evaluate state checkpoint progress trainer job local_queue record status tables watch show
-logs results plot provenance submit debug cancel json_schema onebox cli_onebox doctor cli __main__
+group batch gather meters dataset download randomness proteins mining class_weights color filters view_draws jitter
+views preemption loader attempt rendezvous wandb_mirror tracking ema method projections losses methods encoders
+data schedules optimizer precision features evaluation named evaluate state checkpoint progress trainer job
+local_queue record status tables watch show logs results plot provenance submit debug cancel json_schema onebox
+cli_onebox doctor cli __main__
 """
 ORDER = _ORDER.split()
 """Each part imports only from parts to its left; a folder is one part. A total order has no circles."""
