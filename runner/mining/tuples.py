@@ -99,7 +99,8 @@ def share_class(labels_NC: Choices, anchors_B: Integers) -> Choices:
 def weigh_negatives(labels_NC: Choices, anchors_B: Integers, hardness_CC: Floats) -> Floats:
     """(B, N) how hard each negative is: `hardness_CC[c, d]` summed over classes c of the anchor and d of the sample.
 
-    0 for every sample that is not hard, and for all that share a class with the anchor.
+    0 for every sample that is not hard, and for all that share a class with the anchor. Divide the columns of
+    `hardness_CC` by the sizes of their classes to draw a class first and then any of its members, as CLEAN does.
     """
     assert (hardness_CC >= 0).all() and np.isfinite(hardness_CC).all()
     near_BC = labels_NC[anchors_B] @ hardness_CC
