@@ -3,9 +3,14 @@
 Shapes: N samples, C classes.
 """
 
+<<<<<<< HEAD
 from typing import NamedTuple
 
+=======
+import numpy as np
+>>>>>>> part-d
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -53,3 +58,11 @@ def accuracies(scores_NC: Tensor, labels_N: Tensor) -> dict[str, float]:
     if scores_NC.shape[1] > 5:
         found["top5"] = hits_NK.any(dim=1).double().mean().item()
     return found
+
+
+def class_matrix(train: Tensor, test: Tensor) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(N, C) which sample has which class, of the labels of both splits: (N,) numbers, or (N, C) not 0 for yes."""
+    if train.ndim == 1:
+        classes = int(torch.cat([train, test]).max()) + 1
+        train, test = F.one_hot(train, classes), F.one_hot(test, classes)
+    return (train != 0).cpu().numpy(), (test != 0).cpu().numpy()
