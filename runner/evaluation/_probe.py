@@ -3,12 +3,9 @@
 Shapes: N samples, C classes.
 """
 
-<<<<<<< HEAD
 from typing import NamedTuple
 
-=======
 import numpy as np
->>>>>>> part-d
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -60,8 +57,13 @@ def accuracies(scores_NC: Tensor, labels_N: Tensor) -> dict[str, float]:
     return found
 
 
-def class_matrix(train: Tensor, test: Tensor) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(N, C) which sample has which class, of the labels of both splits: (N,) numbers, or (N, C) not 0 for yes."""
+def class_matrix(train: Tensor | None, test: Tensor | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(N, C) which sample has which class, of the labels of both splits: (N,) numbers, or (N, C) not 0 for yes.
+
+    Raises DataError for samples without labels.
+    """
+    if train is None or test is None:
+        raise DataError("this probe needs labels, and these samples have none")
     if train.ndim == 1:
         classes = int(torch.cat([train, test]).max()) + 1
         train, test = F.one_hot(train, classes), F.one_hot(test, classes)

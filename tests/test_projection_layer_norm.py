@@ -2,7 +2,7 @@
 
 import torch
 
-from runner.projections import LayerNormProjection
+from runner.projection import LayerNormProjection
 from tests.golden import load_golden
 
 
