@@ -94,7 +94,7 @@ class ESM2(nn.Module):
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """(B, width) features."""
         length_B1 = (tokens_BL > 0).sum(1, keepdim=True)
-        return self.residues(tokens_BL).sum(1) / length_B1.clamp(min=1)
+        return self.residues(tokens_BL).sum(1, dtype=torch.float32) / length_B1.clamp(min=1)
 
     def residues(self, tokens_BL: Tensor) -> Tensor:
         """(B, L, width) last hidden states; 0 on padding."""

@@ -33,7 +33,8 @@ def join_fragments(values_FLD: Tensor, lengths_F: Tensor, starts_F: Tensor, prot
     """The values of every residue, averaged over the fragments it is in.
 
     `lengths_F` residues of each fragment count, the rest is padding; `starts_F` is the place of its first residue
-    in protein `protein_F`. Proteins are numbered from 0 without gaps, and their fragments leave no gap.
+    in protein `protein_F`. Proteins are numbered from 0 without gaps. Residues that no fragment holds, as when some
+    fragments of a protein are missing, are left out.
     """
     _, L, D = values_FLD.shape
     residues_P = _zeros(lengths_F, int(protein_F.max()) + 1)
@@ -48,7 +49,8 @@ def join_fragments(values_FLD: Tensor, lengths_F: Tensor, starts_F: Tensor, prot
     R = int(residues_P.sum())
     sums_RD = values.new_zeros(R, D).index_add(0, place, values)
     times_R1 = values.new_zeros(R, 1).index_add(0, place, torch.ones_like(values[:, :1]))
-    return Joined(sums_RD / times_R1, torch.repeat_interleave(residues_P))
+    held_R = times_R1[:, 0] > 0
+    return Joined((sums_RD / times_R1)[held_R], torch.repeat_interleave(residues_P)[held_R])
 
 
 def pool_mean(joined: Joined) -> Tensor:

@@ -12,6 +12,7 @@ BENCHMARKS = (
     ["bench_sweep"],
     ["bench_status"],
     ["bench_pixels"],
+    ["bench_protein_floor"],
 )
 
 for name, *options in BENCHMARKS:

@@ -45,6 +45,16 @@ def test_features_have_the_width(encoder, dtype):
     assert features.isfinite().all()
 
 
+def test_features_under_autocast_are_about_the_same(encoder):
+    encoder.eval()
+    tokens = random_tokens([7, 60])
+    with torch.no_grad():
+        expected = encoder(tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = encoder(tokens)
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.1)
+
+
 def test_features_depend_on_the_sequence_alone(encoder):
     """Neither on padding nor on the other sequences of the batch."""
     encoder.eval()
