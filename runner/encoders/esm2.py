@@ -47,8 +47,13 @@ class Config(Options):
     """Random weights of a size given by the next three, for tests."""
 
     layers: int | None = Field(default=None, ge=1)
+    """Layers of a model with random weights."""
+
     width: int | None = Field(default=None, ge=1)
+    """Width of its features."""
+
     heads: int | None = Field(default=None, ge=1)
+    """Heads of its attention."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
