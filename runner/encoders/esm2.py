@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from runner.encoders._tokens import check_amino_acids
 from runner.errors import ConfigError, DataError
 from runner.proteins.alphabet import LETTERS
 from runner.schema import Options
@@ -170,4 +171,5 @@ def build(config: Config, vocabulary: int) -> ESM2:
 
     Raises DataError, one line, if the weights are not there.
     """
+    check_amino_acids("esm2", vocabulary)
     return ESM2(config)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 class Joined(NamedTuple):
-    """One row for each residue, protein after protein."""
+    """Rows that belong to proteins: of `join_fragments` one for each residue, protein after protein."""
 
     values: Tensor
     """(R, D)"""
 
     protein: Tensor
-    """(R,) int64, which protein the residue belongs to."""
+    """(R,) int64, which protein the row belongs to, from 0 without gaps."""
 
 
 def fragment_starts(residues: int, size: int, overlap: int) -> list[int]:
@@ -54,7 +54,7 @@ def join_fragments(values_FLD: Tensor, lengths_F: Tensor, starts_F: Tensor, prot
 
 
 def pool_mean(joined: Joined) -> Tensor:
-    """(P, D) mean over the residues of each protein: for embeddings."""
+    """(P, D) mean over the rows of each protein: for embeddings, of residues or of whole fragments."""
     values_RD, protein_R = joined
     P = int(protein_R.max()) + 1
     counts_P = torch.bincount(protein_R, minlength=P)
@@ -62,7 +62,7 @@ def pool_mean(joined: Joined) -> Tensor:
 
 
 def pool_max(joined: Joined) -> Tensor:
-    """(P, D) maximum over the residues of each protein: for motif logits."""
+    """(P, D) maximum over the rows of each protein: for motif logits."""
     values_RD, protein_R = joined
     lowest_PD = values_RD.new_full((int(protein_R.max()) + 1, values_RD.shape[1]), -torch.inf)
     return lowest_PD.scatter_reduce(0, protein_R[:, None].expand_as(values_RD), values_RD, "amax")

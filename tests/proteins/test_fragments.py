@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.proteins.fragments import fragment_starts, join_fragments, pool_max, pool_mean
+from runner.proteins.fragments import Joined, fragment_starts, join_fragments, pool_max, pool_mean
 from tests.golden import cases, load_golden
 
 SIZE, OVERLAP = 20, 5
@@ -93,6 +93,11 @@ def test_overlaps_are_averaged():
     values = torch.tensor([[[0.0], [1.0]], [[3.0], [5.0]]])
     joined = join_fragments(values, torch.tensor([2, 2]), torch.tensor([0, 1]), torch.tensor([0, 0]))
     assert joined.values.ravel().tolist() == [0, 2, 5]
+
+
+def test_whole_fragments_are_pooled_in_any_order():
+    rows = Joined(torch.tensor([[1.0], [5.0], [3.0]]), torch.tensor([1, 0, 1]))
+    assert pool_mean(rows).tolist() == [[5], [2]] and pool_max(rows).tolist() == [[5], [3]]
 
 
 def test_gradients_reach_every_residue():
