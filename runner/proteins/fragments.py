@@ -37,7 +37,7 @@ def join_fragments(values_FLD: Tensor, lengths_F: Tensor, starts_F: Tensor, prot
     fragments of a protein are missing, are left out.
     """
     _, L, D = values_FLD.shape
-    residues_P = _zeros(lengths_F, int(protein_F.max()) + 1)
+    residues_P = torch.zeros(int(protein_F.max()) + 1, dtype=starts_F.dtype, device=starts_F.device)
     residues_P.scatter_reduce_(0, protein_F, starts_F + lengths_F, "amax")
     offset_P = residues_P.cumsum(0) - residues_P
 
@@ -66,7 +66,3 @@ def pool_max(joined: Joined) -> Tensor:
     values_RD, protein_R = joined
     lowest_PD = values_RD.new_full((int(protein_R.max()) + 1, values_RD.shape[1]), -torch.inf)
     return lowest_PD.scatter_reduce(0, protein_R[:, None].expand_as(values_RD), values_RD, "amax")
-
-
-def _zeros(like: Tensor, count: int) -> Tensor:
-    return torch.zeros(count, dtype=torch.int64, device=like.device)
