@@ -10,8 +10,7 @@ from torch.nn import functional as F
 class LayerNormProjection(nn.Module):
     """Three linear layers with layer norm between them: the LayerNormNet of CLEAN (Yu et al. 2023).
 
-    Dropout comes before the ReLU, not after it: a dropped unit is 0 either way, but those that stay are scaled
-    before the ReLU cuts them.
+    Linear, layer norm, dropout, ReLU; the same again; linear. (Dropout and ReLU may change places: they commute.)
     """
 
     def __init__(self, inputs: int, hidden: int = 512, outputs: int = 256, dropout: float = 0.1) -> None:
