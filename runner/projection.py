@@ -4,7 +4,6 @@ Shapes: B samples, D inputs, P projections.
 """
 
 from collections.abc import Sequence
-
 from itertools import pairwise
 from typing import Literal
 
@@ -61,8 +60,7 @@ def build_head(kind: HeadType, inputs: int, width: int, dropout: float = 0.1) ->
 class LayerNormProjection(nn.Module):
     """Three linear layers with layer norm between them: the LayerNormNet of CLEAN (Yu et al. 2023).
 
-    Dropout comes before the ReLU, not after it: a dropped unit is 0 either way, but those that stay are scaled
-    before the ReLU cuts them.
+    Linear, layer norm, dropout, ReLU; the same again; linear. (Dropout and ReLU may change places: they commute.)
     """
 
     def __init__(self, inputs: int, hidden: int = 512, outputs: int = 256, dropout: float = 0.1) -> None:

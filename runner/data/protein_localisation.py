@@ -24,6 +24,9 @@ from runner.proteins.motifs import MotifTarget, motif_targets
 from runner.proteins.table import Protein, class_matrix, read_proteins
 from runner.schema import Options
 
+KIND = "records"
+SPLITS = ("train", "validation", "test")
+
 SHIPPED = Path(__file__).parents[2] / "experiments" / "samples" / "proteins" / "proteins.csv.gz"
 CLASSES = "Nucleus", "ER", "Peroxisome", "Mitochondrion", "Nucleus_export", "SIGNAL", "chloroplast", "Thylakoid"
 

@@ -15,9 +15,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from runner.encoders._tokens import check_amino_acids
 from runner.errors import ConfigError, DataError
 from runner.proteins.alphabet import LETTERS
 from runner.schema import Options
+
+KIND = "records"
 
 ESM_TOKENS = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
 CLS, PAD, EOS = (ESM_TOKENS.index(token) for token in ("<cls>", "<pad>", "<eos>"))
@@ -47,8 +50,13 @@ class Config(Options):
     """Random weights of a size given by the next three, for tests."""
 
     layers: int | None = Field(default=None, ge=1)
+    """Layers of a model with random weights."""
+
     width: int | None = Field(default=None, ge=1)
+    """Width of its features."""
+
     heads: int | None = Field(default=None, ge=1)
+    """Heads of its attention."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
@@ -94,7 +102,7 @@ class ESM2(nn.Module):
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """(B, width) features."""
         length_B1 = (tokens_BL > 0).sum(1, keepdim=True)
-        return self.residues(tokens_BL).sum(1) / length_B1.clamp(min=1)
+        return self.residues(tokens_BL).sum(1, dtype=torch.float32) / length_B1.clamp(min=1)
 
     def residues(self, tokens_BL: Tensor) -> Tensor:
         """(B, L, width) last hidden states; 0 on padding."""
@@ -165,4 +173,5 @@ def build(config: Config, vocabulary: int) -> ESM2:
 
     Raises DataError, one line, if the weights are not there.
     """
+    check_amino_acids("esm2", vocabulary)
     return ESM2(config)

@@ -9,8 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from runner.encoders._tokens import check_amino_acids
 from runner.proteins.kmers import WIDTH, expected_statistics, kmer_features
 from runner.schema import Options
+
+KIND = "records"
 
 
 class Config(Options):
@@ -69,4 +72,5 @@ def _network(hidden: int, width: int, dropout: float) -> nn.Sequential:
 
 def build(config: Config, vocabulary: int) -> Kmer:
     """The counts do not depend on the vocabulary: tokens beyond the twenty amino acids are no kind of their own."""
+    check_amino_acids("kmer", vocabulary)
     return Kmer(config)

@@ -10,7 +10,10 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from runner.encoders._tokens import check_tokens
 from runner.schema import Options
+
+KIND = "records"
 
 
 class Config(Options):
@@ -102,4 +105,5 @@ def take_last(tokens_BL: Tensor, count: int) -> Tensor:
 
 def build(config: Config, vocabulary: int) -> SequenceCNN:
     """A network with random weights for tokens below `vocabulary`, 0 being padding."""
+    check_tokens("sequence_cnn", vocabulary)
     return SequenceCNN(config, vocabulary)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 class Joined(NamedTuple):
-    """One row for each residue, protein after protein."""
+    """Rows that belong to proteins: of `join_fragments` one for each residue, protein after protein."""
 
     values: Tensor
     """(R, D)"""
 
     protein: Tensor
-    """(R,) int64, which protein the residue belongs to."""
+    """(R,) int64, which protein the row belongs to, from 0 without gaps."""
 
 
 def fragment_starts(residues: int, size: int, overlap: int) -> list[int]:
@@ -33,10 +33,11 @@ def join_fragments(values_FLD: Tensor, lengths_F: Tensor, starts_F: Tensor, prot
     """The values of every residue, averaged over the fragments it is in.
 
     `lengths_F` residues of each fragment count, the rest is padding; `starts_F` is the place of its first residue
-    in protein `protein_F`. Proteins are numbered from 0 without gaps, and their fragments leave no gap.
+    in protein `protein_F`. Proteins are numbered from 0 without gaps. Residues that no fragment holds, as when some
+    fragments of a protein are missing, are left out.
     """
     _, L, D = values_FLD.shape
-    residues_P = _zeros(lengths_F, int(protein_F.max()) + 1)
+    residues_P = torch.zeros(int(protein_F.max()) + 1, dtype=starts_F.dtype, device=starts_F.device)
     residues_P.scatter_reduce_(0, protein_F, starts_F + lengths_F, "amax")
     offset_P = residues_P.cumsum(0) - residues_P
 
@@ -48,11 +49,12 @@ def join_fragments(values_FLD: Tensor, lengths_F: Tensor, starts_F: Tensor, prot
     R = int(residues_P.sum())
     sums_RD = values.new_zeros(R, D).index_add(0, place, values)
     times_R1 = values.new_zeros(R, 1).index_add(0, place, torch.ones_like(values[:, :1]))
-    return Joined(sums_RD / times_R1, torch.repeat_interleave(residues_P))
+    held_R = times_R1[:, 0] > 0
+    return Joined((sums_RD / times_R1)[held_R], torch.repeat_interleave(residues_P)[held_R])
 
 
 def pool_mean(joined: Joined) -> Tensor:
-    """(P, D) mean over the residues of each protein: for embeddings."""
+    """(P, D) mean over the rows of each protein: for embeddings, of residues or of whole fragments."""
     values_RD, protein_R = joined
     P = int(protein_R.max()) + 1
     counts_P = torch.bincount(protein_R, minlength=P)
@@ -60,11 +62,7 @@ def pool_mean(joined: Joined) -> Tensor:
 
 
 def pool_max(joined: Joined) -> Tensor:
-    """(P, D) maximum over the residues of each protein: for motif logits."""
+    """(P, D) maximum over the rows of each protein: for motif logits."""
     values_RD, protein_R = joined
     lowest_PD = values_RD.new_full((int(protein_R.max()) + 1, values_RD.shape[1]), -torch.inf)
     return lowest_PD.scatter_reduce(0, protein_R[:, None].expand_as(values_RD), values_RD, "amax")
-
-
-def _zeros(like: Tensor, count: int) -> Tensor:
-    return torch.zeros(count, dtype=torch.int64, device=like.device)

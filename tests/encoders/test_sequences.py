@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from runner.encoders import kmer, sequence_cnn
 from runner.encoders.sequence_cnn import take_last
+from runner.errors import ConfigError
 from runner.proteins.alphabet import VOCABULARY, tokenise
 from runner.proteins.kmers import kmer_features
 
@@ -43,6 +44,16 @@ def test_features_have_the_width(encoder, dtype):
     features = encoder(random_tokens([1, 5, 50, 400]).to(dtype))
     assert features.shape == (4, encoder.width) and features.dtype == torch.float32
     assert features.isfinite().all()
+
+
+def test_features_under_autocast_are_about_the_same(encoder):
+    encoder.eval()
+    tokens = random_tokens([7, 60])
+    with torch.no_grad():
+        expected = encoder(tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = encoder(tokens)
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.1)
 
 
 def test_features_depend_on_the_sequence_alone(encoder):
@@ -104,6 +115,16 @@ def test_the_last_tokens_of_each_sequence():
     tokens = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 0, 0, 0], [8, 9, 10, 0, 0]])
     assert take_last(tokens, 3).tolist() == [[3, 4, 5], [0, 6, 7], [8, 9, 10]]
     assert take_last(tokens, 6).tolist() == [[0, 1, 2, 3, 4, 5], [0, 0, 0, 0, 6, 7], [0, 0, 0, 8, 9, 10]]
+
+
+@pytest.mark.parametrize("name", ["kmer", "sequence_cnn", "esm2"])
+def test_data_without_the_tokens_it_reads_are_refused(name):
+    module = importlib.import_module(f"runner.encoders.{name}")
+    with pytest.raises(ConfigError, match=rf"encoder\.name: {name} reads sequences of tokens, and the data hold none"):
+        module.build(module.Config(**TINY[name]), 0)
+    if name != "sequence_cnn":
+        with pytest.raises(ConfigError, match=rf"{name} reads the 22 or 26 tokens of proteins, and the data have 999"):
+            module.build(module.Config(**TINY[name]), 999)
 
 
 def test_an_even_kernel_is_refused():

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.proteins.fragments import fragment_starts, join_fragments, pool_max, pool_mean
+from runner.proteins.fragments import Joined, fragment_starts, join_fragments, pool_max, pool_mean
 from tests.golden import cases, load_golden
 
 SIZE, OVERLAP = 20, 5
@@ -80,10 +80,24 @@ def test_several_proteins_are_put_together_again(size, overlap):
     torch.testing.assert_close(pool_max(joined), torch.stack([rest.amax(0) for rest in values]))
 
 
+def test_missing_fragments_leave_no_nan():
+    """A training batch holds some fragments of a protein, not all."""
+    values, lengths, starts = torch.ones(2, 4, 1), torch.tensor([4, 4]), torch.tensor([8, 16])
+    joined = join_fragments(values.requires_grad_(), lengths, starts, torch.tensor([0, 0]))
+    assert joined.values.ravel().tolist() == [1] * 8 and pool_mean(joined).tolist() == [[1]]
+    pool_mean(joined).sum().backward()
+    assert values.grad.isfinite().all()
+
+
 def test_overlaps_are_averaged():
     values = torch.tensor([[[0.0], [1.0]], [[3.0], [5.0]]])
     joined = join_fragments(values, torch.tensor([2, 2]), torch.tensor([0, 1]), torch.tensor([0, 0]))
     assert joined.values.ravel().tolist() == [0, 2, 5]
+
+
+def test_whole_fragments_are_pooled_in_any_order():
+    rows = Joined(torch.tensor([[1.0], [5.0], [3.0]]), torch.tensor([1, 0, 1]))
+    assert pool_mean(rows).tolist() == [[5], [2]] and pool_max(rows).tolist() == [[5], [3]]
 
 
 def test_gradients_reach_every_residue():
