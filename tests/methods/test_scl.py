@@ -13,7 +13,8 @@ from runner.batch import Batch
 from runner.errors import ConfigError
 from runner.group import Group
 from runner.method import Task
-from runner.methods.scl import SCL, Config, beta_at, build, ema_beta, gamma_at
+from runner.methods._momentum_target import beta_at, ema_beta, gamma_at
+from runner.methods.scl import SCL, Config, build
 from tests.golden import load_golden
 from tests.losses import naive
 from tests.ranks import run_ranks
@@ -290,7 +291,7 @@ def train_on_ranks(group):
     """Three steps under DDP on this rank's rows of the batch, without batch norm."""
     torch.manual_seed(0)
     config = Config(projector_hidden=16, projector_width=4, projector_batch_norm=False)
-    method = SCL(config, Encoder(batch_norm=False), group, 100).double()
+    method = SCL(config, Encoder(batch_norm=False), Task(100, group)).double()
     model = DistributedDataParallel(method) if group.world > 1 else method
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
     losses = []
