@@ -19,21 +19,24 @@ class Progress:
         self._began = self._drawn = time.monotonic()
         self._bar: Any = None
         if shown and sys.stdout.isatty():
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
             with _random_untouched():
-                # Not refreshed by a thread of its own: it would draw from the generator in the middle of a step.
-                self._bar = Bar(
-                    TextColumn("step"),
-                    MofNCompleteColumn(),
-                    BarColumn(),
-                    TimeRemainingColumn(),
-                    TextColumn("{task.description}"),
-                    auto_refresh=False,
-                )
-                self._task = self._bar.add_task("", total=steps, completed=start)
-                self._bar.start()
+                self._start_bar()
+
+    def _start_bar(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._bar = Bar(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            # No thread of its own: it would draw from the generator in the middle of a step.
+            auto_refresh=False,
+        )
+        self._task = self._bar.add_task("", total=self.steps, completed=self.start)
+        self._bar.start()
 
     def advance(self, step: int) -> None:
         if self._bar is not None and time.monotonic() - self._drawn >= REFRESH_SECONDS:

@@ -29,9 +29,9 @@ DATA = {"data": {"limit": 96}}
 
 
 def prepare(folder, name, **groups):
-    return prepare_run(
-        folder, method={"name": name, **METHODS[name]}, without=("method",), **{**SHORT, **DATA, **groups}
-    )
+    groups = {**SHORT, **DATA, **groups}
+    groups["method"] = {"name": name, **METHODS[name], **groups.get("method", {})}
+    return prepare_run(folder, without=("method",), **groups)
 
 
 def make(name, **options):
