@@ -3,6 +3,7 @@
 Shapes: B images, C channels, H x W pixels.
 """
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -49,6 +50,7 @@ class ResNet9(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """(B, width) features."""
+        images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
         features: Tensor = self.body(images_BCHW).mean(dim=(2, 3))
         return features
 
@@ -69,4 +71,5 @@ def _halve() -> nn.MaxPool2d:
 
 def build(config: Config, channels: int) -> ResNet9:
     """A ResNet-9 with random weights."""
-    return ResNet9(channels, config.base_width)
+    # Channels last: a third less time for convolutions, a tenth of the time for pooling in bfloat16.
+    return ResNet9(channels, config.base_width).to(memory_format=torch.channels_last)
