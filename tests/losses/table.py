@@ -102,9 +102,7 @@ CASES = {
     ),
     "supcon, views": Case(
         lambda x, y, s, labels, group, **more: supcon(views(x, y), labels, (-s).exp(), group, **more),
-        lambda x, y, s, labels: naive.supcon(
-            views(x, y).flatten(0, 1), labels.repeat_interleave(3), (-s).exp()
-        ),
+        lambda x, y, s, labels: naive.supcon(views(x, y).flatten(0, 1), labels.repeat_interleave(3), (-s).exp()),
     ),
     "supcon_hard": Case(
         lambda x, y, s, labels, group: supcon_hard(anchors(x, y), 2, (-s).exp(), group),
