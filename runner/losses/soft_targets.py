@@ -25,7 +25,6 @@ Tiles, ranks and precision are as in pairwise.py; a tile and its mirror are visi
 Shapes: B rows on this rank, N on all ranks, D width, K statistics, I x J a tile.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -36,7 +35,7 @@ from torch.autograd.function import once_differentiable
 
 from runner.group import Group
 from runner.losses.similarity import float_rows, unit_rows
-from runner.losses.slopes import LN2, LogSum
+from runner.losses.slopes import LN2, LogSum, products_in_bits
 from runner.losses.tiles import Tile, default_block, gather_own_first, walk
 
 Second = Literal["none", "symmetric", "transposed"]
@@ -93,8 +92,7 @@ VARIANTS: dict[Second, Variant] = {
 class _SoftTargets(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ab_B2D: Tensor, variant: Variant, detach_targets: bool, group: Group, block: int) -> Tensor:
-        root = math.sqrt(LN2)  # rows / root, so that L and K are in bits
-        ab_N2D = gather_own_first(ab_B2D / root, group)
+        ab_N2D = gather_own_first(ab_B2D, group)
         B, N = len(ab_B2D), len(ab_N2D)
         comparison = Comparison(ab_N2D[:, 0], ab_N2D[:, 1], B, list(walk(B, N, block)), variant)
         own = comparison.statistics()
@@ -107,7 +105,7 @@ class _SoftTargets(torch.autograd.Function):
         ctx.weight = weight = group.world / N
         if ctx.needs_input_grad[0]:
             u_N, error_N = gather_own_first(torch.stack([u_B, error_B], 1), group).unbind(1)
-            ctx.save_for_backward(root * comparison.gradient(all_N, u_N, error_N, detach_targets))
+            ctx.save_for_backward(comparison.gradient(all_N, u_N, error_N, detach_targets))
         return (LN2 * weight * loss).to(ab_B2D.dtype)
 
     @staticmethod
@@ -138,7 +136,7 @@ class Comparison:
     """a against b, tile by tile."""
 
     a: Tensor
-    """(N, D) in units of the root of log 2, own rows first."""
+    """(N, D), own rows first."""
 
     b: Tensor
     """(N, D)"""
@@ -148,11 +146,13 @@ class Comparison:
     variant: Variant
 
     def orientations(self) -> Iterator[tuple[slice, slice, Tensor, Tensor, Tensor]]:
-        """(rows, columns, L_ij, L_ji, K_ij) for all own rows and all columns, once; each (I, J)."""
+        """(rows, columns, L_ij, L_ji, K_ij) for all own rows and all columns, once; each (I, J), in bits."""
         for tile in self.tiles:
             rows, columns = tile.rows, tile.columns
-            L, mirror = self.a[rows] @ self.b[columns].T, self.b[rows] @ self.a[columns].T
-            K = (self.a[rows] @ self.a[columns].T).addmm_(self.b[rows], self.b[columns].T).mul_(0.5)
+            L, mirror = self.a.new_empty(2, *tile.shape)
+            products_in_bits(self.a[rows], self.b[columns], L)
+            products_in_bits(self.b[rows], self.a[columns], mirror)
+            K = (self.a[rows] @ self.a[columns].T).addmm_(self.b[rows], self.b[columns].T).div_(2 * LN2)
             yield rows, columns, L, mirror, K
             if tile.mutual:
                 yield columns, rows, mirror.T, L.T, K.T
