@@ -65,7 +65,7 @@ def soft_target_cross_entropy(
     assert a_BD.shape == b_BD.shape, (a_BD.shape, b_BD.shape)
     with torch.autocast(a_BD.device.type, enabled=False):
         rows = unit_rows if normalize else float_rows
-        ab_B2D = torch.stack([rows(a_BD), rows(b_BD)], 1) / temperature**0.5
+        ab_B2D = torch.stack([rows(a_BD), rows(b_BD)], 1) * temperature**-0.5
         block = block or default_block(ab_B2D.device)
         loss: Tensor = _SoftTargets.apply(ab_B2D, VARIANTS[second_direction], detach_targets, group, block)  # type: ignore[no-untyped-call]
         return loss
