@@ -2,9 +2,9 @@
 
 Such a loss is a function of S = x y^T alone. Its gradient is G y for x and G^T x for y, where G = dloss/dS
 is known in closed form. So one walk over tiles of S gives the loss and both gradients: a tile is computed,
-turned into G in place, multiplied into the gradients and forgotten. Memory is O(N D) plus some tiles, never
-N x N; backward only scales what forward has found. Softmax terms need statistics of whole rows and columns,
-hence another walk before that one.
+turned into G in place, multiplied into the gradients and forgotten (comparison.py). Memory is O(N D) plus
+some tiles, never N x N; backward only scales what forward has found. Softmax terms need statistics of whole
+rows and columns, hence another walk before that one.
 
 The tile of S at (I, J) and its mirror at (J, I) are visited together, because the invariance term couples
 S_ij with S_ji. Both are held as (I, J).

@@ -15,7 +15,7 @@ rows of K (so sum_j Q_ij = 1), every variant is
     "symmetric"         first 1/2,  u_i = 1/2,                own 1/2,  mirror 1/2
     "transposed"        first 1/2,  u_i = 1/2 sum_j Q_ji,     own 1,    mirror 0
 
-and N times its derivatives are, with e_ij = u c_j [transposed: u = 1/2] - own L_ij - mirror L_ji,
+and N times its derivatives are, with e_ij = (1/2 c_j if transposed, else 0) - own L_ij - mirror L_ji,
 
     dL_ij = first P_ij + u_j C_ij - own Q_ij - mirror Q_ji
     dK_ij = Q_ij (e_ij - sum_j Q_ij e_ij)
@@ -94,9 +94,9 @@ class _SoftTargets(torch.autograd.Function):
     def forward(ctx: Any, ab_B2D: Tensor, variant: Variant, detach_targets: bool, group: Group, block: int) -> Tensor:
         ab_N2D = gather_own_first(ab_B2D, group)
         B, N = len(ab_B2D), len(ab_N2D)
-        comparison = Comparison(ab_N2D[:, 0], ab_N2D[:, 1], B, list(walk(B, N, block)), variant)
+        comparison = SoftComparison(ab_N2D[:, 0], ab_N2D[:, 1], B, list(walk(B, N, block)), variant)
         own = comparison.statistics()
-        all_N = Statistics(*gather_own_first(torch.stack(own, 1), group).unbind(1))
+        all_N = SoftStatistics(*gather_own_first(torch.stack(own, 1), group).unbind(1))
         mass_B, level_B = comparison.targets(all_N)
         error_B = (variant.second * level_B if variant.by_mass else 0) - own.agreement
         u_B = variant.second * (mass_B if variant.by_mass else torch.ones_like(mass_B))
@@ -115,7 +115,7 @@ class _SoftTargets(torch.autograd.Function):
         return dab_B2D * (grad * ctx.weight), None, None, None, None
 
 
-class Statistics(NamedTuple):
+class SoftStatistics(NamedTuple):
     """Of every row; each (N,), in bits."""
 
     row: Tensor
@@ -132,7 +132,7 @@ class Statistics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SoftComparison:
     """a against b, tile by tile."""
 
     a: Tensor
@@ -160,7 +160,7 @@ class Comparison:
     def compared(self, L: Tensor, mirror: Tensor) -> Tensor:
         return self.variant.own * L + self.variant.mirror * mirror if self.variant.mirror else L
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> SoftStatistics:
         """The statistics of own rows."""
         row, column, target = (LogSum(self.own, self.a) for _ in range(3))
         for rows, _, L, mirror, K in self.orientations():
@@ -168,9 +168,9 @@ class Comparison:
             row.add(rows, L, 1, powers)
             column.add(rows, mirror, 1, powers)
             target.add(rows, K, 1, powers, self.compared(L, mirror))
-        return Statistics(row.log(), column.log(), target.log(), target.mean())
+        return SoftStatistics(row.log(), column.log(), target.log(), target.mean())
 
-    def targets(self, statistics: Statistics) -> tuple[Tensor, Tensor]:
+    def targets(self, statistics: SoftStatistics) -> tuple[Tensor, Tensor]:
         """sum_j Q_ji and sum_j Q_ij c_j of own rows; zeros where the variant does not need them."""
         mass_B, level_B = self.a.new_zeros(2, self.own)
         if self.variant.by_mass:
@@ -179,7 +179,7 @@ class Comparison:
                 level_B[rows] += (K - statistics.target[rows, None]).exp2_() @ statistics.column[columns]
         return mass_B, level_B
 
-    def gradient(self, statistics: Statistics, u_N: Tensor, error_N: Tensor, detach_targets: bool) -> Tensor:
+    def gradient(self, statistics: SoftStatistics, u_N: Tensor, error_N: Tensor, detach_targets: bool) -> Tensor:
         """N times the gradient of own rows of a and b, (B, 2, D)."""
         r_N, c_N, k_N, _ = statistics
         level_N = self.variant.second * c_N if self.variant.by_mass else torch.zeros_like(c_N)
