@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from runner.losses.slopes import LN2, LogSum, Statistics, nothing, sigmoid_slope_, softmax_slope
+from runner.losses.slopes import (
+    LN2,
+    LogSum,
+    Statistics,
+    nothing,
+    products_in_bits,
+    sigmoid_slope_,
+    softmax_slope,
+)
 from runner.losses.tiles import Tile, Workspace
 
 
@@ -59,7 +67,7 @@ class Comparison:
     """One view of x against one view of y: S = x y^T in bits, tile by tile."""
 
     x: Tensor
-    """(N, D) in units of log 2, own rows first; the others are only there if mirrored."""
+    """(N, D), own rows first; the others are only there if mirrored."""
 
     y: Tensor
     """(N, D), own rows first."""
@@ -87,16 +95,18 @@ class Comparison:
         sides = 2 if (self.mirrored and not tile.queued) or tile.mutual else 1
         S = self.space.similarities(number, sides, tile)
         if not (again and self.space.keeps(number)):
-            torch.mm(self.x[tile.rows], self.columns(tile).T, out=S[0])
-            if sides == 2:
-                torch.mm(self.y[tile.rows], self.x[tile.columns].T, out=S[1])
+            products_in_bits(self.x[tile.rows], self.columns(tile), S[0])
+            if sides == 2 and tile.diagonal:
+                S[1].copy_(S[0].T)  # not only cheaper: a positive must not be rounded in two ways
+            elif sides == 2:
+                products_in_bits(self.y[tile.rows], self.x[tile.columns], S[1])
             if not (self.terms.in_batch or tile.queued):
                 positives = S.diagonal(dim1=1, dim2=2).clone()
                 S.fill_(nothing(S)).diagonal(dim1=1, dim2=2).copy_(positives)
         return S
 
     def positives(self) -> Tensor:
-        """The sum of S_ii over own rows, in bits."""
+        """The sum of x_i . y_i over own rows."""
         own_B: Tensor = torch.linalg.vecdot(self.x[: self.own], self.y[: self.own])
         return own_B.sum(dtype=torch.float64)
 
@@ -157,6 +167,6 @@ class Comparison:
             if tile.mutual:
                 dx_BD[columns].addmm_(slope[1].T, self.y[rows])
         if dy_BD is not None and not tile.queued:
-            dy_BD[rows].addmm_(slope[1], self.x[columns], alpha=LN2)
+            dy_BD[rows].addmm_(slope[1], self.x[columns])
             if tile.mutual:
-                dy_BD[columns].addmm_(slope[0].T, self.x[rows], alpha=LN2)
+                dy_BD[columns].addmm_(slope[0].T, self.x[rows])

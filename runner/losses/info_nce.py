@@ -44,7 +44,7 @@ def info_nce(
         queue_KD = None if queue_KD is None else rows(queue_KD).to(x_BD.dtype)
         weight = 0.5 if symmetric else 1.0
         terms = Terms(cross_entropy=weight, column_cross_entropy=1 - weight, in_batch=in_batch)
-        x_B1D, y_B1D = (x_BD / temperature).unsqueeze(1), y_BD.unsqueeze(1)
+        x_B1D, y_B1D = (x_BD * (1 / temperature)).unsqueeze(1), y_BD.unsqueeze(1)
         return pairwise_loss(x_B1D, y_B1D, x_BD.new_zeros(()), terms, group, block=block, queue_QD=queue_KD).loss
 
 

@@ -31,8 +31,8 @@ def nt_xent(
     """
     assert x_BD.shape == y_BD.shape, (x_BD.shape, y_BD.shape)
     with torch.autocast(x_BD.device.type, enabled=False):
-        z_2BD = (unit_rows if normalize else float_rows)(torch.cat([x_BD, y_BD])) / temperature**0.5
-        x_BD, y_BD = z_2BD.chunk(2)
+        z_2BD = (unit_rows if normalize else float_rows)(torch.cat([x_BD, y_BD])) * temperature**-0.5
+        x_BD, y_BD = z_2BD.view(2, *x_BD.shape).unbind()
         N = sum(group.sizes(len(x_BD)))
         weight = group.world / (2 * N)
         others = log_sum_of_others(z_2BD, z_2BD.new_full((len(z_2BD),), weight), group, block)

@@ -2,9 +2,9 @@
 
 Such a loss is a function of S = x y^T alone. Its gradient is G y for x and G^T x for y, where G = dloss/dS
 is known in closed form. So one walk over tiles of S gives the loss and both gradients: a tile is computed,
-turned into G in place, multiplied into the gradients and forgotten. Memory is O(N D) plus some tiles, never
-N x N; backward only scales what forward has found. Softmax terms need statistics of whole rows and columns,
-hence another walk before that one.
+turned into G in place, multiplied into the gradients and forgotten (comparison.py). Memory is O(N D) plus
+some tiles, never N x N; backward only scales what forward has found. Softmax terms need statistics of whole
+rows and columns, hence another walk before that one.
 
 The tile of S at (I, J) and its mirror at (J, I) are visited together, because the invariance term couples
 S_ij with S_ji. Both are held as (I, J).
@@ -79,7 +79,7 @@ class _Pairwise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         need_dx, need_dy, need_dbias, *_ = ctx.needs_input_grad
         mirrored = need_dy or terms.need_columns
-        x_NVD, y_NTD = gather_views(x_BVD / LN2, y_BTD, mirrored, group)
+        x_NVD, y_NTD = gather_views(x_BVD, y_BTD, mirrored, group)
         B, N, P = len(x_BVD), len(y_NTD), len(pairs)
         tiles = [tile for tile in walk(B, N, block) if terms.in_batch or tile.diagonal]
         tiles += walk_queue(B, len(queue_QD), block)
@@ -95,7 +95,7 @@ class _Pairwise(torch.autograd.Function):
         if terms.need_softmax:
             own_BPK = torch.stack([comparison.statistics() for comparison in comparisons], 1)
             row, column, mismatch = LN2 * own_BPK.sum((0, 1), dtype=torch.float64)
-            positives = LN2 * sum(comparison.positives() for comparison in comparisons)
+            positives = sum(comparison.positives() for comparison in comparisons)
             kl = mismatch - column + row
             loss = terms.cross_entropy * (row - positives) + terms.invariance * kl
             loss += terms.column_cross_entropy * (column - positives)

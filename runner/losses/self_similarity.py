@@ -7,7 +7,6 @@ as in pairwise.py: two walks, the gradient of own rows derived in closed form, n
 Shapes: B rows on this rank, N on all ranks, D width, I x J a tile.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from runner.group import Group
-from runner.losses.slopes import LN2, LogSum, nothing
+from runner.losses.slopes import LN2, LogSum, nothing, products_in_bits
 from runner.losses.tiles import Tile, Workspace, default_block, gather_own_first, walk
 
 
@@ -34,8 +33,7 @@ def log_sum_of_others(z_BD: Tensor, weight_B: Tensor, group: Group, block: int |
 class _LogSumOfOthers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z_BD: Tensor, weight_B: Tensor, group: Group, block: int) -> Tensor:
-        root = math.sqrt(LN2)  # z / root, so that S is in bits
-        z_ND = gather_own_first(z_BD / root, group)
+        z_ND = gather_own_first(z_BD, group)
         B, N = len(z_BD), len(z_ND)
         tiles = list(walk(B, N, block))
         space = Workspace(z_BD, min(block, N), keep=len(tiles), sides=1)
@@ -44,7 +42,7 @@ class _LogSumOfOthers(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # weight exp(S - log sum) as one power
             offset_N = gather_own_first(own_B - weight_B.log2(), group)
-            ctx.save_for_backward(root * gradient(z_ND, B, offset_N, tiles, space))
+            ctx.save_for_backward(gradient(z_ND, B, offset_N, tiles, space))
         return loss
 
     @staticmethod
@@ -58,7 +56,7 @@ def similarities(z_ND: Tensor, number: int, tile: Tile, space: Workspace, again:
     """S_ij of a tile in bits, (I, J)."""
     S = space.similarities(number, 1, tile)[0]
     if not (again and space.keeps(number)):
-        torch.mm(z_ND[tile.rows], z_ND[tile.columns].T, out=S)
+        products_in_bits(z_ND[tile.rows], z_ND[tile.columns], S)
         if tile.diagonal:
             S.fill_diagonal_(nothing(S))
     return S

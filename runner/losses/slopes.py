@@ -16,6 +16,11 @@ from runner.losses.tiles import Tile
 LN2 = math.log(2)
 
 
+def products_in_bits(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    """x y^T / log 2, into `out`: the factor is free in a matrix product."""
+    return torch.addmm(out, x, y.T, beta=0, alpha=1 / LN2, out=out)
+
+
 def sigmoid_slope_(
     logits: Tensor,
     gamma: float,

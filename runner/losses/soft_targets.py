@@ -15,7 +15,7 @@ rows of K (so sum_j Q_ij = 1), every variant is
     "symmetric"         first 1/2,  u_i = 1/2,                own 1/2,  mirror 1/2
     "transposed"        first 1/2,  u_i = 1/2 sum_j Q_ji,     own 1,    mirror 0
 
-and N times its derivatives are, with e_ij = u c_j [transposed: u = 1/2] - own L_ij - mirror L_ji,
+and N times its derivatives are, with e_ij = (1/2 c_j if transposed, else 0) - own L_ij - mirror L_ji,
 
     dL_ij = first P_ij + u_j C_ij - own Q_ij - mirror Q_ji
     dK_ij = Q_ij (e_ij - sum_j Q_ij e_ij)
@@ -25,7 +25,6 @@ Tiles, ranks and precision are as in pairwise.py; a tile and its mirror are visi
 Shapes: B rows on this rank, N on all ranks, D width, K statistics, I x J a tile.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -36,7 +35,7 @@ from torch.autograd.function import once_differentiable
 
 from runner.group import Group
 from runner.losses.similarity import float_rows, unit_rows
-from runner.losses.slopes import LN2, LogSum
+from runner.losses.slopes import LN2, LogSum, products_in_bits
 from runner.losses.tiles import Tile, default_block, gather_own_first, walk
 
 Second = Literal["none", "symmetric", "transposed"]
@@ -66,7 +65,7 @@ def soft_target_cross_entropy(
     assert a_BD.shape == b_BD.shape, (a_BD.shape, b_BD.shape)
     with torch.autocast(a_BD.device.type, enabled=False):
         rows = unit_rows if normalize else float_rows
-        ab_B2D = torch.stack([rows(a_BD), rows(b_BD)], 1) / temperature**0.5
+        ab_B2D = torch.stack([rows(a_BD), rows(b_BD)], 1) * temperature**-0.5
         block = block or default_block(ab_B2D.device)
         loss: Tensor = _SoftTargets.apply(ab_B2D, VARIANTS[second_direction], detach_targets, group, block)  # type: ignore[no-untyped-call]
         return loss
@@ -93,12 +92,11 @@ VARIANTS: dict[Second, Variant] = {
 class _SoftTargets(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ab_B2D: Tensor, variant: Variant, detach_targets: bool, group: Group, block: int) -> Tensor:
-        root = math.sqrt(LN2)  # rows / root, so that L and K are in bits
-        ab_N2D = gather_own_first(ab_B2D / root, group)
+        ab_N2D = gather_own_first(ab_B2D, group)
         B, N = len(ab_B2D), len(ab_N2D)
-        comparison = Comparison(ab_N2D[:, 0], ab_N2D[:, 1], B, list(walk(B, N, block)), variant)
+        comparison = SoftComparison(ab_N2D[:, 0], ab_N2D[:, 1], B, list(walk(B, N, block)), variant)
         own = comparison.statistics()
-        all_N = Statistics(*gather_own_first(torch.stack(own, 1), group).unbind(1))
+        all_N = SoftStatistics(*gather_own_first(torch.stack(own, 1), group).unbind(1))
         mass_B, level_B = comparison.targets(all_N)
         error_B = (variant.second * level_B if variant.by_mass else 0) - own.agreement
         u_B = variant.second * (mass_B if variant.by_mass else torch.ones_like(mass_B))
@@ -107,7 +105,7 @@ class _SoftTargets(torch.autograd.Function):
         ctx.weight = weight = group.world / N
         if ctx.needs_input_grad[0]:
             u_N, error_N = gather_own_first(torch.stack([u_B, error_B], 1), group).unbind(1)
-            ctx.save_for_backward(root * comparison.gradient(all_N, u_N, error_N, detach_targets))
+            ctx.save_for_backward(comparison.gradient(all_N, u_N, error_N, detach_targets))
         return (LN2 * weight * loss).to(ab_B2D.dtype)
 
     @staticmethod
@@ -117,7 +115,7 @@ class _SoftTargets(torch.autograd.Function):
         return dab_B2D * (grad * ctx.weight), None, None, None, None
 
 
-class Statistics(NamedTuple):
+class SoftStatistics(NamedTuple):
     """Of every row; each (N,), in bits."""
 
     row: Tensor
@@ -134,11 +132,11 @@ class Statistics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SoftComparison:
     """a against b, tile by tile."""
 
     a: Tensor
-    """(N, D) in units of the root of log 2, own rows first."""
+    """(N, D), own rows first."""
 
     b: Tensor
     """(N, D)"""
@@ -148,11 +146,13 @@ class Comparison:
     variant: Variant
 
     def orientations(self) -> Iterator[tuple[slice, slice, Tensor, Tensor, Tensor]]:
-        """(rows, columns, L_ij, L_ji, K_ij) for all own rows and all columns, once; each (I, J)."""
+        """(rows, columns, L_ij, L_ji, K_ij) for all own rows and all columns, once; each (I, J), in bits."""
         for tile in self.tiles:
             rows, columns = tile.rows, tile.columns
-            L, mirror = self.a[rows] @ self.b[columns].T, self.b[rows] @ self.a[columns].T
-            K = (self.a[rows] @ self.a[columns].T).addmm_(self.b[rows], self.b[columns].T).mul_(0.5)
+            L, mirror = self.a.new_empty(2, *tile.shape)
+            products_in_bits(self.a[rows], self.b[columns], L)
+            products_in_bits(self.b[rows], self.a[columns], mirror)
+            K = (self.a[rows] @ self.a[columns].T).addmm_(self.b[rows], self.b[columns].T).div_(2 * LN2)
             yield rows, columns, L, mirror, K
             if tile.mutual:
                 yield columns, rows, mirror.T, L.T, K.T
@@ -160,7 +160,7 @@ class Comparison:
     def compared(self, L: Tensor, mirror: Tensor) -> Tensor:
         return self.variant.own * L + self.variant.mirror * mirror if self.variant.mirror else L
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> SoftStatistics:
         """The statistics of own rows."""
         row, column, target = (LogSum(self.own, self.a) for _ in range(3))
         for rows, _, L, mirror, K in self.orientations():
@@ -168,9 +168,9 @@ class Comparison:
             row.add(rows, L, 1, powers)
             column.add(rows, mirror, 1, powers)
             target.add(rows, K, 1, powers, self.compared(L, mirror))
-        return Statistics(row.log(), column.log(), target.log(), target.mean())
+        return SoftStatistics(row.log(), column.log(), target.log(), target.mean())
 
-    def targets(self, statistics: Statistics) -> tuple[Tensor, Tensor]:
+    def targets(self, statistics: SoftStatistics) -> tuple[Tensor, Tensor]:
         """sum_j Q_ji and sum_j Q_ij c_j of own rows; zeros where the variant does not need them."""
         mass_B, level_B = self.a.new_zeros(2, self.own)
         if self.variant.by_mass:
@@ -179,7 +179,7 @@ class Comparison:
                 level_B[rows] += (K - statistics.target[rows, None]).exp2_() @ statistics.column[columns]
         return mass_B, level_B
 
-    def gradient(self, statistics: Statistics, u_N: Tensor, error_N: Tensor, detach_targets: bool) -> Tensor:
+    def gradient(self, statistics: SoftStatistics, u_N: Tensor, error_N: Tensor, detach_targets: bool) -> Tensor:
         """N times the gradient of own rows of a and b, (B, 2, D)."""
         r_N, c_N, k_N, _ = statistics
         level_N = self.variant.second * c_N if self.variant.by_mass else torch.zeros_like(c_N)

@@ -35,7 +35,7 @@ def supcon(
     assert len(z) == len(labels_B), (z.shape, labels_B.shape)
     with torch.autocast(z.device.type, enabled=False):
         labels_M = labels_B.repeat_interleave(z.shape[1]) if z.ndim == 3 else labels_B
-        z_MD = (unit_rows if normalize else float_rows)(z.flatten(0, -2)) / temperature**0.5
+        z_MD = (unit_rows if normalize else float_rows)(z.flatten(0, -2)) * temperature**-0.5
         labels_N = gather_own_first(labels_M, group)
         _, class_N, size_C = torch.unique(labels_N, return_inverse=True, return_counts=True)
         class_M = class_N[: len(z_MD)]

@@ -50,10 +50,16 @@ CASES = [
 
 @pytest.mark.skipif(not RESET.exists(), reason="only Linux tells the high-water mark")
 @pytest.mark.parametrize("loss, target_gradient", CASES, ids=[loss.partition("(")[0] for loss, _ in CASES])
-def test_memory_is_linear_in_the_rows(loss, target_gradient):
+def test_memory_is_linear_in_the_rows(loss, target_gradient, width=64):
     """At most 16 N D bytes and 64 MB above the inputs, where one N x N matrix would take 268 MB."""
-    rows, width = 8192, 64
+    rows = 8192
     program = PROGRAM.format(loss=loss, rows=rows, width=width, target_gradient=target_gradient)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     extra = int(result.stdout) - 8 * rows * width
     assert extra <= 16 * rows * width + 64 * 2**20, f"{extra / 2**20:.0f} MB"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not RESET.exists(), reason="only Linux tells the high-water mark")
+def test_memory_is_linear_in_the_width():
+    test_memory_is_linear_in_the_rows("clip(x, y, log_scale, alone)", True, width=256)
