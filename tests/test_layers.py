@@ -14,7 +14,7 @@ group batch gather meters dataset download randomness color filters view_draws j
 attempt rendezvous wandb_mirror tracking ema projection interpolation curriculum identifiers code tokenizers
 method losses methods encoders data schedules optimizer precision features evaluation ranking text_metrics tasks
 named evaluate state checkpoint progress trainer job local_queue record status tables watch show
-logs results plot provenance submit debug cancel json_schema onebox cli_onebox doctor cli __main__
+logs results plot provenance submit debug cancel json_schema onebox cli_onebox cli_data doctor cli __main__
 """
 ORDER = _ORDER.split()
 """Each part imports only from parts to its left; a folder is one part. A total order has no circles."""
