@@ -1,6 +1,6 @@
 """What objdump prints of an object file, as text per function without what only its layout decides.
 
-The format: Intel syntax; jumps inside a function go to L<offset>; what a relocation names is in angle brackets,
+The format: Intel syntax; jumps inside a function go to L<decimal offset>; what a relocation names is in angle brackets,
 as the operand of a call and behind any other instruction: <str> for read-only data, <data> for other data,
 <fn> for a function known by its section only, else <symbol>.
 """
@@ -46,13 +46,13 @@ def base_name(symbol: str) -> str:
 
 
 def _name_target(instruction: str) -> str:
-    """`je 53 <f+0x53>` as `je L53`, `call 0 <f>` as `call <f>`."""
+    """`je 53 <f+0x53>` as `je L83`, `call 0 <f>` as `call <f>`."""
     if not (match := _TARGET.match(instruction)):
         return instruction
     mnemonic, symbol, offset = match.groups()
     if mnemonic.endswith("call"):
         return f"{mnemonic} <{base_name(symbol)}>"
-    return f"{mnemonic} L{offset or 0}"
+    return f"{mnemonic} L{int(offset or '0', 16)}"
 
 
 def _relocate(instruction: str, target: str) -> str:

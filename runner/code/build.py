@@ -25,7 +25,9 @@ from runner.code.strip import strip_asm, strip_ir
 from runner.errors import DataError
 from runner.rundir import read_json, replacing, write_json
 
-MIN_BODY_CHARACTERS = 60
+MIN_CHARACTERS = 60
+"""Of a function without comments."""
+
 FORMAT = 1
 """Raise it when the same sources and compilers give other rows: parts of before are not used then."""
 
@@ -153,22 +155,23 @@ def build_rows(unit: Unit, tools: Tools, names: Names) -> Iterator[dict[str, Any
     text = unit.path.read_text(errors="replace")
     source = lex(text)
     functions = list(find_functions(source))
+    names_there = [function.name for function in functions]
     described = []
     for function in functions:
         comment = clean_comment(find_comment(source, function.start), function.name)
-        body = without_comments(source, function.body, function.end)
-        if comment and len(body) >= MIN_BODY_CHARACTERS and [f.name for f in functions].count(function.name) == 1:
-            described.append((function, comment))
+        code = without_comments(source, function.start, function.end)
+        if comment and len(code) >= MIN_CHARACTERS and names_there.count(function.name) == 1:
+            described.append((function, comment, code))
     if not described:
         return
     asm, ir = compile_unit(unit, tools)
-    for function, comment in described:
+    for function, comment, code in described:
         texts = {level: asm[level][function.name] for level in LEVELS if function.name in asm[level]}
         if texts:
             yield {
                 "name": function.name,
                 "comment": comment,
-                "source": without_comments(source, function.start, function.end),
+                "source": code,
                 "asm": {level: strip_asm(t) for level, t in texts.items()} if names == "stripped" else texts,
                 "ir": strip_ir(ir.get(function.name, "")) if names == "stripped" else ir.get(function.name, ""),
             }

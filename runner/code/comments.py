@@ -10,7 +10,11 @@ MIN_WORDS = 4
 _LEGAL = re.compile(r"copyright|\blicen[cs]e|spdx|all rights reserved|[@\\]file\b", re.IGNORECASE)
 _RULER = re.compile(r"^[\W_]{5,}$")
 _MARKS = re.compile(r"^\s*(?:/\*+[!<]?|//+[!<]?|\*+(?!/))?\s?")
-_DROPPED_TAG = re.compile(r"^[@\\](?!brief\b|c\b|p\b|ref\b|code\b)\w+|^(?:returns?|since):", re.IGNORECASE)
+_DROPPED_TAG = re.compile(
+    r"^@\w+:|^(?:returns?|since):"  # gtk-doc
+    r"|^[@\\](?:param|returns?|retval|since|see|sa|note|warning|throws|deprecated|ingroup|author|date|version|todo)\b",
+    re.IGNORECASE,
+)
 _WORD = re.compile(r"[A-Za-z]{2,}")
 
 
@@ -41,7 +45,7 @@ def _is_alone(source: Source, comment: Comment) -> bool:
 
 
 def clean_comment(comment: str, name: str) -> str:
-    """The prose of a comment, at most 600 characters; empty if it is none.
+    """The prose of a comment, whole words of at most 600 characters; empty if it is none.
 
     Marks, rulers and what documentation tools say of parameters, results and versions are dropped, as is
     a line with nothing but the function's name; notices of copyright and headings of sections are no prose.
@@ -62,4 +66,5 @@ def clean_comment(comment: str, name: str) -> str:
     words = len(_WORD.findall(text))
     if words < MIN_WORDS or (ruled and words <= 6 and "." not in text):
         return ""
-    return text[:MAX_CHARACTERS].rstrip()
+    # The space behind the last word tells whether it is whole.
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS + 1].rpartition(" ")[0]

@@ -46,7 +46,7 @@ Disassembly of section .text.f:
 
 def test_objdump_by_hand():
     assert read_objdump(DUMP) == {
-        "f": "push rbp\nmov rbp,rsp\nlea rdi,[rip+0x0] <str>\ncall <puts>\nje L10\n"
+        "f": "push rbp\nmov rbp,rsp\nlea rdi,[rip+0x0] <str>\ncall <puts>\nje L16\n"
         "mov DWORD PTR [rip+0x0],0x0 <data> <counter>\ncall <fn>\ncall <f>\njmp <h>\n"
         "jmp QWORD PTR [rax*8+0x0] <str>\nud2"
     }

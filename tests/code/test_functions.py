@@ -127,7 +127,8 @@ def test_the_comment_above(above, found):
         ("/* Too short */", ""),
         ("/* f() */", ""),
         ("/* a b c d e f g */", ""),
-        ("/* " + "words in here " * 90 + "*/", ("words in here " * 90)[:600].rstrip()),
+        ("/* " + "words in here " * 90 + "*/", "words in here " * 42 + "words in"),
+        ("/* The newline is\n \\n or \\r\\n here */", "The newline is \\n or \\r\\n here"),
     ],
 )
 def test_comments_become_prose(comment, text):
