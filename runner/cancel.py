@@ -9,9 +9,10 @@ from pathlib import Path
 
 from runner import slurm
 from runner.errors import SubmissionError
+from runner.profile import load_profile
 from runner.record import read_record
 from runner.rundir import RunDir, locked, write_json
-from runner.status import Job, Row
+from runner.status import Job, Row, ask_about, read_statuses
 
 RETRIED_STATES = ("failed", "cancelled", "unknown")
 
@@ -72,19 +73,31 @@ def plan_retry(rows: list[Row], jobs: list[Job | None]) -> RetryPlan:
     return plan
 
 
-def retry(runs: list[RunDir], profile: str | None, root: Path) -> None:
-    """Submit trials again, to `profile` or to where each went last; they go on from their last checkpoints.
+def retry(runs: list[RunDir], profile: str | None) -> RetryPlan:
+    """Submit again what can be, to `profile` or to where each went last; they go on from their last checkpoints.
 
-    Raises: SubmissionError when a trial never went anywhere and no profile is given, or the cluster refuses.
+    Looks and submits under one lock, so that two retries at once submit a trial once. Raises: SubmissionError when
+    a trial never went anywhere and no profile is given, or the cluster refuses.
     """
     from runner.submit import resubmit
 
-    for run in runs:
-        if profile is None and not run.job_rows():
-            raise SubmissionError(f"trial {run.trial}: it was never submitted; say where with --on PROFILE")
-    for run in runs:
-        set_aside(run)
-    resubmit(runs, profile, root)
+    if profile is not None:
+        load_profile(profile)  # before anything is changed
+    total = RetryPlan()
+    for folder in dict.fromkeys(run.path.parent for run in runs):
+        with locked(folder):
+            rows = read_statuses([run for run in runs if run.path.parent == folder])
+            jobs = ask_about({i: row.record for i, row in enumerate(rows)})
+            plan = plan_retry(rows, [jobs.get(i) for i in range(len(rows))])
+            for run in plan.runs:
+                if profile is None and not run.job_rows():
+                    raise SubmissionError(f"trial {run.trial}: it was never submitted; say where with --on PROFILE")
+            for run in plan.runs:
+                set_aside(run)
+            resubmit(plan.runs, profile)
+            total.runs.extend(plan.runs)
+            total.refused.extend(plan.refused)
+    return total
 
 
 def set_aside(run: RunDir) -> None:

@@ -21,7 +21,7 @@ import torch
 from runner.attempt import Attempt, read_parents
 from runner.errors import CheckpointError, ConfigError
 from runner.group import Group
-from runner.rundir import RunDir, read_json, read_rows, replacing, sync_folder
+from runner.rundir import RunDir, read_json, read_rows, replacing, sync_path
 
 FORMAT = 1
 NAME = re.compile(r"step_(\d{8})\.(\d{5,})")
@@ -146,12 +146,12 @@ def _commit(run: RunDir, beside: Path, place: Path, manifest: dict[str, Any], at
             file.write(json.dumps(manifest, indent=2).encode())
             file.flush()
             os.fsync(file.fileno())
-        sync_folder(beside)
+        sync_path(beside)
         # The name carries the attempt, so a commit that slips past this check is never read either.
         attempt.check_fence()
         assert not place.exists(), f"{place.name} was saved twice by one attempt"
         os.rename(beside, place)
-        sync_folder(run.checkpoints)
+        sync_path(run.checkpoints)
     except Exception as error:
         return error
     return None

@@ -157,19 +157,16 @@ def cancel(target: Target, yes: Yes = False, root: Root = None) -> None:
 @app.command()
 def retry(target: Target, on: MaybeProfile = None, root: Root = None) -> None:
     """Submit again what failed, was cancelled or got lost."""
-    from runner.cancel import plan_retry, retry
-    from runner.status import ask_about, read_statuses
+    from runner.cancel import retry
 
-    rows = read_statuses(_find_target(target, _root(root)))
-    jobs = ask_about({i: row.record for i, row in enumerate(rows)})
-    plan = plan_retry(rows, [jobs.get(i) for i in range(len(rows))])
+    runs = _find_target(target, _root(root))
+    plan = retry(runs, on)
     for line in plan.refused:
         print(f"runner: {line}", file=sys.stderr)
     if not plan.runs:
         print("nothing to retry")
         _exit(EXIT_USER_ERROR if plan.refused else 0)
-    retry(plan.runs, on, _root(root))
-    print(f"submitted {len(plan.runs)} of {len(rows)} trials again")
+    print(f"submitted {len(plan.runs)} of {len(runs)} trials again")
 
 
 @app.command()

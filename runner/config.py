@@ -11,7 +11,15 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from runner.explain import OptionError, did_you_mean, explain, first_of
 from runner.schema import Document, Options, canonical, load_yaml, override
@@ -59,6 +67,14 @@ class Selection(Options):
         return {"name": self.name, **self.options}
 
 
+def _expand_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Probe = Annotated[Selection, BeforeValidator(_expand_name)]
+"""An evaluation: its name, or a mapping with its name and options."""
+
+
 class GroupOptions(Options):
     """What one group of parameters does differently."""
 
@@ -72,32 +88,38 @@ class GroupOptions(Options):
 class OptimizerConfig(Options):
     """The optimizer and its parameter groups."""
 
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    """The class of torch.optim."""
+    name: Literal["adamw", "adam", "sgd", "lars"] = "adamw"
+    """A class of torch.optim, or LARS (You et al. 2017) for large batches."""
 
     lr: float = Field(gt=0)
     """Learning rate; the schedule multiplies it."""
 
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled from the gradient for adamw, an L2 penalty for adam and sgd."""
+    """Decoupled from the gradient for adamw, an L2 penalty for the others."""
 
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     """Decay rates of the two moments of adam and adamw."""
 
     momentum: Momentum = 0.9
-    """Momentum of sgd."""
+    """Momentum of sgd and lars."""
 
     nesterov: bool = False
-    """Nesterov's momentum, for sgd."""
+    """Nesterov's momentum, for sgd and lars."""
+
+    trust_coefficient: float = Field(default=1e-3, gt=0)
+    """Share of its length that lars moves a tensor by, before the learning rate."""
 
     groups: dict[str, GroupOptions] = Field(default_factory=dict)
     """Own values for groups of parameters, by the names the method gives them, such as encoder and head."""
 
     @model_validator(mode="after")
     def check(self) -> Self:
-        if self.name == "sgd" and self.betas != (0.9, 0.999):
-            raise OptionError("betas", "is no option of sgd; leave it out")
-        if self.name != "sgd" and (self.nesterov or self.momentum != 0.9):
+        has_momentum = self.name in ("sgd", "lars")
+        if has_momentum and self.betas != (0.9, 0.999):
+            raise OptionError("betas", f"is no option of {self.name}; leave it out")
+        if self.name != "lars" and self.trust_coefficient != 1e-3:
+            raise OptionError("trust_coefficient", f"is no option of {self.name}; leave it out")
+        if not has_momentum and (self.nesterov or self.momentum != 0.9):
             key = "nesterov" if self.nesterov else "momentum"
             raise OptionError(key, f"is no option of {self.name}; leave it out")
         if self.nesterov and self.momentum == 0:
@@ -111,8 +133,8 @@ class TrainConfig(Options):
     epochs: Count | None = None
     """Passes over the training data; give this or `steps`."""
 
-    steps: Count | None = None
-    """Optimizer steps; give this or `epochs`."""
+    steps: Annotated[int, Field(ge=0)] | None = None
+    """Optimizer steps; give this or `epochs`. 0 evaluates what `init_from` names and trains nothing."""
 
     batch_size: Count
     """Samples for one optimizer step, over all ranks and accumulation."""
@@ -135,6 +157,9 @@ class TrainConfig(Options):
     backend: Literal["auto", "gloo", "nccl"] = "auto"
     """Collectives of torch.distributed; auto: nccl on GPUs, gloo on CPUs."""
 
+    sync_batch_norm: bool = False
+    """Batch norm over the samples of all ranks, on GPUs."""
+
     deterministic: bool = True
     """Deterministic kernels only: the same bits from the same seed on the same machine."""
 
@@ -155,13 +180,29 @@ class EvaluateConfig(Options):
     every_steps: Count | None = None
     """Optimizer steps between evaluations."""
 
-    probes: tuple[str, ...] = ()
-    """Evaluations by name, such as linear and knn."""
+    probes: tuple[Probe, ...] = ()
+    """Evaluations by name, such as linear and knn, or with their options: {name: knn, k: 5}."""
+
+    on: Literal["test", "validation"] = "test"
+    """validation: a part of the training data that is held out, to choose settings by."""
+
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """How much of the training data is held out by `on: validation` where the data set has no such part itself."""
+
+    data: dict[Name, Selection] = Field(default_factory=dict)
+    """More data sets whose test parts are evaluated too, by the name their metrics get."""
 
     @model_validator(mode="after")
     def check(self) -> Self:
         if self.every_epochs is not None and self.every_steps is not None:
             raise ValueError("every_epochs and every_steps are both given; keep one")
+        names = [probe.name for probe in self.probes]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise OptionError("probes", f"{twice[0]} is listed twice; list it once")
+        if self.validation_share != 0.1 and self.on != "validation":
+            raise OptionError("validation_share", f"{self.validation_share} needs on: validation")
+        if taken := {"train", "test", "validation"} & set(self.data):
+            raise OptionError(f"data.{min(taken)}", "this name is taken; choose another")
         return self
 
 
@@ -357,6 +398,8 @@ def validate_groups(groups: Mapping[str, str], seen: dict[tuple[str, str], Any])
 
 def check_machine(trial: Trial, cuda: bool) -> None:
     """Raise ConfigError for what a machine with or without a GPU cannot do."""
+    if trial.train.sync_batch_norm and trial.resources.ranks > 1 and not cuda:
+        raise OptionError("train.sync_batch_norm", "true is not allowed without a GPU: torch has it for CUDA only")
     if trial.train.backend == "nccl" and not cuda:
         raise OptionError("train.backend", '"nccl" is not allowed without a GPU; use auto or gloo')
 
@@ -394,6 +437,8 @@ def _check_together(trial: Trial) -> None:
         divisor = f"{ranks} ranks x {train.accumulate} passes"
         problem = f"{train.batch_size} is not allowed; must be divisible by {divisor}, such as {nearest}"
         raise OptionError("train.batch_size", problem)
+    if train.steps == 0 and trial.init_from is None:
+        raise OptionError("train.steps", "0 trains nothing, so init_from must name the weights to evaluate")
     if trial.rehearse is not None and train.steps is not None and trial.rehearse.at_step >= train.steps:
         problem = f"{trial.rehearse.at_step} is not allowed; must be less than train.steps, {train.steps}"
         raise OptionError("rehearse.at_step", problem)

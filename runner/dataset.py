@@ -1,10 +1,14 @@
-"""Data held in memory: images as every image data set of this project gives them, and rows of named columns.
+"""Samples in memory or in a file mapped to it, as every data set of this project gives them.
 
-Shapes: N images or rows, C channels, H x W pixels, L tokens.
+Shapes: N samples, C channels, H x W pixels, L tokens, B indices.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
 
+import torch
 from torch import Tensor
 
 
@@ -27,20 +31,99 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        return {"images": self.images}
+
+    @property
+    def inputs(self) -> int:
+        """What an encoder is built for: the number of channels."""
+        return self.images.shape[1]
+
+    def take(self, ids_B: Tensor) -> dict[str, Tensor]:
+        """The columns of some samples; `ids_B` lies on the CPU."""
+        return {"images": self.images[ids_B.to(self.images.device)]}
+
+    def subset(self, ids_B: Tensor) -> Self:
+        """The data set of these samples only."""
+        return replace(self, images=self.images[ids_B], labels=_select(self.labels, ids_B))
+
+    def to(self, device: torch.device) -> Self:
+        """The same samples on a device."""
+        return replace(self, images=self.images.to(device), labels=_move(self.labels, device))
+
 
 @dataclass(frozen=True)
 class Records:
-    """One split of a data set whose samples have several parts, such as the texts of a function."""
+    """One split of a data set of anything but images: named columns, one row a sample."""
 
     columns: dict[str, Tensor]
-    """By name, each with N rows; texts are (N, L) int64 token ids, 0 for padding."""
+    """Each (N, ...); token ids are integers of any width, (N, L), with 0 for padding at the end."""
 
     labels: Tensor | None
-    """(N,) int64 in 0..len(classes)-1, or None for unlabelled rows."""
+    """(N,) int64 classes, (N, len(classes)) floats 0 or 1 where a sample may have several, or None."""
 
     classes: tuple[str, ...]
-    vocabulary: int
-    """Number of token ids, padding among them; 0 if no column holds tokens."""
+    vocabulary: int = 0
+    """Number of token ids, 0 where there are no tokens."""
+
+    lengths: Mapping[str, Tensor] = field(default_factory=dict)
+    """(N,) tokens of each sample on the CPU, of columns that are cut to the longest sample of a batch."""
+
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What evaluations read beside the tensors, such as names; one string a sample."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
+
+    @property
+    def inputs(self) -> int:
+        """What an encoder is built for: the number of token ids."""
+        return self.vocabulary
+
+    def take(self, ids_B: Tensor) -> dict[str, Tensor]:
+        """The columns of some samples, integers as int64; `ids_B` lies on the CPU."""
+        rows = {}
+        for name, column in self.columns.items():
+            if name in self.lengths and len(ids_B):
+                column = column[:, : max(1, int(self.lengths[name][ids_B].max()))]
+            found = column[ids_B.to(column.device)]
+            rows[name] = found if found.is_floating_point() else found.long()
+        return rows
+
+    def subset(self, ids_B: Tensor) -> Self:
+        """The data set of these samples only."""
+        return replace(
+            self,
+            columns={name: column[ids_B] for name, column in self.columns.items()},
+            labels=_select(self.labels, ids_B),
+            lengths={name: length[ids_B] for name, length in self.lengths.items()},
+            texts={name: tuple(text[i] for i in ids_B.tolist()) for name, text in self.texts.items()},
+        )
+
+    def to(self, device: torch.device) -> Self:
+        """The same samples on a device; lengths stay on the CPU, where batches are planned."""
+        columns = {name: column.to(device) for name, column in self.columns.items()}
+        return replace(self, columns=columns, labels=_move(self.labels, device))
+
+
+Split = ImageSet | Records
+
+
+def _select(labels: Tensor | None, ids_B: Tensor) -> Tensor | None:
+    return None if labels is None else labels[ids_B]
+
+
+def _move(labels: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if labels is None else labels.to(device)
+
+
+def choose(labels: Iterable[int], per_class: int | None, limit: int | None) -> list[int]:
+    """Indices of the first `per_class` images of each class, of these the first `limit`; None: all."""
+    seen: Counter[int] = Counter()
+    chosen = []
+    for index, label in enumerate(labels):
+        seen[label] += 1
+        if per_class is None or seen[label] <= per_class:
+            chosen.append(index)
+    return chosen[:limit]

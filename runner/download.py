@@ -12,6 +12,7 @@ import shutil
 import tarfile
 import tempfile
 import urllib.request
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -46,17 +47,28 @@ def fetch_archive(url: str, md5: str, folder: Path, names: Sequence[str]) -> Non
     with alone_in(folder) as scratch:
         if all((folder / name).exists() for name in names):
             return
-        archive = download(url, md5, scratch)
-        try:
-            with tarfile.open(archive) as tar:
-                tar.extractall(scratch, filter="data")
-        except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise DataError(f"{url}: cannot be unpacked: {error}") from error
+        unpack(download(url, md5, scratch), url)
         for name in names:
             member = scratch / folder.name / name
             if not member.is_file():
                 raise DataError(f"{url}: has no {folder.name}/{name}")
             os.replace(member, folder / name)
+
+
+def fetch_tree(url: str, md5: str, folder: Path) -> None:
+    """Download a tar or zip archive and move its member `folder.name` to `folder` as a whole, unless that is there.
+
+    Raises DataError if it cannot be had, has another checksum or lacks that member.
+    """
+    if folder.exists():
+        return
+    with alone_in(folder.parent) as scratch:
+        if folder.exists():
+            return
+        unpack(download(url, md5, scratch), url)
+        if not (scratch / folder.name).is_dir():
+            raise DataError(f"{url}: has no {folder.name}")
+        os.replace(scratch / folder.name, folder)
 
 
 @contextmanager
@@ -94,3 +106,16 @@ def download(url: str, md5: str, scratch: Path) -> Path:
     if digest.hexdigest() != md5:
         raise DataError(f"{url}: md5 is {digest.hexdigest()}, should be {md5}; nothing was kept")
     return file
+
+
+def unpack(archive: Path, url: str) -> None:
+    """Unpack a tar or zip archive beside itself; a member that leads out of its folder never gets there."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as packed:
+                packed.extractall(archive.parent)
+        else:
+            with tarfile.open(archive) as tar:
+                tar.extractall(archive.parent, filter="data")
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{url}: cannot be unpacked: {error}") from error

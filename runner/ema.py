@@ -1,5 +1,7 @@
 """Momentum targets: modules that follow another one by an exponential moving average of its weights."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,14 @@ def copy_state(target: nn.Module, online: nn.Module) -> None:
     averaged, followed, counters, counted = _pair(target, online)
     if tensors := averaged + counters:
         torch._foreach_copy_(tensors, followed + counted)
+
+
+def momentum_at(step: int, steps: int, start: float = 0.996, end: float = 1.0) -> float:
+    """The momentum of a target: `start` to `end` along a half cosine over `steps` steps or epochs, then `end`.
+
+    Source: BYOL (Grill et al. 2020, section 3.2), for end 1.
+    """
+    return end - (end - start) * (1 + math.cos(math.pi * min(step, steps) / steps)) / 2
 
 
 def _pair(target: nn.Module, online: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:

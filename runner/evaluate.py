@@ -1,39 +1,44 @@
 """Evaluate frozen features with the trial's probes; every part of it can be interrupted by a preemption."""
 
 import threading
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from runner import named
-from runner.dataset import ImageSet
+from runner.batch import Batch
+from runner.dataset import Split
 from runner.features import extract_features
 from runner.group import Group
-from runner.method import Method
+from runner.loader import fetch, train_batch
+from runner.method import BreakEpoch, Method
 from runner.preemption import Preemption
 from runner.schema import Options
+from runner.views_config import ViewsConfig
 
 POLL_SECONDS = 0.2
 BATCH_SIZE = 256
-"""Images in one forward pass of one rank; large enough to be fast, small enough to hear a signal soon."""
-
-T = TypeVar("T")
+"""Samples in one forward pass of one rank; large enough to be fast, small enough to hear a signal soon."""
 
 
 def evaluate(
     method: Method,
     probes: Mapping[str, Options],
-    train: ImageSet,
-    test: ImageSet,
+    train: Split | None,
+    tests: Mapping[str, Split],
     *,
     group: Group,
     preemption: Preemption,
     seed: int,
+    views: ViewsConfig,
 ) -> dict[str, float]:
-    """The probes' metrics as `test/<probe>_<metric>`, the same on every rank; a collective call.
+    """The probes' metrics as `<data set>/<probe>_<metric>`, the same on every rank; a collective call.
 
-    `probes` maps a module of runner/evaluation to its options. Raises: Interrupted on all ranks alike.
+    `probes` maps a module of runner/evaluation to its options; they are fitted on `train` and scored on each of
+    `tests`. A probe whose options are `samples` and `views` gets so many random views of the first samples.
+    Raises: Interrupted on all ranks alike.
     """
     sync_buffers(method, group)
     method.before_eval()
@@ -42,30 +47,48 @@ def evaluate(
         preemption.check(group)
         method.before_eval_step(index)
 
-    known, unknown = (
-        extract_features(
-            method,
-            images,
-            group,
-            BATCH_SIZE,
-            before_batch=before_batch,
-            after_batch=method.after_eval_step,
-        )
-        for images in (train, test)
+    extract = partial(
+        extract_features,
+        method,
+        group=group,
+        batch_size=BATCH_SIZE,
+        before_batch=before_batch,
+        after_batch=method.after_eval_step,
     )
+
+    def extract_views(test: Split, samples: int, count: int) -> Tensor:
+        some = test.subset(torch.arange(min(samples, len(test))))
+        batches = (partial(_view_batch, views=views, seed=seed, number=number) for number in range(count))
+        return torch.stack([extract(some, make_batch=make_batch).features for make_batch in batches], 1)
+
+    known = extract(train) if train is not None else None
     metrics: dict[str, float] = {}
-    for name, config in probes.items():
-        probe = named.load("evaluation", name)
-        found = run_on_main(
-            lambda probe=probe, config=config: probe.run(  # type: ignore[misc]
-                config, known, unknown, device=group.device, seed=seed
-            ),
-            group,
-            preemption,
-        )
-        metrics |= {f"test/{name}_{metric}": value for metric, value in found.items()}
+    for data_name, test in tests.items():
+        try:
+            unknown = extract(test)
+        except BreakEpoch:  # a hook leaves this data set out
+            continue
+        for name, config in probes.items():
+            probe, given = named.load("evaluation", name), unknown
+            if hasattr(config, "samples") and hasattr(config, "views"):
+                given = unknown._replace(others={"views": extract_views(test, config.samples, config.views)})
+            work = partial(probe.run, config, known, given, device=group.device, seed=seed)
+            found = run_on_main(work, group, preemption)
+            metrics |= {f"{data_name}/{name}_{metric}": value for metric, value in found.items()}
     method.after_eval()
     return metrics
+
+
+def _view_batch(
+    data: Split, ids_B: Tensor, device: torch.device, *, views: ViewsConfig, seed: int, number: int
+) -> Batch:
+    """Random views of some samples, other ones for each `number`."""
+    return train_batch(data, fetch(data, ids_B, device), views, seed, number)
+
+
+def fits(probes: Iterable[str]) -> bool:
+    """Whether any of the probes is fitted on training samples."""
+    return any(getattr(named.load("evaluation", name), "FITS", True) for name in probes)
 
 
 def sync_buffers(method: Method, group: Group) -> None:

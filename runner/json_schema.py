@@ -22,8 +22,10 @@ def json_schema() -> dict[str, Any]:
         if name == "name":
             choices = [_choice(family, plug_in, definitions) for plug_in in named.names(family)]
             properties[group] = {"description": properties[group]["description"], "oneOf": choices}
-    probes = definitions["EvaluateConfig"]["properties"]["probes"]
-    probes["items"] = {"enum": named.names("evaluation")}
+    evaluate = definitions["EvaluateConfig"]["properties"]
+    probes = [_choice("evaluation", plug_in, definitions) for plug_in in named.names("evaluation")]
+    evaluate["probes"]["items"] = {"oneOf": [{"enum": named.names("evaluation")}, *probes]}
+    evaluate["data"]["additionalProperties"] = {"oneOf": properties["data"]["oneOf"]}
     properties["sweep"] = _describe(Sweep, "", definitions)
     # The sweep may give whatever else a trial needs.
     schema["required"] = ["name"]

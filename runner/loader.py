@@ -15,10 +15,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from runner.dataset import ImageSet
+from runner.batch import Batch
+from runner.dataset import Records, Split
 from runner.errors import ConfigError
 from runner.group import Group
 from runner.preemption import signals_blocked
+from runner.views import make_views, plain_view
+from runner.views_config import ViewsConfig
+
+HOLD_OUT_EPOCH = 2**62
+"""No epoch has this number: what is held out is drawn apart from every order of the training data."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +57,17 @@ class Plan:
     def epoch(self, position: int) -> int:
         return position // self.steps_per_epoch
 
+    def parts(self, position: int) -> int:
+        """Micro-batches of one optimizer step: `accumulate`, or fewer at the end of an epoch."""
+        start = position % self.steps_per_epoch * self.batch_size
+        return min(self.accumulate, (self.samples - start) // self.micro_batch_size)
+
     def window(self, position: int) -> list[np.ndarray]:
         """Sample indices of each micro-batch of one optimizer step, over all ranks."""
         epoch, index = divmod(position, self.steps_per_epoch)
         order = permutation(self.seed, epoch, self.samples)
-        start = index * self.batch_size
-        size = self.micro_batch_size
-        count = min(self.accumulate, (self.samples - start) // size)
-        return [order[start + part * size : start + (part + 1) * size] for part in range(count)]
+        start, size = index * self.batch_size, self.micro_batch_size
+        return [order[start + part * size : start + (part + 1) * size] for part in range(self.parts(position))]
 
 
 @lru_cache(maxsize=2)
@@ -70,8 +79,8 @@ def permutation(seed: int, epoch: int, samples: int) -> np.ndarray:
 class Part(NamedTuple):
     """One micro-batch of this rank, raw."""
 
-    images: Tensor
-    """(B, C, H, W) uint8 on the training device."""
+    rows: dict[str, Tensor]
+    """Each (B, ...) on the training device: pixels as uint8, or the columns of records."""
 
     labels: Tensor | None
     ids: Tensor
@@ -81,12 +90,12 @@ class Part(NamedTuple):
 class _Gather(TorchDataset[Part]):
     """Fetches a whole micro-batch by its list of indices, in a worker or at once."""
 
-    def __init__(self, data: ImageSet) -> None:
+    def __init__(self, data: Split) -> None:
         self.data = data
 
     def __getitem__(self, ids: Tensor) -> Part:
         labels = None if self.data.labels is None else self.data.labels[ids.to(self.data.labels.device)]
-        return Part(self.data.images[ids.to(self.data.images.device)], labels, ids)
+        return Part(self.data.take(ids), labels, ids)
 
 
 class _Positions(Sampler[Tensor]):
@@ -102,7 +111,7 @@ class _Positions(Sampler[Tensor]):
                 yield torch.from_numpy(rows[self.group.rank * own : (self.group.rank + 1) * own])
 
 
-def iterate(data: ImageSet, plan: Plan, group: Group, start: int, stop: int, workers: int = 0) -> Iterator[list[Part]]:
+def iterate(data: Split, plan: Plan, group: Group, start: int, stop: int, workers: int = 0) -> Iterator[list[Part]]:
     """This rank's micro-batches of the optimizer steps at positions start..stop-1, one list a step."""
     dataset, positions = _Gather(data), _Positions(plan, group, start, stop)
     parts: Iterator[Part]
@@ -121,20 +130,50 @@ def iterate(data: ImageSet, plan: Plan, group: Group, start: int, stop: int, wor
         with signals_blocked():
             parts = iter(loader)
     for position in range(start, stop):
-        yield [_to_device(next(parts), group.device) for _ in plan.window(position)]
+        yield [_to_device(next(parts), group.device) for _ in range(plan.parts(position))]
 
 
 def _to_device(part: Part, device: torch.device) -> Part:
+    if device.type == "cpu":
+        return part
     labels = None if part.labels is None else part.labels.to(device, non_blocking=True)
-    return Part(part.images.to(device, non_blocking=True), labels, part.ids)
+    return Part({name: row.to(device, non_blocking=True) for name, row in part.rows.items()}, labels, part.ids)
 
 
-def resident(data: ImageSet, device: torch.device) -> ImageSet:
-    """The same images on the GPU where they take at most a quarter of its free memory, else as they are."""
+def resident(data: Split, device: torch.device) -> Split:
+    """The same samples on the GPU where they take at most a quarter of its free memory, else as they are."""
     if device.type != "cuda":
         return data
     free, _ = torch.cuda.mem_get_info(device)
-    if data.images.numel() > free // 4:
+    if sum(column.nbytes for column in data.columns.values()) > free // 4:
         return data
-    labels = None if data.labels is None else data.labels.to(device)
-    return ImageSet(data.images.to(device), labels, data.classes, data.mean, data.std)
+    return data.to(device)
+
+
+def train_batch(data: Split, part: Part, views: ViewsConfig, seed: int, epoch: int) -> Batch:
+    """What a method trains on: random views of images, each a function of (seed, epoch, sample, view); or records."""
+    if isinstance(data, Records):
+        return Batch(labels=part.labels, ids=part.ids, columns=part.rows)
+    pixels = part.rows["images"]
+    large, small = make_views(pixels, part.ids, views, seed=seed, epoch=epoch, mean=data.mean, std=data.std)
+    return Batch(large, small, part.labels, part.ids)
+
+
+def fetch(data: Split, ids_B: Tensor, device: torch.device) -> Part:
+    """Some samples, raw, at once."""
+    return _to_device(_Gather(data)[ids_B], device)
+
+
+def plain_batch(data: Split, ids_B: Tensor, device: torch.device) -> Batch:
+    """What a method is evaluated on: images as they are, or records."""
+    part = fetch(data, ids_B, device)
+    if isinstance(data, Records):
+        return Batch(labels=part.labels, ids=ids_B, columns=part.rows)
+    return Batch([plain_view(part.rows["images"], data.mean, data.std)], [], part.labels, ids_B)
+
+
+def hold_out(data: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """A training set without, and of only, a random `share` of its samples; at least one of each."""
+    count = min(max(round(share * len(data)), 1), len(data) - 1)
+    order = torch.from_numpy(permutation(seed, HOLD_OUT_EPOCH, len(data)))
+    return data.subset(order[count:].sort().values), data.subset(order[:count].sort().values)

@@ -1,22 +1,25 @@
 """What every method is: a model with its loss, and hooks that do nothing unless a method needs them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from runner.batch import Batch
+from runner.dataset import Split
+from runner.group import Group
 
 Losses = Tensor | Sequence[Tensor] | dict[str, Tensor]
 
 
 class BreakEpoch(Exception):  # noqa: N818 - it is a request, not an error
-    """Raised by a hook or a loss to end the epoch at this step, on all ranks."""
+    """Raised by a hook to end the epoch at this step, on all ranks; in an evaluation, to leave a data set out."""
 
 
 class BreakAllEpochs(Exception):  # noqa: N818 - it is a request, not an error
-    """Raised by a hook or a loss to end the training at this step, on all ranks; the trial is evaluated and done."""
+    """Raised by a hook to end the training at this step, on all ranks; the trial is evaluated and done."""
 
 
 class Output(NamedTuple):
@@ -32,12 +35,32 @@ class Output(NamedTuple):
     """
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a method is told of the training it takes part in."""
+
+    steps: int
+    """Planned optimizer steps."""
+
+    group: Group = field(default_factory=Group)
+    steps_per_epoch: int = 1
+    classes: tuple[str, ...] = ()
+    """Of the labels, where the data have any."""
+
+    seed: int = 0
+    data: Split | None = None
+    """The training samples, for methods that pick some by themselves; None in an evaluation without training."""
+
+
 class Method(nn.Module):
-    """Base class of all methods; a subclass gives `compute_loss` and `encode`.
+    """Base class of all methods; a subclass gives `compute_loss`, and `encode` (images) or `embed` (records).
 
     State that must survive a requeue lives in registered buffers, parameters and modules; stages and schedules
     are functions of the step, so nothing else has to be saved.
     """
+
+    uses_all_parameters = True
+    """False where the loss of some steps leaves trainable parameters out, as the stages of a curriculum do."""
 
     def forward(self, batch: Batch, step: int) -> Output:
         """The summed loss of this rank's rows, and what to log."""
@@ -58,9 +81,18 @@ class Method(nn.Module):
         """(B, width) features for frozen evaluation."""
         raise NotImplementedError(f"{type(self).__name__} must define encode")
 
-    def predict(self, batch: Batch) -> Tensor:
-        """(B, classes) scores for supervised evaluation; only methods with a classifier have it."""
-        raise NotImplementedError(f"{type(self).__name__} has no classifier to predict with")
+    def predict(self, batch: Batch) -> Tensor | None:
+        """(B, classes) scores for supervised evaluation; None without a classifier."""
+        return None
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """What evaluations get of a plain batch: `features`, `scores` if there is a classifier, and what a method adds.
+
+        Each (B, ...). The default is for images, by `encode` and `predict`.
+        """
+        scores = self.predict(batch)
+        found = {"features": self.encode(batch.global_views[0])}
+        return found if scores is None else found | {"scores": scores}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trainable parameters by the names that `optimizer.groups` may use."""

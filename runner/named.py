@@ -18,6 +18,7 @@ from runner.explain import OptionError, did_you_mean
 from runner.schema import Document, Options, build
 from runner.strict_yaml import show
 from runner.sweep import Variant
+from runner.views_config import ViewsConfig
 
 FAMILIES = {
     "methods": "method.name",
@@ -39,6 +40,9 @@ class ResolvedTrial:
     schedule: Options
     probes: dict[str, Options]
     """By name, in the order of `evaluate.probes`."""
+
+    more_data: dict[str, Options]
+    """By the names of `evaluate.data`."""
 
 
 def names(family: str) -> list[str]:
@@ -83,18 +87,49 @@ def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
     """`seen` has what is resolved by family and identity of the group; trials of a sweep share groups."""
     groups: list[Selection | EvaluateConfig]
     groups = [trial.method, trial.encoder, trial.data, trial.schedule, trial.evaluate]
-    resolved = []
+    resolved: list[Any] = []
     for family, group in zip(FAMILIES, groups, strict=True):
         if (family, id(group)) not in seen:
             seen[family, id(group)] = resolve(family, group) if isinstance(group, Selection) else _resolve_probes(group)
         resolved.append(seen[family, id(group)])
-    options = ResolvedTrial(*resolved)
+    method, encoder, data, schedule, (probes, more_data) = resolved
+    options = ResolvedTrial(method, encoder, data, schedule, probes, more_data)
+    _check_kinds(trial)
     if getattr(load("methods", trial.method.name), "IN_BATCH_NEGATIVES", True):
         check_negatives(trial)
-    if trial.train.steps is not None:
+    if trial.train.steps:
         check_warmup(getattr(options.schedule, "warmup_steps", 0), trial.train.steps)
     return options
 
 
-def _resolve_probes(evaluate: EvaluateConfig) -> dict[str, Options]:
-    return {name: load("evaluation", name).Config() for name in evaluate.probes}
+def _resolve_probes(evaluate: EvaluateConfig) -> tuple[dict[str, Options], dict[str, Options]]:
+    probes = {}
+    for probe in evaluate.probes:
+        config: type[Options] = load("evaluation", probe.name).Config
+        probes[probe.name] = build(config, probe.options, "evaluate.probes")
+    more = {}
+    for name, selection in evaluate.data.items():
+        config = load("data", selection.name).Config
+        more[name] = build(config, selection.options, f"evaluate.data.{name}")
+    return probes, more
+
+
+def kind_of(family: str, name: str) -> str:
+    """`images` or `records`: what a data set gives, and a method or an encoder takes."""
+    return getattr(load(family, name), "KIND", "images")
+
+
+def _check_kinds(trial: Trial) -> None:
+    """Raise OptionError where the data are not what the method or the encoder takes."""
+    given = kind_of("data", trial.data.name)
+    parts = {"methods": trial.method, "encoders": trial.encoder}
+    for family, part in parts.items():
+        if (wanted := kind_of(family, part.name)) != given:
+            fitting = [name for name in names(family) if kind_of(family, name) == given]
+            problem = f"{show(part.name)} takes {wanted}, and data {show(trial.data.name)} gives {given}"
+            raise OptionError(FAMILIES[family], f"{problem}; there is {', '.join(fitting)}")
+    for name, selection in trial.evaluate.data.items():
+        if kind_of("data", selection.name) != given:
+            raise OptionError(f"evaluate.data.{name}.name", f"{show(selection.name)} does not give {given}")
+    if given != "images" and trial.views != ViewsConfig():
+        raise OptionError("views", f"are of images, and data {show(trial.data.name)} gives {given}; leave it out")

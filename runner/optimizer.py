@@ -8,15 +8,17 @@ from torch import Tensor, nn
 
 from runner.config import GroupOptions, OptimizerConfig
 from runner.explain import OptionError, did_you_mean
+from runner.lars import LARS
 from runner.method import Method
 
 
 def build_optimizer(method: Method, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD over the trainable parameters of `method`, in the groups it names.
+    """AdamW, Adam, SGD or LARS over the trainable parameters of `method`, in the groups it names.
 
     Each torch group carries its `name` and `base_lr`, the rate that the schedule multiplies. Parameters in
-    `method.no_weight_decay()` form groups of their own, `NAME/no_decay`. Groups with the same rate and decay
-    become one, `encoder+head`: each costs a kernel launch at every step.
+    `method.no_weight_decay()` form groups of their own, `NAME/no_decay`; for LARS so do biases and the scales
+    of norm layers, that is, all tensors of less than two dimensions, and these groups take plain SGD steps.
+    Groups with the same rate and decay become one, `encoder+head`: each costs a kernel launch at every step.
 
     Raises ConfigError if `optimizer.groups` names a group that the method does not have.
     """
@@ -25,6 +27,14 @@ def build_optimizer(method: Method, config: OptimizerConfig) -> torch.optim.Opti
         # Not fused: torch's fused SGD leaves momentum uninitialised when loss scaling skips the first step,
         # and fails when a parameter gets its first gradient later than others.
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, foreach=True)
+    if config.name == "lars":
+        return LARS(
+            groups,
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            eta=config.trust_coefficient,
+        )
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
     adam = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     return adam(groups, lr=config.lr, betas=config.betas, fused=fused)
@@ -39,6 +49,8 @@ def _torch_groups(method: Method, config: OptimizerConfig) -> Iterator[dict[str,
     forgotten = [name for name, p in method.named_parameters() if p.requires_grad and p not in grouped]
     assert not forgotten, f"{type(method).__name__}.parameter_groups() leaves out {', '.join(forgotten)}"
     undecayed = _undecayed(method)
+    if config.name == "lars":
+        undecayed |= {parameter for parameter in grouped if parameter.ndim < 2}
     for name, parameters in named.items():
         own = config.groups.get(name, GroupOptions())
         lr = config.lr if own.lr is None else own.lr
@@ -49,13 +61,15 @@ def _torch_groups(method: Method, config: OptimizerConfig) -> Iterator[dict[str,
         ):
             if members:
                 rates = {"lr": lr, "base_lr": lr, "weight_decay": weight_decay}
-                yield {"name": name + suffix, "params": members, **rates}
+                only_lars = {"adapt": not suffix} if config.name == "lars" else {}
+                yield {"name": name + suffix, "params": members, **rates, **only_lars}
 
 
 def _merge(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    merged: dict[tuple[float, float], dict[str, Any]] = {}
+    merged: dict[tuple[float, float, bool], dict[str, Any]] = {}
     for group in groups:
-        same = merged.setdefault((group["lr"], group["weight_decay"]), {**group, "name": None, "params": []})
+        alike = group["lr"], group["weight_decay"], group.get("adapt", True)
+        same = merged.setdefault(alike, {**group, "name": None, "params": []})
         same["name"] = f"{same['name']}+{group['name']}" if same["name"] else group["name"]
         same["params"] += group["params"]
     return list(merged.values())

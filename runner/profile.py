@@ -86,9 +86,6 @@ class Profile(Options):
     max_failures: int = Field(default=3, ge=0)
     """Crashes after which a trial is given up."""
 
-    max_preemptions: int | None = Field(default=None, ge=0)
-    """Preemptions after which a trial is given up; None: never."""
-
     comment: SbatchValue | None = None
     """Comment that the scheduler keeps with the job."""
 

@@ -17,12 +17,14 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from runner.attempt import Attempt, claim
 from runner.errors import RunnerError
+from runner.preemption import Interrupted, Verdict
 from runner.rundir import RunDir, read_json, write_json
 
 MEETING_TIMEOUT_SECONDS = 120
 JOIN_TIMEOUT_SECONDS = 5
 POLL_SECONDS = 0.05
 LOOPBACK = "127.0.0.1"
+WORD, GO_ON = "word", "0"
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Place:
 def meet(run: RunDir, place: Place, check: Callable[[], None]) -> tuple[Attempt, Store | None]:
     """The attempt of this launch, and the store its ranks join through (None for one rank).
 
-    All ranks are there when this returns. `check` is called while waiting and may raise. Raises: RunnerError that
-    names the ranks that do not show up in time.
+    All ranks are there when this returns. `check` is called while waiting and raises Interrupted once this rank was
+    signalled; then all ranks that have met raise it. Raises: RunnerError that names the ranks that do not come in time.
     """
     deadline = time.monotonic() + MEETING_TIMEOUT_SECONDS
     note = run.launch_note(place.launch)
@@ -76,17 +78,36 @@ def meet(run: RunDir, place: Place, check: Callable[[], None]) -> tuple[Attempt,
 
 
 def _wait_for_all(store: Store, place: Place, deadline: float, check: Callable[[], None]) -> None:
-    """Return once every rank is here: joining the process group cannot be interrupted, and has longer patience."""
+    """Return once every rank is here: joining the process group cannot be interrupted, and has longer patience.
+
+    Whether the ranks go on or leave is one word in the store, and the first to write it decides for all: a rank that
+    left alone, just when the others saw it come, would be waited for in vain.
+    """
     store.set(f"rank {place.rank}", "here")
     store.add("here", 1)
-    while store.add("here", 0) < place.world:
-        check()
+    while True:
+        wanted = ""
+        try:
+            check()
+            if store.add("here", 0) >= place.world:
+                wanted = GO_ON
+        except Interrupted as interruption:
+            wanted = str(int(interruption.verdict))
+        word = (store.compare_set(WORD, "", wanted) if wanted else _read_word(store)).decode()
+        if word == GO_ON:
+            return
+        if word:
+            raise Interrupted(Verdict(int(word)))
         if time.monotonic() > deadline:
             missing = [rank for rank in range(place.world) if not store.check([f"rank {rank}"])]
             raise RunnerError(
                 f"rank {place.rank} waited {MEETING_TIMEOUT_SECONDS} s for ranks {missing} of launch {place.launch}"
             )
         time.sleep(POLL_SECONDS)
+
+
+def _read_word(store: Store) -> bytes:
+    return store.get(WORD) if store.check([WORD]) else b""
 
 
 def _open_store(place: Place) -> tuple[TCPStore, int]:

@@ -180,15 +180,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add one row in a single write, so that concurrent writers never mix their lines."""
+def append_row(path: Path, row: dict[str, Any], sync: bool = True) -> None:
+    """Add one row in a single write, so that concurrent writers never mix their lines; on disk at once if `sync`."""
     line = json.dumps(row, separators=(",", ":"), allow_nan=True).encode() + b"\n"
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         if _ends_torn(path):
             line = b"\n" + line
         os.write(descriptor, line)
-        os.fsync(descriptor)
+        if sync:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -215,7 +216,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync_path(path.parent)
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
@@ -228,8 +229,8 @@ def write_yaml(path: Path, document: dict[str, Any]) -> None:
         file.write(dump_yaml(document).encode())
 
 
-def sync_folder(path: Path) -> None:
-    """fsync a folder, so that a rename in it survives a power loss."""
+def sync_path(path: Path) -> None:
+    """fsync a file, or a folder so that a rename in it survives a power loss."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -96,23 +96,15 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
     return Submission(experiment.name, items)
 
 
-def resubmit(runs: list[RunDir], profile: str | None, root: Path) -> None:
-    """Submit trials again that have a folder already; with `profile` None each goes where it went last.
-
-    Raises: SubmissionError when a trial was never submitted and no profile is given.
-    """
+def resubmit(runs: list[RunDir], profile: str | None) -> None:
+    """Submit trials of one experiment again; with `profile` None each goes where it went last. Call under its lock."""
     by_profile: dict[str, list[RunDir]] = {}
     for run in runs:
-        rows = run.job_rows()
-        if profile is None and not rows:
-            raise SubmissionError(f"{run.experiment}/{run.trial}: was never submitted; add --on PROFILE")
-        place = profile or str(Path(rows[-1]["submission"]) / "profile.yaml")
+        place = profile or str(Path(run.job_rows()[-1]["submission"]) / "profile.yaml")
         by_profile.setdefault(place, []).append(run)
-    for place, group in by_profile.items():
-        for folder in {run.path.parent for run in group}:
-            with locked(folder):
-                members = [run for run in group if run.path.parent == folder]
-                _send([(run, load_trial(run.config).resources) for run in members], load_profile(place), folder)
+    for place, members in by_profile.items():
+        resources = [(run, load_trial(run.config).resources) for run in members]
+        _send(resources, load_profile(place), members[0].path.parent)
 
 
 def choose_rehearsal(trial: Trial, index: int) -> Trial:

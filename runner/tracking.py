@@ -14,7 +14,7 @@ import psutil
 from runner.attempt import Attempt
 from runner.config import TrackingConfig
 from runner.preemption import signals_blocked
-from runner.rundir import append_row, read_rows, replacing
+from runner.rundir import append_row, read_rows, replacing, sync_path
 
 CLOSE_TIMEOUT_SECONDS = 10
 
@@ -41,7 +41,13 @@ class Tracker:
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Add a row; raises SupersededError when a newer attempt has begun, whose rows these would get between."""
         self.attempt.check_fence()
-        append_row(self.path, {"step": step, "time": time.time(), "attempt": self.attempt.number, **metrics})
+        row = {"step": step, "time": time.time(), "attempt": self.attempt.number, **metrics}
+        append_row(self.path, row, sync=False)
+
+    def sync(self) -> None:
+        """Put the rows on disk; a checkpoint that knows of a row must not survive a power loss that it does not."""
+        if self.path.exists():
+            sync_path(self.path)
 
     def last_values(self) -> dict[str, float]:
         """The last value of every metric."""

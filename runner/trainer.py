@@ -1,50 +1,32 @@
 """One trial on one rank: build, restore, loop, save, evaluate. Read it top to bottom."""
 
 import contextlib
-import inspect
 import math
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
-from runner import checkpoint, loader, named
+from runner import loader
 from runner.attempt import Attempt
 from runner.batch import Batch
-from runner.config import Trial, check_warmup
-from runner.dataset import ImageSet
-from runner.errors import CheckpointError, NonFiniteLossError
+from runner.config import Trial
+from runner.errors import NonFiniteLossError
 from runner.evaluate import evaluate
 from runner.group import Group
-from runner.method import BreakAllEpochs, BreakEpoch, Method, Output
-from runner.optimizer import build_optimizer, set_learning_rate
-from runner.precision import Precision
+from runner.method import BreakAllEpochs, BreakEpoch
+from runner.optimizer import set_learning_rate
 from runner.preemption import Interrupted, Preemption, Verdict
-from runner.progress import Progress
 from runner.rendezvous import Place
+from runner.run import Run, build, restore
 from runner.rundir import write_json
-from runner.schema import Options
-from runner.state import TrainState, rng_untouched, seed_everything
-from runner.tracking import Tracker
-from runner.views import make_views
+from runner.saving import plan_save, save
+from runner.state import rng_untouched
 
 BREAK_EPOCH, BREAK_ALL = 1, 2
-
-_DDP_OPTIONS = inspect.signature(DistributedDataParallel).parameters
-_RANK_LOCAL_BUFFERS: dict[str, Any] = {
-    # torch 2.13 renamed it; either way no rank overwrites another's batch statistics at every step
-    "forward_sync_buffers" if "forward_sync_buffers" in _DDP_OPTIONS else "broadcast_buffers": False
-}
-
-
-MAX_LOST_SECONDS = 15 * 60
-MIN_SAVE_INTERVAL_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -57,43 +39,6 @@ class Outcome:
     step: int
     saved_at: float
     """time.time() when the state was safe on disk."""
-
-
-@dataclass
-class Run:
-    """The parts of a running trial; made once by `build`."""
-
-    trial: Trial
-    attempt: Attempt
-    group: Group
-    preemption: Preemption
-    method: Method
-    model: Callable[[Batch, int], Output]
-    """The method, wrapped for several ranks."""
-
-    state: TrainState
-    schedule: Callable[[int], float]
-    plan: loader.Plan
-    train: ImageSet
-    test: ImageSet | None
-    probes: dict[str, Options]
-    steps: int
-    """Planned optimizer steps."""
-
-    stop: int
-    """Steps after which this run ends: `steps`, or fewer when debugging."""
-
-    tracker: Tracker | None
-    progress: Progress
-    facts: dict[str, Any]
-    """What every checkpoint's manifest says of where it comes from."""
-
-    resumed_from: str | None = None
-    saved_step: int = -1
-    """The step of the newest checkpoint of this attempt's lineage."""
-
-    last_save: float = 0.0
-    save_seconds: float = 0.0
 
 
 def launch(
@@ -112,6 +57,7 @@ def launch(
     began = time.monotonic()
     run = build(trial, attempt, group, preemption, stop_after)
     restore(run)
+    plan_save(run, save_seconds=0.0)
     state = run.state
     if group.is_main:
         attempt.record_start(
@@ -122,7 +68,7 @@ def launch(
             steps=run.steps,
             resumed_from=run.resumed_from,
         )
-    _add_seconds(run, "start", began)
+    run.add_seconds("start", began)
     try:
         preemption.check(group)
         warm_reducer(run)
@@ -146,92 +92,6 @@ def launch(
             run.tracker.close()
 
 
-def build(trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, stop_after: int | None) -> Run:
-    """Make every part of a trial from its config."""
-    options = named.resolve_trial(trial)
-    if trial.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=False)
-        torch.backends.cudnn.benchmark = False
-    # The same weights on every rank; the per-rank streams start after the model is made.
-    seed_everything(trial.train.seed, rank=0)
-    full = named.load("data", trial.data.name).build(options.data, "train")
-    data = loader.resident(full, group.device)
-    test = named.load("data", trial.data.name).build(options.data, "test") if options.probes else None
-    plan = loader.Plan(len(data), trial.train.batch_size, trial.train.accumulate, trial.train.seed)
-    steps = trial.train.steps or (trial.train.epochs or 0) * plan.steps_per_epoch
-    check_warmup(getattr(options.schedule, "warmup_steps", 0), steps)
-    encoder = named.load("encoders", trial.encoder.name).build(options.encoder, data.images.shape[1])
-    method = named.load("methods", trial.method.name).build(options.method, encoder, group, steps).to(group.device)
-    if trial.init_from:
-        checkpoint.load_weights(method, Path(trial.init_from))
-    precision = Precision(trial.train.precision, group.device)
-    state = TrainState(method, build_optimizer(method, trial.optimizer), precision)
-    seed_everything(trial.train.seed, rank=1 + group.rank)
-    model: Callable[[Batch, int], Output] = method
-    if group.world > 1:
-        model = DistributedDataParallel(
-            method,
-            device_ids=[group.device] if group.device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            process_group=group.data,
-            **_RANK_LOCAL_BUFFERS,
-        )
-    stop = min(steps, stop_after) if stop_after else steps
-    facts = {"trial": attempt.run.trial, "torch": torch.__version__, "device": _device_name(group)}
-    return Run(
-        trial=trial,
-        attempt=attempt,
-        group=group,
-        preemption=preemption,
-        method=method,
-        model=model,
-        state=state,
-        schedule=named.load("schedules", trial.schedule.name).build(options.schedule, steps),
-        plan=plan,
-        train=data,
-        test=test,
-        probes=options.probes,
-        steps=steps,
-        stop=stop,
-        tracker=Tracker(attempt, trial.tracking) if group.is_main else None,
-        progress=Progress(stop, 0, shown=group.is_main),
-        facts=facts,
-    )
-
-
-def restore(run: Run) -> None:
-    """Continue from the newest checkpoint that verifies, or start fresh when there is none; a collective call."""
-    found: dict[str, Any] = {}
-    if run.group.is_main:
-        try:
-            checkpoint.clean(run.attempt.run)
-            found["name"], found["refused"] = checkpoint.newest_valid(run.attempt.run)
-        except CheckpointError as error:
-            found["error"] = str(error)
-    found = run.group.broadcast_json(found)
-    if "error" in found:
-        raise CheckpointError(found["error"])
-    for refused in found["refused"]:
-        run.progress.say(f"refused {refused}")
-    if found["name"] is not None:
-        saved = checkpoint.load(run.attempt.run, run.group, found["name"], found["refused"])
-        run.state.restore(saved.shared, saved.own, run.group.device)
-        run.resumed_from = saved.name
-        run.saved_step = run.state.step
-        differing = [
-            f"{key} was {saved.manifest[key]}, is {value}"
-            for key, value in run.facts.items()
-            if saved.manifest.get(key) != value
-        ]
-        exact = f"no, because {'; '.join(differing)}" if differing else "yes"
-        run.progress.say(f"resumed from {saved.name} at step {saved.step} of {run.steps}; exact: {exact}")
-    run.progress.start = run.state.step
-    run.last_save = time.monotonic()
-    if run.tracker is not None:
-        run.tracker.begin(run.state.tracked_step)
-
-
 def warm_reducer(run: Run) -> None:
     """Two backward passes without effect, so that DDP's buckets are what they will be for the rest of the run.
 
@@ -241,9 +101,8 @@ def warm_reducer(run: Run) -> None:
     if run.group.world == 1 or run.state.step >= run.stop:
         return
     buffers = [buffer.clone() for buffer in run.method.buffers()]
-    position = run.state.step + run.state.skipped
-    (parts, *_) = loader.iterate(run.train, run.plan, run.group, position, position + 1)
-    batch = make_batch(run, parts[0], run.plan.epoch(position))
+    window = next(_batches(run, run.position + 1))
+    batch = make_batch(run, window[0], run.plan.epoch(run.position))
     with rng_untouched():
         for _ in range(2):
             with run.state.precision.autocast():
@@ -258,11 +117,11 @@ def warm_reducer(run: Run) -> None:
 def train(run: Run) -> None:
     """The loop: every iteration is one optimizer step and what is due after it."""
     state, plan, trial = run.state, run.plan, run.trial
-    batches = _batches(run)
+    batches = _batches(run) if not run.at_end else iter(())
     request = 0
     run.method.train()
-    while state.step < run.stop and state.step + state.skipped < run.steps and not state.finished:
-        epoch, index = divmod(state.step + state.skipped, plan.steps_per_epoch)
+    while not run.at_end:
+        epoch, index = divmod(run.position, plan.steps_per_epoch)
         if index == 0:
             request = max(request, wish(run.method.before_fit_epoch, epoch))
         request = max(request, wish(run.method.before_fit_step, state.step))
@@ -276,11 +135,11 @@ def train(run: Run) -> None:
         if trial.rehearse is not None:
             rehearse(run)
 
-        answer = run.preemption.poll(run.group, state.step, save_is_due(run), request)
+        answer = run.preemption.poll(run.group, state.step, time.monotonic() >= run.next_save, request)
         if answer.request:
             request = 0
             state.finished = answer.request == BREAK_ALL
-            state.skipped += -(state.step + state.skipped) % plan.steps_per_epoch
+            state.skipped += -run.position % plan.steps_per_epoch
             batches = _batches(run)
         close_step(run, answer.verdict)
         every_steps = trial.checkpoint.every_steps
@@ -302,9 +161,11 @@ def wish(hook: Callable[[int], None], when: int) -> int:
     return 0
 
 
-def _batches(run: Run) -> Iterator[list[loader.Part]]:
-    position = run.state.step + run.state.skipped
-    return loader.iterate(run.train, run.plan, run.group, position, run.steps, run.trial.train.workers)
+def _batches(run: Run, stop: int | None = None) -> Iterator[list[loader.Part]]:
+    """The windows from the next step on, up to the planned end or position `stop`."""
+    assert run.data.train is not None
+    workers = run.trial.train.workers if stop is None else 0
+    return loader.iterate(run.data.train, run.plan, run.group, run.position, stop or run.steps, workers)
 
 
 def train_step(run: Run, window: list[loader.Part], epoch: int) -> None:
@@ -327,17 +188,8 @@ def train_step(run: Run, window: list[loader.Part], epoch: int) -> None:
 
 
 def make_batch(run: Run, part: loader.Part, epoch: int) -> Batch:
-    """Random views of one micro-batch, each a function of (seed, epoch, sample, view)."""
-    large, small = make_views(
-        part.images,
-        part.ids,
-        run.trial.views,
-        seed=run.trial.train.seed,
-        epoch=epoch,
-        mean=run.train.mean,
-        std=run.train.std,
-    )
-    return Batch(large, small, part.labels, part.ids)
+    assert run.data.train is not None
+    return loader.train_batch(run.data.train, part, run.trial.views, run.trial.train.seed, epoch)
 
 
 def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
@@ -347,30 +199,30 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
     ranks have agreed to leave, the next attempt does both. Raises: Interrupted, NonFiniteLossError.
     """
     state = run.state
-    last = state.step == run.stop or state.finished or state.step + state.skipped >= run.steps
-    evaluates = bool(run.probes) and state.step > 0 and (last or evaluation_is_due(run))
-    writes = evaluates or last or state.step % run.trial.tracking.every_steps == 0
-    if not writes or state.tracked_step >= state.step or state.step == 0 or (evaluates and verdict):
+    begun = state.step > 0 or run.steps == 0
+    evaluates = bool(run.data.tests) and begun and (run.at_end or evaluation_is_due(run))
+    writes = begun and (evaluates or run.at_end or state.step % run.trial.tracking.every_steps == 0)
+    if not writes or state.tracked_step >= state.step or (evaluates and verdict):
         return
     found: dict[str, float] = {}
     if evaluates:
-        assert run.test is not None
         began = time.monotonic()
         # Libraries draw from the global generators when they are first imported, which a resumed process does again.
         with rng_untouched():
             found = evaluate(
                 run.method,
                 run.probes,
-                run.train,
-                run.test,
+                run.data.probe_train,
+                run.data.tests,
                 group=run.group,
                 preemption=run.preemption,
                 seed=run.trial.train.seed,
+                views=run.trial.views,
             )
         run.method.train()
         state.evaluated_step = state.step
         keep_best(run, found)
-        _add_seconds(run, "evaluate", began)
+        run.add_seconds("evaluate", began)
     row = {f"train/{name}": value for name, value in state.meters.flush(run.group).items()}
     if not math.isfinite(row.get("train/loss", 0.0)):
         raise NonFiniteLossError(
@@ -385,11 +237,11 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
 
 
 def evaluation_is_due(run: Run) -> bool:
-    config, position = run.trial.evaluate, run.state.step + run.state.skipped
+    config = run.trial.evaluate
     if config.every_steps:
         return run.state.step % config.every_steps == 0
     if config.every_epochs:
-        return position % (config.every_epochs * run.plan.steps_per_epoch) == 0
+        return run.position % (config.every_epochs * run.plan.steps_per_epoch) == 0
     return False
 
 
@@ -397,53 +249,6 @@ def keep_best(run: Run, found: dict[str, float]) -> None:
     name = next(iter(found), None)
     if name is not None and found[name] > run.state.best.get("value", -math.inf):
         run.state.best = {"metric": name, "value": found[name], "step": run.state.step}
-
-
-def save_is_due(run: Run) -> bool:
-    """Whether rank 0's clock asks for a periodic checkpoint."""
-    config = run.trial.checkpoint
-    if not run.group.is_main:
-        return False
-    return time.monotonic() - run.last_save >= save_interval_seconds(config.every_minutes, run.save_seconds)
-
-
-def save_interval_seconds(every_minutes: float | str, save_seconds: float) -> float:
-    """`auto`: a kill costs at most 15 minutes, and short of that saving takes at most 1 % of the time."""
-    if not isinstance(every_minutes, str):
-        return every_minutes * 60
-    return min(max(100 * save_seconds, MIN_SAVE_INTERVAL_SECONDS), MAX_LOST_SECONDS)
-
-
-def save(run: Run, periodic: bool = False, pruning: bool = False) -> None:
-    """Write a checkpoint of this step unless there is one; a collective call.
-
-    A periodic save that fails (a full disk) is reported and training goes on from the older checkpoints.
-    Raises: CheckpointError; SupersededError; NonFiniteLossError rather than saving a poisoned state.
-    """
-    state = run.state
-    if state.step == run.saved_step:
-        return
-    if not run.state.meters.is_finite(run.group):
-        raise NonFiniteLossError(f"the loss became nan or inf before step {state.step}")
-    began = time.monotonic()
-    try:
-        checkpoint.save(run.attempt.run, run.group, run.attempt, state.step, state.shared(), state.own(), run.facts)
-        run.saved_step = state.step
-    except CheckpointError as error:
-        if not periodic:
-            raise
-        run.progress.say(f"checkpoint failed, training goes on: {error}")
-    if run.group.is_main and (periodic or pruning):
-        config = run.trial.checkpoint
-        checkpoint.prune(
-            run.attempt.run,
-            keep=config.keep,
-            keep_every_steps=config.keep_every_steps,
-            best_step=state.best.get("step"),
-        )
-    run.last_save = time.monotonic()
-    run.save_seconds = run.last_save - began
-    _add_seconds(run, "save", began)
 
 
 def write_result(run: Run) -> None:
@@ -479,11 +284,3 @@ def rehearse(run: Run) -> None:
             flush=True,
         )
         os.kill(os.getpid(), getattr(signal, f"SIG{config.signal}"))
-
-
-def _add_seconds(run: Run, name: str, began: float) -> None:
-    run.state.seconds[name] = run.state.seconds.get(name, 0.0) + time.monotonic() - began
-
-
-def _device_name(group: Group) -> str:
-    return torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else "cpu"

@@ -134,5 +134,5 @@ def test_a_retry_that_cannot_be_leaves_the_files(tmp_path):
         make_trial(tmp_path, "b", failure=FAILURE),
     ]
     with pytest.raises(SubmissionError, match="trial b: it was never submitted; say where with --on PROFILE"):
-        retry(runs, None, tmp_path)
+        retry(runs, None)
     assert all(run.failure.exists() for run in runs)

@@ -6,14 +6,15 @@ import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from runner.data import cifar10, fashion_mnist
-from runner.download import fetch_archive, fetch_file
+from runner.data import cifar10, fashion_mnist, food101, stl10, tiny_imagenet
+from runner.download import fetch_archive, fetch_file, fetch_tree
 from runner.errors import DataError
-from tests.data import test_cifar10, test_fashion_mnist
+from tests.data import test_cifar10, test_fashion_mnist, test_food101, test_stl10, test_tiny_imagenet
 
 
 def md5(content):
@@ -71,6 +72,14 @@ def pack(members):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def pack_zip(members):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
     return buffer.getvalue()
 
 
@@ -154,6 +163,42 @@ def test_what_is_no_archive_is_refused(server, tmp_path):
         fetch_archive(url, md5(b"<html>moved</html>"), tmp_path / "set", ["a"])
 
 
+@pytest.mark.parametrize("pack_members", [pack, pack_zip])
+def test_a_tree_is_fetched_once_and_as_a_whole(server, tmp_path, pack_members):
+    archive = pack_members({"set/a": b"A", "set/deep/b": b"B", "beside": b"unasked"})
+    url = server.serve("/archive", archive)
+    folder = tmp_path / "new" / "set"
+    for _ in range(2):
+        fetch_tree(url, md5(archive), folder)
+    assert list_all(tmp_path / "new") == ["set", "set/a", "set/deep", "set/deep/b"]
+    assert (folder / "deep" / "b").read_bytes() == b"B"
+    assert server.requests == ["/archive"]
+
+
+@pytest.mark.parametrize("pack_members", [pack, pack_zip])
+def test_an_archive_without_the_tree_is_refused(server, tmp_path, pack_members):
+    archive = pack_members({"other/a": b"A"})
+    url = server.serve("/archive", archive)
+    with pytest.raises(DataError, match=f"{url}: has no set"):
+        fetch_tree(url, md5(archive), tmp_path / "set")
+    assert list_all(tmp_path) == []
+
+
+def test_a_damaged_zip_is_refused(server, tmp_path):
+    archive = bytearray(pack_zip({"set/a": b"A" * 100}))
+    archive[50] ^= 1
+    url = server.serve("/archive", bytes(archive))
+    with pytest.raises(DataError, match=f"{url}: cannot be unpacked"):
+        fetch_tree(url, md5(archive), tmp_path / "set")
+    assert list_all(tmp_path) == []
+
+
+def test_a_zip_does_not_leave_its_folder(server, tmp_path):
+    archive = pack_zip({"set/a": b"A", "../../c": b"evil", "/c": b"evil"})
+    fetch_tree(server.serve("/archive", archive), md5(archive), tmp_path / "x" / "y" / "set")
+    assert list_all(tmp_path) == ["x", "x/y", "x/y/set", "x/y/set/a"]
+
+
 def test_processes_at_once_fetch_one_copy(server, tmp_path):
     names = [f"part_{i}" for i in range(20)]
     archive = pack({f"set/{name}": name.encode() * 50_000 for name in names})
@@ -192,3 +237,24 @@ def test_fashion_mnist_downloads_itself(server, tmp_path, monkeypatch):
         fetched = test_fashion_mnist.build(tmp_path / "here", split, download=True)
         assert fetched.images.equal(test_fashion_mnist.build(tmp_path / "there", split).images)
     assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("data", "tests", "pack_members"),
+    [
+        (stl10, test_stl10, pack),
+        (tiny_imagenet, test_tiny_imagenet, pack_zip),
+        (food101, test_food101, pack),
+    ],
+)
+def test_data_sets_of_one_archive_download_themselves(server, tmp_path, monkeypatch, data, tests, pack_members):
+    there = tmp_path / "there"
+    tests.write_tree(there)
+    files = [path for path in there.rglob("*") if path.is_file()]
+    archive = pack_members({str(path.relative_to(there)): path.read_bytes() for path in files})
+    monkeypatch.setattr(data, "URL", server.serve("/archive", archive))
+    monkeypatch.setattr(data, "MD5", md5(archive))
+    for split in ("train", "test"):
+        fetched = tests.build(tmp_path / "here", split, download=True)
+        assert fetched.images.equal(tests.build(there, split).images)
+    assert server.requests == ["/archive"]

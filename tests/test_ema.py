@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from runner.ema import copy_state, update_ema
+from runner.ema import copy_state, momentum_at, update_ema
+from tests.golden import load_golden
 
 
 def make_pair(dtype=torch.float32):
@@ -75,6 +76,41 @@ def test_momentum_one_keeps_and_zero_copies_bitwise():
     update_ema(target, online, 0.0)
     for name, value in target.state_dict().items():
         assert torch.equal(value, online.state_dict()[name]), name
+
+
+def flat_module(values, buffers):
+    """A module with one parameter, batch norm's two statistics as one buffer, and its counter."""
+    module = nn.Module()
+    module.register_parameter("values", nn.Parameter(values.clone()))
+    module.register_buffer("statistics", buffers[:-1].float())
+    module.register_buffer("num_batches_tracked", buffers[-1].long())
+    return module
+
+
+def test_momentum_and_teacher_equal_the_golden_ones():
+    golden = load_golden("ssl_teacher")
+    start, end, epochs = golden["cfg"].tolist()
+    teacher = flat_module(golden["init_teacher"], golden["init_teacher_buf"])
+    for epoch, momentum in enumerate(golden["coef"].tolist()):
+        assert momentum_at(epoch, int(epochs), start, end) == pytest.approx(momentum, rel=1e-6)
+        student = flat_module(golden["student"][epoch], golden["sbuf"])
+        update_ema(teacher, student, momentum_at(epoch, int(epochs), start, end))
+        torch.testing.assert_close(teacher.values.detach(), golden["teacher"][epoch], rtol=1e-4, atol=1e-6)
+
+
+def test_ema_copies_integer_buffers():
+    """One reference system averages the batch counter of batch norm as well, and rounds it down to 0."""
+    golden = load_golden("ssl_teacher")
+    assert golden["tbuf"][-1, -1] == 0 < golden["sbuf"][-1]
+    teacher = flat_module(golden["init_teacher"], golden["init_teacher_buf"])
+    update_ema(teacher, flat_module(golden["student"][0], golden["sbuf"]), 0.95)
+    assert teacher.num_batches_tracked == golden["sbuf"][-1]
+
+
+def test_momentum_goes_from_start_to_end_and_stays():
+    assert momentum_at(0, 10, 0.9) == pytest.approx(0.9)
+    assert momentum_at(5, 10, 0.9) == pytest.approx(0.95)
+    assert momentum_at(10, 10, 0.9) == momentum_at(11, 10, 0.9) == 1.0
 
 
 def test_copy_state_is_bitwise_and_shares_nothing():

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from runner.dataset import ImageSet
-from runner.errors import DataError
+from runner.dataset import ImageSet, Records
 from runner.features import extract_features
 from runner.group import Group
 from runner.method import Method
@@ -146,6 +145,24 @@ def test_precision_is_that_of_the_caller_and_features_are_float32():
     torch.testing.assert_close(half, full, rtol=0.1, atol=0.1)
 
 
-def test_images_without_labels_are_refused():
-    with pytest.raises(DataError, match="labels"):
-        extract_features(Toy(), make_images(4, labelled=False), Group(), 2)
+def test_images_without_labels_have_features_all_the_same():
+    assert extract_features(Toy(), make_images(4, labelled=False), Group(), 2).labels is None
+
+
+class Counts(Method):
+    """Features and scores of records: how often each token occurs, and how long the sample is."""
+
+    def embed(self, batch):
+        tokens_BL = batch.columns["text"]
+        counts = torch.stack([(tokens_BL == token).sum(1) for token in range(4)], 1)
+        return {"features": counts.float(), "scores": (tokens_BL > 0).sum(1, keepdim=True).float()}
+
+
+def test_records_give_every_output_by_name():
+    tokens = torch.tensor([[1, 2, 0, 0], [3, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.uint8)
+    labels = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    records = Records({"text": tokens}, labels, ("a", "b"), 4, {"text": torch.tensor([2, 1, 4])})
+    found = extract_features(Counts(), records, Group(), 2)
+    assert torch.equal(found.features[:, 1:], torch.tensor([[1, 1, 0], [0, 0, 1], [4, 0, 0]]).float())
+    assert torch.equal(found.others["scores"], torch.tensor([[2.0], [1.0], [4.0]]))
+    assert torch.equal(found.labels, labels) and found.data is records

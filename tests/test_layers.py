@@ -10,11 +10,12 @@ PACKAGE = Path(__file__).parent.parent / "runner"
 
 _ORDER = """
 errors strict_yaml rundir explain schema views_config config sweep_config sweep profile slurm requeue launcher
-group batch gather meters dataset download randomness color filters view_draws jitter views preemption loader
-attempt rendezvous wandb_mirror tracking ema projection interpolation curriculum identifiers code tokenizers
-method losses methods encoders data schedules optimizer precision features evaluation ranking text_metrics tasks
-named evaluate state checkpoint progress trainer job local_queue record status tables watch show
-logs results plot provenance submit debug cancel json_schema onebox cli_onebox cli_data doctor cli __main__
+group batch gather reduce queue meters dataset download decoded randomness identifiers code proteins mining
+class_weights color filters view_draws jitter views preemption loader attempt rendezvous wandb_mirror tracking ema
+online_probe projection interpolation curriculum tokenizers method losses methods encoders data schedules lars
+optimizer precision features ranking text_metrics tasks evaluation named evaluate state checkpoint progress run saving
+trainer job local_queue record status tables watch show logs results plot provenance submit debug cancel json_schema
+onebox cli_onebox cli_data doctor cli __main__
 """
 ORDER = _ORDER.split()
 """Each part imports only from parts to its left; a folder is one part. A total order has no circles."""

@@ -28,7 +28,9 @@ def ids_of(data, plan, world, start, stop, workers=0):
     for steps in ranks:
         for window in steps:
             for part in window:
-                assert torch.equal(part.images[:, 0, 0, 0].long(), part.ids) and torch.equal(part.labels, part.ids)
+                assert torch.equal(part.rows["images"][:, 0, 0, 0].long(), part.ids) and torch.equal(
+                    part.labels, part.ids
+                )
     return [
         [torch.cat([steps[index][part].ids for steps in ranks]).tolist() for part in range(len(ranks[0][index]))]
         for index in range(stop - start)

@@ -38,6 +38,37 @@ def test_a_flush_starts_afresh():
     assert meters.flush(Group()) == {"loss": 4.0}
 
 
+def test_where_the_steps_are_cut_changes_no_bit():
+    losses = torch.rand(300, generator=torch.Generator().manual_seed(0))
+
+    def fill(cuts: list[int]) -> dict[str, float]:
+        meters = Meters()
+        for step, loss in enumerate(losses):
+            if step in cuts:
+                saved, meters = meters.state_dict(), Meters()
+                meters.load_state_dict(saved, torch.device("cpu"))
+            meters.add({"loss": loss})
+        return meters.flush(Group())
+
+    assert fill([]) == fill([1, 97, 98, 256])
+    assert fill([])["loss"] == pytest.approx(losses.mean().item())
+
+
+def test_a_measurement_is_averaged_over_the_steps_that_had_it():
+    meters = Meters()
+    meters.add({"loss": torch.tensor(1.0)})
+    meters.add({"loss": torch.tensor(3.0), "intermediate": torch.tensor(5.0)})
+    assert meters.flush(Group()) == {"loss": 2.0, "intermediate": 5.0}
+
+
+def test_what_was_measured_is_the_value_of_that_step():
+    parameter = torch.zeros(())
+    meters = Meters()
+    meters.add({"loss": parameter})
+    parameter.fill_(7.0)
+    assert meters.flush(Group()) == {"loss": 0.0}
+
+
 def test_nan_is_noticed_though_later_losses_are_fine():
     meters = Meters()
     meters.add({"loss": torch.tensor(float("nan"))})

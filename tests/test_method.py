@@ -108,7 +108,7 @@ def test_parameters_are_grouped_by_the_encoder_and_the_rest():
     [
         (lambda method: method.compute_loss(None, 0), "Method must define compute_loss"),
         (lambda method: method.encode(ONE), "Method must define encode"),
-        (lambda method: method.predict(None), "Method has no classifier to predict with"),
+        (lambda method: method.embed(Batch([ONE])), "Method must define encode"),
     ],
 )
 def test_what_is_left_undefined_is_named(call, message):

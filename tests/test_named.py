@@ -101,7 +101,7 @@ def test_only_files_of_the_family_can_be_named(name):
 def test_a_trial_is_resolved_to_the_plug_ins_own_options():
     resolved = named.resolve_trial(validate(TRIAL))
     assert resolved.method == named.load("methods", "made_up").Config(gamma=2.0)
-    assert resolved.schedule.model_dump() == {"warmup_steps": 5, "end_factor": 0.0}
+    assert resolved.schedule.model_dump() == {"warmup_steps": 5, "warmup_from_zero": False, "end_factor": 0.0}
     assert list(resolved.probes) == ["knn"]
     assert named.resolve("methods", Selection(name="made_up", options={"sizes": [3]})).sizes == (3,)  # type: ignore[attr-defined]
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from runner.config import OptimizerConfig
 from runner.errors import ConfigError
+from runner.lars import LARS
 from runner.method import Method
 from runner.optimizer import build_optimizer, clip_gradients, set_learning_rate
 
@@ -70,6 +71,43 @@ def test_equals_torch_without_fused_kernels(name):
             reference.step()
     for (label, value), expected in zip(mine.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6, msg=lambda m, n=label: f"{n}: {m}")
+
+
+def lars_config(**options):
+    return config(name="lars", momentum=0.7, nesterov=True, **options)
+
+
+def test_lars_adapts_matrices_and_leaves_biases_norms_and_scalars_alone():
+    """Of the same rate, the groups of encoder and head become one each, with and without adaptation."""
+    method = Toy()
+    method.head = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    optimizer = build_optimizer(method, lars_config())
+    assert isinstance(optimizer, LARS)
+    names = {parameter: name for name, parameter in method.named_parameters()}
+    found = {
+        group["name"]: (group["adapt"], group["weight_decay"], sorted(names[p] for p in group["params"]))
+        for group in optimizer.param_groups
+    }
+    assert found == {
+        "encoder+head": (True, 0.2, ["encoder.weight", "head.0.weight"]),
+        "encoder/no_decay+head/no_decay": (
+            False,
+            0.0,
+            ["encoder.bias", "head.0.bias", "head.1.bias", "head.1.weight", "log_temperature"],
+        ),
+    }
+    assert all((group["momentum"], group["nesterov"]) == (0.7, True) for group in optimizer.param_groups)
+
+
+def test_lars_keeps_what_it_adapts_apart_also_without_decay():
+    method = Toy()
+    groups = build_optimizer(method, lars_config(weight_decay=0.0)).param_groups
+    assert [(group["name"], group["adapt"]) for group in groups] == [
+        ("encoder+head", True),
+        ("encoder/no_decay+head/no_decay", False),
+    ]
+    set_learning_rate(optimizer := build_optimizer(method, lars_config(groups={"head": {"lr": 0.03}})), 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.05, 0.015, 0.015]
 
 
 def test_groups_carry_their_names_rates_and_decay():

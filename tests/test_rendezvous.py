@@ -1,5 +1,6 @@
 """The ranks of a launch find each other, however often it was started before, and nobody waits for ever."""
 
+import itertools
 import json
 import socket
 import threading
@@ -142,6 +143,42 @@ def test_a_signal_ends_the_wait(run, there):
 
     with pytest.raises(Interrupted):
         Meeting(run, there, check=check).result()
+
+
+def signal_while_waiting(monkeypatch, signalled, calm_calls):
+    """Signal one rank at its `calm_calls + 1`st look after it has met the others."""
+    wait, calls = rendezvous._wait_for_all, itertools.count()
+
+    def check():
+        if next(calls) >= calm_calls:
+            raise Interrupted(Verdict.REQUEUE)
+
+    def wait_for_all(store, place, deadline, calm):
+        wait(store, place, deadline, check if place.rank == signalled else calm)
+
+    monkeypatch.setattr(rendezvous, "_wait_for_all", wait_for_all)
+
+
+@pytest.mark.parametrize("signalled", [0, 1])
+def test_a_signal_to_one_rank_ends_the_wait_of_those_that_have_met(run, monkeypatch, signalled):
+    signal_while_waiting(monkeypatch, signalled, 1)
+    for rank in [Meeting(run, rank, 3) for rank in range(2)]:
+        with pytest.raises(Interrupted):
+            rank.result()
+
+
+def test_all_go_on_or_all_leave_when_the_signal_comes_with_the_last_rank(run, monkeypatch):
+    ends = set()
+    for launch in range(20):
+        with monkeypatch.context() as patch:
+            signal_while_waiting(patch, launch % 2, launch % 3)
+            ranks = [Meeting(run, rank, launch=f"{launch}.0") for rank in range(2)]
+            for rank in ranks:
+                rank.join(60)
+            errors = {type(rank.error) for rank in ranks}
+            assert len(errors) == 1, [rank.error for rank in ranks]
+            ends |= errors
+    assert ends == {type(None), Interrupted}
 
 
 def listening(processes):

@@ -9,6 +9,7 @@ from torch.optim import lr_scheduler
 
 from runner.errors import ConfigError
 from runner.schedules import constant, cosine, linear
+from tests.golden import load_golden
 
 STEPS, WARMUP = 50, 8
 
@@ -83,3 +84,21 @@ def test_warmup_longer_than_the_training_is_refused(schedule):
     assert schedule.build(schedule.Config(warmup_steps=10), 10)(9) == pytest.approx(10 / 11)
     with pytest.raises(ConfigError, match=r"schedule\.warmup_steps: 11 .* 10, the steps"):
         schedule.build(schedule.Config(warmup_steps=11), 10)
+
+
+@pytest.mark.parametrize("schedule", [constant, cosine, linear])
+def test_warmup_from_zero_equals_the_golden_values(schedule):
+    """Beyond the training the golden cosine rises again; ours stays where it is."""
+    golden, name = load_golden("contrabin_schedules"), schedule.__name__.rpartition(".")[2]
+    warmup, steps = golden[f"{name}_cfg"].tolist()
+    factor = schedule.build(schedule.Config(warmup_steps=warmup, warmup_from_zero=True), steps)
+    for column, base in enumerate((1e-5, 1e-3)):
+        expected = golden[f"{name}_lr"][:steps, column].tolist()
+        assert [base * factor(step) for step in range(steps)] == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert factor(0) == 0.0
+    assert factor(steps + 2) == pytest.approx(factor(steps))
+
+
+@pytest.mark.parametrize("schedule", [constant, cosine, linear])
+def test_no_warmup_from_zero_is_no_warmup(schedule):
+    assert schedule.build(schedule.Config(warmup_from_zero=True), 10)(0) == 1.0

@@ -12,15 +12,13 @@ import yaml
 
 from runner.cli import run as cli
 from runner.config import load_experiment
-from runner.errors import SubmissionError
 from runner.profile import load_profile
 from runner.rundir import RunDir, append_row, find_trials, write_json
 from runner.status import is_alive
-from runner.submit import choose_rehearsal, decide, exit_trap, prepare, resubmit, sbatch_parameters, submit
+from runner.submit import choose_rehearsal, decide, exit_trap, prepare, sbatch_parameters, submit
 from runner.sweep import expand, trials
-from tests.experiments import write_experiment
+from tests.experiments import prepare_run, write_experiment
 from tests.slurm_cluster import wait_for
-from tests.trials import make_trial, slurm_job
 
 SMALL = {"data": {"limit": 128}, "train": {"steps": 6}, "schedule": {"warmup_steps": 0}, "tracking": {"every_steps": 2}}
 SITE = {
@@ -212,12 +210,6 @@ def test_without_slurm_nothing_is_submitted_and_a_later_try_is_complete(tmp_path
     assert "new" in capfd.readouterr().out, "its folder is there, and it is submitted all the same"
 
 
-def test_a_trial_that_went_nowhere_cannot_go_there_again(tmp_path):
-    runs = [make_trial(tmp_path, "a", job=slurm_job()), make_trial(tmp_path, "b")]
-    with pytest.raises(SubmissionError, match="exp/b: was never submitted; add --on PROFILE"):
-        resubmit(runs, None, tmp_path)
-
-
 KILLED = """
 import os, signal, sys
 from runner import cli, submit
@@ -262,3 +254,18 @@ def test_submitting_again_and_at_once_trains_each_trial_once(tmp_path, capfd):
             mode = stat.S_IMODE(path.stat().st_mode)
             assert mode & 0o077 == 0, f"{path} {mode:o}"
             assert path.is_dir() or secret.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_two_retries_at_once_submit_a_failed_trial_once(tmp_path):
+    (tmp_path / "local.yaml").write_text("cluster: local")
+    run = prepare_run(tmp_path, **SMALL)
+    write_json(run.failure, {"cause": "killed", "error": "x"})
+    command = [sys.executable, "-m", "runner", "retry", "tiny", "--on", str(tmp_path / "local.yaml")]
+    command += ["--root", str(tmp_path / "runs")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = sorted(process.communicate(timeout=120)[0] for process in both)
+    assert said == ["nothing to retry\n", "submitted 1 of 1 trials again\n"]
+    (job,) = run.job_rows()
+    wait_for(lambda: is_alive(job["pid"], job["pid_created"]), 60, "the queue to end", until=lambda alive: not alive)
+    assert [row["event"] for row in run.attempt_rows()] == ["start", "end"] and run.result.exists()

@@ -15,11 +15,11 @@ from runner.config import load_trial
 from runner.errors import ConfigError, NonFiniteLossError
 from runner.group import Group
 from runner.loader import Plan
-from runner.method import BreakAllEpochs, BreakEpoch
+from runner.method import BreakAllEpochs, BreakEpoch, Task
 from runner.methods.scl import SCL
 from runner.rundir import RunDir, read_json, read_rows
+from runner.saving import save_interval_seconds
 from runner.state import seed_everything
-from runner.trainer import save_interval_seconds
 from runner.views import make_views
 from tests.experiments import fingerprint, prepare_run, train_here, train_on_ranks
 
@@ -46,7 +46,7 @@ def train_by_hand(run: RunDir) -> dict[str, torch.Tensor]:
     seed_everything(trial.train.seed, rank=0)
     data = named.load("data", trial.data.name).build(options.data, "train")
     encoder = named.load("encoders", trial.encoder.name).build(options.encoder, 1)
-    method = named.load("methods", trial.method.name).build(options.method, encoder, Group(), trial.train.steps)
+    method = named.load("methods", trial.method.name).build(options.method, encoder, Task(trial.train.steps))
     plain = [p for n, p in method.named_parameters() if p.requires_grad and n in ("log_scale", "bias")]
     decayed = [p for n, p in method.named_parameters() if p.requires_grad and n not in ("log_scale", "bias")]
     decay = trial.optimizer.weight_decay

@@ -1,11 +1,12 @@
 """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images, 32 x 32, colour, 10 classes.
 
-Reads both official layouts: cifar-10-batches-bin (records of one label byte and 3 x 32 x 32 pixel bytes) and
-cifar-10-batches-py (pickled dictionaries).
+Reads both official layouts: cifar-10-batches-bin (records of one label byte and 3 x 32 x 32 pixel bytes, as they
+are or packed by xz) and cifar-10-batches-py (pickled dictionaries).
 
 Shapes: N images.
 """
 
+import lzma
 import pickle
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,10 +45,13 @@ class Config(Options):
     """Fetch what is missing from the official address (170 MB)."""
 
     batches: Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)] = ALL_BATCHES
-    """Which of the five training files to read, 10,000 images each."""
+    """Which of the five training files to read, 10,000 images each; the others need not be there."""
 
     limit: Annotated[int, Field(ge=1)] | None = None
     """At most this many images of a split, the first ones. None: all."""
+
+    test_limit: Annotated[int, Field(ge=1)] | None = None
+    """The same for the test split alone, in place of `limit`. None: `limit` holds for both."""
 
 
 def build(config: Config, split: Literal["train", "test"]) -> ImageSet:
@@ -61,15 +65,17 @@ def build(config: Config, split: Literal["train", "test"]) -> ImageSet:
         parts = [read_pickle(find(root / PICKLED / stem)) for stem in stems]
     else:
         parts = [read_records(find(root / BINARY / f"{stem}.bin")) for stem in stems]
-    pixels, labels = (np.concatenate(arrays)[: config.limit] for arrays in zip(*parts, strict=True))
+    limit = config.test_limit if split == "test" and config.test_limit else config.limit
+    pixels, labels = (np.concatenate(arrays)[:limit] for arrays in zip(*parts, strict=True))
     images = torch.from_numpy(pixels).view(-1, *SHAPE)
     return ImageSet(images, torch.from_numpy(labels.astype(np.int64)), CLASSES, MEAN, STD)
 
 
 def find(path: Path) -> Path:
-    """The path itself, if there is such a file."""
-    if path.is_file():
-        return path
+    """The path itself or that of the file packed by xz, whichever is there."""
+    for there in path, path.with_name(f"{path.name}.xz"):
+        if there.is_file():
+            return there
     root = path.parent.parent
     if path.parent.is_dir():
         where = f"in {path.parent}"
@@ -82,7 +88,11 @@ def find(path: Path) -> Path:
 
 def read_records(path: Path) -> tuple[Bytes, Bytes]:
     """(N, 3072) pixels and (N,) labels of one file of the binary layout."""
-    content = np.fromfile(path, np.uint8)
+    try:
+        packed = path.read_bytes()
+        content = np.frombuffer(lzma.decompress(packed) if path.suffix == ".xz" else packed, np.uint8)
+    except lzma.LZMAError as error:
+        raise DataError(f"{path}: cannot be unpacked: {error}") from error
     if len(content) == 0 or len(content) % (1 + PIXELS):
         raise DataError(f"{path}: {len(content)} bytes are no whole number of records of {1 + PIXELS}; it is cut off")
     records = content.reshape(-1, 1 + PIXELS)

@@ -23,6 +23,9 @@ from runner.schema import Options
 from runner.tokenizers.choice import TokenizerOptions, build_tokenizer
 from runner.tokenizers.tokenizer import Kind, encode_all
 
+KIND = "records"
+SPLITS = ("train", "validation", "test")
+
 Split = Literal["train", "validation", "test"]
 Form = Literal["O0", "O1", "O2", "O3", "ir"]
 Length = Annotated[int, Field(ge=1)]

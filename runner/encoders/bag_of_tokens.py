@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from runner.schema import Options
 
+KIND = "records"
+
 
 class Config(Options):
     embedding_width: int = Field(default=256, ge=1)

@@ -15,6 +15,8 @@ from runner.errors import ConfigError
 from runner.schema import Options
 from runner.tokenizers.pretrained import not_found
 
+KIND = "records"
+
 
 class Config(Options):
     source: str

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from runner.explain import OptionError
 from runner.schema import Options
 
+KIND = "records"
+
 Pooling = Literal["mean", "cls"]
 
 

@@ -3,7 +3,11 @@
 Shapes: N samples, C classes.
 """
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -11,12 +15,25 @@ from runner.errors import DataError
 from runner.features import FrozenFeatures
 
 
-def unit_rows(split: FrozenFeatures, device: torch.device) -> FrozenFeatures:
-    """Features of length 1, and their labels, on `device`."""
-    return FrozenFeatures(F.normalize(split.features.to(device), dim=1), split.labels.to(device))
+class Labelled(NamedTuple):
+    """Features of length 1 and the one class of each sample."""
+
+    features: Tensor
+    """(N, D) float32."""
+
+    labels: Tensor
+    """(N,) int64."""
 
 
-def count_classes(train: FrozenFeatures, test: FrozenFeatures) -> int:
+def unit_rows(split: FrozenFeatures, device: torch.device) -> Labelled:
+    """Features of length 1, and their labels, on `device`; raises DataError without one label a sample."""
+    if split.labels is None or split.labels.ndim != 1:
+        found = "none" if split.labels is None else "several"
+        raise DataError(f"this probe fits one label to each sample, and these samples have {found}")
+    return Labelled(F.normalize(split.features.to(device), dim=1), split.labels.to(device))
+
+
+def count_classes(train: Labelled, test: Labelled) -> int:
     """Classes are numbered from 0 to the largest label of either split.
 
     Raises DataError if the training split holds fewer than two, which leaves nothing to tell apart.
@@ -38,3 +55,16 @@ def accuracies(scores_NC: Tensor, labels_N: Tensor) -> dict[str, float]:
     if scores_NC.shape[1] > 5:
         found["top5"] = hits_NK.any(dim=1).double().mean().item()
     return found
+
+
+def class_matrix(train: Tensor | None, test: Tensor | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(N, C) which sample has which class, of the labels of both splits: (N,) numbers, or (N, C) not 0 for yes.
+
+    Raises DataError for samples without labels.
+    """
+    if train is None or test is None:
+        raise DataError("this probe needs labels, and these samples have none")
+    if train.ndim == 1:
+        classes = int(torch.cat([train, test]).max()) + 1
+        train, test = F.one_hot(train, classes), F.one_hot(test, classes)
+    return (train != 0).cpu().numpy(), (test != 0).cpu().numpy()

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from runner.evaluation._probe import accuracies, count_classes, unit_rows
+from runner.evaluation._probe import Labelled, accuracies, count_classes, unit_rows
 from runner.features import FrozenFeatures
 from runner.schema import Options
 
@@ -32,17 +32,17 @@ def run(
 
     Memory beside the features and scores: two blocks of CHUNK_VALUES, whatever the sizes of the splits.
     """
-    classes = count_classes(train, test)
-    train, test = unit_rows(train, device), unit_rows(test, device)
-    k = min(config.k, len(train.features))
-    rows = max(1, CHUNK_VALUES // max(len(train.features), k * classes))
+    known, unknown = unit_rows(train, device), unit_rows(test, device)
+    classes = count_classes(known, unknown)
+    k = min(config.k, len(known.features))
+    rows = max(1, CHUNK_VALUES // max(len(known.features), k * classes))
     scores = [
-        vote(queries_BD, train, k, config.temperature, classes) for queries_BD in torch.split(test.features, rows)
+        vote(queries_BD, known, k, config.temperature, classes) for queries_BD in torch.split(unknown.features, rows)
     ]
-    return accuracies(torch.cat(scores), test.labels)
+    return accuracies(torch.cat(scores), unknown.labels)
 
 
-def vote(queries_BD: Tensor, train: FrozenFeatures, k: int, temperature: float, classes: int) -> Tensor:
+def vote(queries_BD: Tensor, train: Labelled, k: int, temperature: float, classes: int) -> Tensor:
     """(B, C) logarithm of the votes of the k nearest training samples, -inf for a class without any."""
     similarity_BK, nearest_BK = (queries_BD @ train.features.T).topk(k, dim=1)
     # In logarithms no temperature overflows; unlike scatter_add, the sum has one order on a GPU, too.

@@ -30,12 +30,12 @@ def run(
     """
     from sklearn.linear_model import LogisticRegression  # heavy, and only needed here
 
-    classes = count_classes(train, test)
-    train, test = unit_rows(train, CPU), unit_rows(test, CPU)
+    known, unknown = unit_rows(train, CPU), unit_rows(test, CPU)
+    classes = count_classes(known, unknown)
     model = LogisticRegression(C=config.C, max_iter=config.max_iterations)
-    model.fit(train.features.numpy(), train.labels.numpy())
-    scores_NC = torch.full((len(test.labels), classes), -torch.inf, dtype=torch.float64)
+    model.fit(known.features.numpy(), known.labels.numpy())
+    scores_NC = torch.full((len(unknown.labels), classes), -torch.inf, dtype=torch.float64)
     scores_NC[:, torch.from_numpy(model.classes_)] = torch.from_numpy(
-        model.predict_log_proba(test.features.numpy())
+        model.predict_log_proba(unknown.features.numpy())
     ).double()
-    return accuracies(scores_NC, test.labels)
+    return accuracies(scores_NC, unknown.labels)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from runner.evaluation._probe import accuracies, count_classes, unit_rows
+from runner.evaluation._probe import Labelled, accuracies, count_classes, unit_rows
 from runner.features import FrozenFeatures
 from runner.schema import Options
 
@@ -34,16 +34,16 @@ def run(
 
     The solver starts at zero and draws nothing: the seed is not needed.
     """
-    classes = count_classes(train, test)
-    train, test = unit_rows(train, device), unit_rows(test, device)
-    weight_CD, bias_C = fit(train, classes, config.C, config.max_iterations)
-    scores_NC = torch.addmm(bias_C, test.features, weight_CD.T)
+    known, unknown = unit_rows(train, device), unit_rows(test, device)
+    classes = count_classes(known, unknown)
+    weight_CD, bias_C = fit(known, classes, config.C, config.max_iterations)
+    scores_NC = torch.addmm(bias_C, unknown.features, weight_CD.T)
     # A class that was never trained on cannot be predicted; its weights only say so by a low score.
-    unseen_C = torch.bincount(train.labels, minlength=classes) == 0
-    return accuracies(scores_NC.masked_fill(unseen_C, -torch.inf), test.labels)
+    unseen_C = torch.bincount(known.labels, minlength=classes) == 0
+    return accuracies(scores_NC.masked_fill(unseen_C, -torch.inf), unknown.labels)
 
 
-def fit(train: FrozenFeatures, classes: int, C: float, max_iterations: int) -> tuple[Tensor, Tensor]:
+def fit(train: Labelled, classes: int, C: float, max_iterations: int) -> tuple[Tensor, Tensor]:
     """Weights (C, D) and biases (C,) at the minimum of mean cross entropy + |W|^2 / (2 C N)."""
     N, D = train.features.shape
     weight_CD = train.features.new_zeros(classes, D).requires_grad_()

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from runner.group import Group
-from runner.losses.pairwise import Measured, Terms, pairwise_loss
+from runner.losses.comparison import Terms
+from runner.losses.pairwise import Measured, pairwise_loss
 from runner.losses.similarity import Clamp, bounded_scale, unit_rows
 
 

@@ -1,4 +1,4 @@
-"""What the pairwise losses do first: projections to unit rows, and a learnt scale for their cosines."""
+"""What the pairwise losses do first: rows in float32, mostly of length 1, and a learnt scale for their cosines."""
 
 from typing import Literal
 
@@ -9,9 +9,14 @@ from torch.nn import functional as F
 Clamp = Literal["straight-through", "hard"]
 
 
+def float_rows(x: Tensor) -> Tensor:
+    """Rows in float32; float64 stays float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def unit_rows(x: Tensor) -> Tensor:
-    """Rows of length 1 along the last dimension, in float32 (float64 stays float64)."""
-    return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1)
+    """`float_rows` of length 1 along the last dimension."""
+    return F.normalize(float_rows(x), dim=-1)
 
 
 def bounded_scale(log_scale: Tensor, max_scale: float | None, clamp: Clamp = "straight-through") -> Tensor:

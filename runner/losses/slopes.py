@@ -72,6 +72,14 @@ class Statistics(NamedTuple):
     """m_i = the mean of S_ji - S_ij under the softmax of column i."""
 
 
+def nothing(S: Tensor) -> float:
+    """What to put in the place of a similarity that does not count: its power is 0, and so is its slope.
+
+    Not minus infinity, which would make nan of a row that has nothing else yet.
+    """
+    return torch.finfo(S.dtype).min / 4
+
+
 class LogSum:
     """log sum exp of rows that arrive tile by tile, and the mean of other values under that softmax."""
 
@@ -100,6 +108,7 @@ class LogSum:
 def softmax_slope(
     S: Tensor,
     cross_entropy: float,
+    column_cross_entropy: float,
     invariance: float,
     statistics: Statistics,
     tile: Tile,
@@ -111,22 +120,28 @@ def softmax_slope(
 
     With P the softmax of the rows of S and Q_ij = exp(S_ji - c_i) that of its columns, transposed:
     cross entropy   mean(r_i - S_ii)                  derivative P_ij - [i = j]
+    of columns      mean(c_j - S_jj)                  derivative Q_ji - [i = j]
     invariance      KL(Q || P) = mean(m - c + r)      derivative P_ij - Q_ij + Q_ji (S_ij - S_ji - m_j)
 
     `powers` and `values` are scratch of the shape of S, which has both sides if there is an invariance term.
     """
     sides = len(out)
     rows, columns = tile.rows, tile.columns
+    assert cross_entropy + invariance > 0, "swap x and y"
     row = statistics.row - math.log2(cross_entropy + invariance)
     torch.sub(S[0], row[rows, None], out=out[0])
     if sides == 2:
         torch.sub(S[1], row[columns], out=out[1])
     out.exp2_()
-    if invariance:
-        column = statistics.column - math.log2(invariance)
+    if invariance or column_cross_entropy:
+        weight = invariance or column_cross_entropy
+        column = statistics.column - math.log2(weight)
         torch.sub(S[0], column[columns], out=powers[0])
         torch.sub(S[1], column[rows, None], out=powers[1])
         powers.exp2_()
+    if column_cross_entropy:
+        out.add_(powers[:sides], alpha=column_cross_entropy / weight)
+    if invariance:
         torch.sub(S[0], S[1], out=values[0]).sub_(statistics.mismatch[columns])
         if sides == 2:
             torch.sub(S[1], S[0], out=values[1]).sub_(statistics.mismatch[rows, None])
@@ -135,5 +150,5 @@ def softmax_slope(
         if sides == 2:
             out[1] -= powers[0]
     if tile.diagonal:
-        out.diagonal(dim1=1, dim2=2).sub_(cross_entropy)
+        out.diagonal(dim1=1, dim2=2).sub_(cross_entropy + column_cross_entropy)
     return out

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from runner.group import Group
+
 BLOCK = {"cpu": 384, "cuda": 2048}
 """Rows of a tile by device type; on a CPU, 256 to 512 differ by a few per cent."""
 
@@ -35,15 +37,25 @@ class Tile(NamedTuple):
     diagonal: bool
     """Rows and columns are the same ones: the mirror is the transpose."""
 
+    queued: bool = False
+    """The columns are those of a queue: they have no mirror."""
+
     @property
     def shape(self) -> tuple[int, int]:
         return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
 
+def gather_own_first(rows: Tensor, group: Group) -> Tensor:
+    """Rows of all ranks in rank order, beginning with this rank."""
+    if group.world == 1:
+        return rows
+    start = sum(group.sizes(len(rows))[: group.rank])
+    return torch.roll(group.all_gather(rows), -start, 0)
+
+
 def walk(own: int, total: int, block: int) -> Iterator[Tile]:
     """Every tile with own rows or own columns, once; the rows before `own` are this rank's."""
-    owns = [slice(start, min(start + block, own)) for start in range(0, own, block)]
-    others = [slice(start, min(start + block, total)) for start in range(own, total, block)]
+    owns, others = blocks(0, own, block), blocks(own, total, block)
     for index, rows in enumerate(owns):
         yield Tile(rows, rows, mutual=False, diagonal=True)
         for columns in owns[index + 1 :]:
@@ -52,14 +64,25 @@ def walk(own: int, total: int, block: int) -> Iterator[Tile]:
             yield Tile(rows, columns, mutual=False, diagonal=False)
 
 
+def walk_queue(own: int, queued: int, block: int) -> Iterator[Tile]:
+    """Every tile of own rows and columns of the queue."""
+    for rows in blocks(0, own, block):
+        for columns in blocks(0, queued, block):
+            yield Tile(rows, columns, mutual=False, diagonal=False, queued=True)
+
+
+def blocks(start: int, stop: int, block: int) -> list[slice]:
+    return [slice(first, min(first + block, stop)) for first in range(start, stop, block)]
+
+
 class Workspace:
     """Reused memory for tiles: on a CPU, touching fresh pages costs more than the arithmetic done in them."""
 
-    def __init__(self, like: Tensor, block: int, keep: int) -> None:
+    def __init__(self, like: Tensor, block: int, keep: int, sides: int = 2) -> None:
         """Four buffers, and up to `keep` more for the similarities that a second walk needs again."""
-        room = KEPT_BYTES.get(like.device.type, 0) // (2 * block * block * like.element_size())
-        self.kept = min(keep, room)
-        self.buffers = like.new_empty(4 + self.kept, 2 * block * block)
+        size = sides * block * block
+        self.kept = min(keep, KEPT_BYTES.get(like.device.type, 0) // (size * like.element_size()))
+        self.buffers = like.new_empty(4 + self.kept, size)
 
     def keeps(self, number: int) -> bool:
         """Whether the similarities of tile `number` stay until they are overwritten by their slopes."""

@@ -1,56 +1,28 @@
 """Sigmoid contrastive learning of images: every view against a slowly moving copy of the network.
 
 The loss is SigLIP's (Zhai et al. 2023) with a confidence penalty gamma and ReLIC's invariance term (Mitrovic
-et al. 2021): runner/losses/sigmoid.py. Target network and projector are ReLIC's; multi-crop is DINO's, with
-every pair of a global and another view weighing the same.
-
-Shapes: B samples on this rank, C x H x W images, V views of which the first T are global, D projection width.
+et al. 2021): runner/losses/sigmoid.py. The networks are in runner/methods/_momentum_target.py.
 """
-
-import copy
-import math
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from runner.batch import Batch
-from runner.ema import update_ema
-from runner.errors import ConfigError
-from runner.group import Group
 from runner.losses.sigmoid import scl
-from runner.losses.similarity import bounded_scale
-from runner.method import Method
-from runner.schema import Options
+from runner.method import Task
+from runner.methods._momentum_target import MomentumTarget, MomentumTargetOptions, gamma_at
 
 
-class Config(Options):
+class Config(MomentumTargetOptions):
     gamma: float = Field(1.0, ge=0)
     """Confidence penalty: a pair weighs (1 - p)^gamma, p its probability of being right; 0 is SigLIP."""
 
     gamma_schedule_steps: int | None = Field(None, ge=1)
     """Take gamma to 0 along a half cosine over this many steps; None keeps it."""
 
-    alpha: float = Field(1.0, ge=0)
-    """Weight of the invariance term, a KL divergence between the two directions of a comparison."""
-
-    init_scale: float = Field(5.0, gt=0)
-    """Scale of the cosines at the start, one over the temperature; its logarithm is learnt."""
-
-    max_scale: float | None = Field(5.0, gt=0)
-    """The scale is kept at or below this; None lets it grow."""
-
     init_bias: float = -5.0
     """Added to the scaled cosines at the start, and learnt; below 0, because most pairs are negatives."""
-
-    beta: float = Field(0.995, ge=0, lt=1)
-    """How much of the target network stays at an update, at the start; it reaches 1 with the last step."""
-
-    ema_after_steps: int = Field(1, ge=0)
-    """Up to this step the target network is a copy of the online network."""
-
-    ema_every_steps: int = Field(1, ge=1)
-    """The target network moves at multiples of this step."""
 
     filter_threshold: float | None = Field(None, gt=0, lt=1)
     """After the warm-up, leave out negatives with (1 - p)^gamma up to this and weigh all others alike."""
@@ -58,62 +30,30 @@ class Config(Options):
     filter_warmup_steps: int = Field(5000, ge=0)
     """Filter at steps greater than this."""
 
-    projector_hidden: int = Field(512, ge=1)
-    """Width of the projector's hidden layer."""
-
-    projector_width: int = Field(64, ge=1)
-    """Width of the projections that are compared."""
-
-    projector_batch_norm: bool = True
-    """Batch normalisation in the projector's hidden layer."""
-
     @model_validator(mode="after")
-    def _consistent(self) -> "Config":
-        if self.max_scale is not None and self.init_scale > self.max_scale:
-            raise ValueError(f"init_scale: {self.init_scale} is above max_scale {self.max_scale}")
+    def _something_to_filter(self) -> "Config":
         if self.filter_threshold is not None and self.gamma == 0:
             raise ValueError(f"filter_threshold: {self.filter_threshold} filters nothing with gamma 0")
         return self
 
 
-def build(config: Config, encoder: nn.Module, group: Group, steps: int) -> "SCL":
-    """SCL on `encoder`, for `steps` optimizer steps in all."""
-    return SCL(config, encoder, group, steps)
+def build(config: Config, encoder: nn.Module, task: Task) -> "SCL":
+    """SCL on `encoder`, for `task.steps` optimizer steps in all."""
+    return SCL(config, encoder, task)
 
 
-class SCL(Method):
-    """Online network (encoder, projector), its moving average (target), and the logistic scale and bias."""
+class SCL(MomentumTarget):
+    """The momentum pair, and the logistic bias."""
 
-    def __init__(self, config: Config, encoder: nn.Module, group: Group, steps: int) -> None:
-        super().__init__()
-        self.config, self.group, self.steps = config, group, steps
-        self.encoder = encoder
-        self.projector = build_projector(int(encoder.width), config)  # type: ignore[arg-type]
-        # The target trains in training mode: both networks normalise by the statistics of their batch, else
-        # they would differ by more than their weights. Its running statistics, which only evaluation uses,
-        # follow its own batches (global views) and are drawn to the online ones with the rest of the average.
-        self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
-        self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(config.init_scale)))
+    def __init__(self, config: Config, encoder: nn.Module, task: Task) -> None:
+        super().__init__(config, encoder, task)
+        self.config = config
         self.bias = nn.Parameter(torch.tensor(config.init_bias))
 
     def compute_loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor | float]]:
         """The mean loss over global views of the target against the other views of the online network."""
         config = self.config
-        views = [*batch.global_views, *batch.local_views]
-        pairs = [(v, t) for t in range(len(batch.global_views)) for v in range(len(views)) if v != t]
-        if not pairs:
-            raise ConfigError(
-                "views: SCL compares views of an image with each other, so it needs at least 2 of them, got 1"
-            )
-
-        # view by view, because batch norm must not mix the statistics of different augmentations
-        online_BVD = torch.stack([self.projector(self.encoder(view)) for view in views], 1)
-        with torch.no_grad():
-            target_BTD = torch.stack(
-                [self.target_projector(self.target_encoder(view)) for view in batch.global_views], 1
-            )
-
+        online_BVD, target_BTD, pairs = self.project(batch)
         gamma = gamma_at(step, config.gamma, 0.0, config.gamma_schedule_steps)
         filtering = config.filter_threshold is not None and step > config.filter_warmup_steps
         loss, kl = scl(
@@ -128,72 +68,8 @@ class SCL(Method):
             filter_threshold=config.filter_threshold if filtering else None,
             pairs=pairs,
         )
-        measured: dict[str, Tensor | float] = {
-            "scale": bounded_scale(self.log_scale.detach(), config.max_scale),
-            "bias": self.bias.detach().clone(),
-            "gamma": gamma,
-            "beta": self.beta_after(step + 1),
-        }
-        return loss, measured if kl is None else {"kl": kl, **measured}
-
-    @torch.no_grad()
-    def after_fit_step(self, step: int) -> None:
-        """Pull the scale back to its bound and the target after the online network; `step` steps are done."""
-        if self.config.max_scale is not None:
-            self.log_scale.clamp_(max=math.log(self.config.max_scale))
-        beta = self.beta_after(step)
-        if beta < 1:
-            update_ema(self.target_encoder, self.encoder, beta)
-            update_ema(self.target_projector, self.projector, beta)
-
-    def beta_after(self, step: int) -> float:
-        """How much of the target stays at the update after `step` optimizer steps."""
-        config = self.config
-        return ema_beta(step, config.beta, self.steps, config.ema_after_steps, config.ema_every_steps)
-
-    def encode(self, images_BCHW: Tensor) -> Tensor:
-        """(B, width) features of the target encoder; call it in evaluation mode."""
-        features: Tensor = self.target_encoder(images_BCHW)
-        return features
+        return loss, {**self.measure(step, kl), "bias": self.bias.detach(), "gamma": gamma}
 
     def no_weight_decay(self) -> set[str]:
-        """Scale and bias: decay would draw the scale to 1 and make every pair a coin toss."""
-        return {"log_scale", "bias"}
-
-
-def build_projector(width: int, config: Config) -> nn.Sequential:
-    """Linear, batch norm, ReLU, Linear; the linear layers without bias."""
-    norm = [nn.BatchNorm1d(config.projector_hidden)] if config.projector_batch_norm else []
-    return nn.Sequential(
-        nn.Linear(width, config.projector_hidden, bias=False),
-        *norm,
-        nn.ReLU(),
-        nn.Linear(config.projector_hidden, config.projector_width, bias=False),
-    )
-
-
-def gamma_at(step: int, start: float, end: float, steps: int | None) -> float:
-    """`start` to `end` along a half cosine over `steps`, then `end`; constant without steps."""
-    if steps is None:
-        return start
-    return end + (start - end) * (1 + math.cos(math.pi * min(step, steps) / steps)) / 2
-
-
-def beta_at(step: int, start: float, steps: int) -> float:
-    """`start` to 1 along a half cosine over `steps`, then 1."""
-    return gamma_at(step, start, 1.0, steps)
-
-
-def ema_beta(step: int, start: float, steps: int, after: int, every: int) -> float:
-    """How much of the target stays at the update after optimizer step `step`: 0 copies, 1 leaves it alone.
-
-    Up to step `after` the target is a copy; then it moves at multiples of `every`, by the value that the
-    schedule had at the update before (`start` at the first). A function of the step alone: a requeue changes
-    nothing.
-    """
-    if step <= after:
-        return 0.0
-    if step % every:
-        return 1.0
-    previous = step - every
-    return start if previous <= after else beta_at(previous, start, steps)
+        """Nor may the bias decay: it says how rare positives are."""
+        return {*super().no_weight_decay(), "bias"}

@@ -10,4 +10,4 @@ class Config(WarmupOptions): ...
 
 def build(config: Config, steps: int) -> Callable[[int], float]:
     """Multiplier of the base learning rate at an optimizer step."""
-    return after_warmup(config.warmup_steps, steps, lambda progress: 1.0)
+    return after_warmup(config, steps, lambda progress: 1.0)

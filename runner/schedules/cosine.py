@@ -15,6 +15,4 @@ class Config(DecayOptions): ...
 def build(config: Config, steps: int) -> Callable[[int], float]:
     """Multiplier of the base learning rate at an optimizer step."""
     end = config.end_factor
-    return after_warmup(
-        config.warmup_steps, steps, lambda progress: end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2
-    )
+    return after_warmup(config, steps, lambda progress: end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2)

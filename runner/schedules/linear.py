@@ -11,4 +11,4 @@ class Config(DecayOptions): ...
 def build(config: Config, steps: int) -> Callable[[int], float]:
     """Multiplier of the base learning rate at an optimizer step."""
     end = config.end_factor
-    return after_warmup(config.warmup_steps, steps, lambda progress: 1 + (end - 1) * progress)
+    return after_warmup(config, steps, lambda progress: 1 + (end - 1) * progress)

@@ -13,6 +13,7 @@ BENCHMARKS = (
     ["bench_status"],
     ["bench_pixels"],
     ["bench_code_floor"],
+    ["bench_protein_floor"],
 )
 
 for name, *options in BENCHMARKS:

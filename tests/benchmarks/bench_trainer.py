@@ -22,8 +22,11 @@ from runner.batch import Batch
 from runner.config import load_trial
 from runner.group import Group
 from runner.loader import permutation
+from runner.method import Task
 from runner.preemption import Preemption
+from runner.run import build
 from runner.rundir import RunDir
+from runner.saving import plan_save
 from runner.views import make_views
 from tests.experiments import prepare_run
 from tests.ranks import run_ranks
@@ -43,9 +46,9 @@ def make_ours(group: Group, folder: str) -> Callable[[int], None]:
     attempt = claim(RunDir(Path(folder))) if group.is_main else None
     number = group.broadcast_json(attempt.number if attempt else 0)
     rundir = RunDir(Path(folder))
-    run = trainer.build(load_trial(rundir.config), Attempt(rundir, number, group.rank), group, Preemption(), None)
+    run = build(load_trial(rundir.config), Attempt(rundir, number, group.rank), group, Preemption(), None)
     run.progress.shown = False
-    run.last_save = time.monotonic()
+    plan_save(run, save_seconds=0.0)
 
     def block(steps: int) -> None:
         run.stop = run.state.step + steps
@@ -59,9 +62,9 @@ def make_bare(group: Group, folder: str) -> Callable[[int], None]:
     trial = load_trial(RunDir(Path(folder)).config)
     options = named.resolve_trial(trial)
     data = named.load("data", trial.data.name).build(options.data, "train")
-    encoder = named.load("encoders", trial.encoder.name).build(options.encoder, data.images.shape[1])
+    encoder = named.load("encoders", trial.encoder.name).build(options.encoder, data.inputs)
     steps_total = trial.train.steps
-    method = named.load("methods", trial.method.name).build(options.method, encoder, group, steps_total)
+    method = named.load("methods", trial.method.name).build(options.method, encoder, Task(steps_total, group))
     schedule = named.load("schedules", trial.schedule.name).build(options.schedule, steps_total)
     loose = [method.log_scale, method.bias]
     rest = [p for name, p in method.named_parameters() if p.requires_grad and name not in ("log_scale", "bias")]

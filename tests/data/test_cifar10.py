@@ -1,3 +1,4 @@
+import lzma
 import pickle
 import struct
 
@@ -82,6 +83,31 @@ def test_some_batches_and_the_first_images(tmp_path, write):
     assert np.array_equal(build(tmp_path, batches=(2,)).images.flatten(1).numpy(), batches["data_batch_2"][0])
     assert len(build(tmp_path, batches=(1, 3))) == 6
     assert torch.equal(build(tmp_path, limit=4).images, build(tmp_path).images[:4])
+
+
+@pytest.mark.parametrize("write", [write_binary, write_pickles])
+def test_one_batch_is_enough_to_train_on(tmp_path, write):
+    batches = write(tmp_path)
+    for path in (tmp_path / (cifar10.BINARY if write is write_binary else cifar10.PICKLED)).iterdir():
+        if path.stem not in ("data_batch_1", "test_batch"):
+            path.unlink()
+    options = {"batches": (1,), "test_limit": 2}
+    assert build(tmp_path, **options).labels.tolist() == batches["data_batch_1"][1]
+    assert build(tmp_path, "test", **options).labels.tolist() == batches["test_batch"][1][:2]
+    assert len(build(tmp_path, "test", limit=1, **options)) == 2
+
+
+def test_packed_records_are_read_as_they_are(tmp_path):
+    write_binary(tmp_path)
+    whole = build(tmp_path)
+    for path in (tmp_path / cifar10.BINARY).iterdir():
+        path.with_name(f"{path.name}.xz").write_bytes(lzma.compress(path.read_bytes()))
+        path.unlink()
+    assert torch.equal(build(tmp_path).images, whole.images)
+    path = tmp_path / cifar10.BINARY / "data_batch_2.bin.xz"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=f"{path}: cannot be unpacked"):
+        build(tmp_path)
 
 
 def test_the_layouts_agree(tmp_path):

@@ -12,7 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from runner.batch import Batch
 from runner.errors import ConfigError
 from runner.group import Group
-from runner.methods.scl import SCL, Config, beta_at, build, ema_beta, gamma_at
+from runner.method import Task
+from runner.methods._momentum_target import beta_at, ema_beta, gamma_at
+from runner.methods.scl import SCL, Config, build
 from tests.golden import load_golden
 from tests.losses import naive
 from tests.ranks import run_ranks
@@ -38,7 +40,7 @@ class Encoder(nn.Module):
 def make(steps=100, batch_norm=True, seed=0, **options):
     torch.manual_seed(seed)
     options = {"projector_hidden": 16, "projector_width": 4, "projector_batch_norm": batch_norm, **options}
-    return build(Config(**options), Encoder(batch_norm=batch_norm), Group(), steps)
+    return build(Config(**options), Encoder(batch_norm=batch_norm), Task(steps))
 
 
 def make_batch(step=0, rows=12, global_views=2, local_views=3, dtype=torch.float32):
@@ -122,7 +124,7 @@ def test_the_target_equals_the_golden_one_at_every_step():
         projector_hidden=6,
         projector_width=3,
     )
-    method = build(config, encoder, Group(), int(total))
+    method = build(config, encoder, Task(int(total)))
     online = nn.ModuleList([method.encoder, method.projector])
     target = nn.ModuleList([method.target_encoder, method.target_projector])
     nn.utils.vector_to_parameters(golden["init_target"], target.parameters())
@@ -289,7 +291,7 @@ def train_on_ranks(group):
     """Three steps under DDP on this rank's rows of the batch, without batch norm."""
     torch.manual_seed(0)
     config = Config(projector_hidden=16, projector_width=4, projector_batch_norm=False)
-    method = SCL(config, Encoder(batch_norm=False), group, 100).double()
+    method = SCL(config, Encoder(batch_norm=False), Task(100, group)).double()
     model = DistributedDataParallel(method) if group.world > 1 else method
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.1)
     losses = []

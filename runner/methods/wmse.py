@@ -1,0 +1,35 @@
+"""W-MSE: whitened views agree, so nothing can collapse (Ermolov et al. 2021, arXiv:2007.06346)."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from runner.batch import Batch
+from runner.losses.wmse import wmse
+from runner.method import Task
+from runner.methods._joint_embedding import JointEmbedding, JointEmbeddingOptions
+
+
+class Config(JointEmbeddingOptions):
+    projector_widths: tuple[int, ...] = Field((512, 64), min_length=1)
+    """Widths of the projector's layers after the encoder's; whitening needs more samples than the last of them."""
+
+    sub_batch: int | None = Field(None, ge=2)
+    """Samples that are whitened together; None: the whole batch, of all ranks."""
+
+    eps: float = Field(0.0, ge=0, lt=1)
+    """Share of the identity in the covariance that is whitened by; above 0 where the batch is small."""
+
+
+def build(config: Config, encoder: nn.Module, task: Task) -> "WMSE":
+    return WMSE(config, encoder, task)
+
+
+class WMSE(JointEmbedding):
+    def __init__(self, config: Config, encoder: nn.Module, task: Task) -> None:
+        super().__init__(encoder, config, task)
+        self.config = config
+
+    def compare(self, batch: Batch, features: list[Tensor], step: int) -> dict[str, Tensor]:
+        projections_BVD = torch.stack([self.projector(view) for view in features], 1)
+        return {"ssl_loss": wmse(projections_BVD, self.group, sub_batch=self.config.sub_batch, eps=self.config.eps)}

@@ -1,0 +1,1 @@
+"""Which samples an anchor is compared with: positives and hard negatives by their classes, and class distances."""

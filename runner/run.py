@@ -1,0 +1,219 @@
+"""The parts of a running trial: made from its config, and put back to where the last attempt left them."""
+
+import inspect
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from runner import checkpoint, loader, named
+from runner.attempt import Attempt
+from runner.batch import Batch
+from runner.config import Trial, check_warmup
+from runner.dataset import Split
+from runner.errors import CheckpointError
+from runner.evaluate import fits
+from runner.group import Group
+from runner.method import Method, Output, Task
+from runner.optimizer import build_optimizer
+from runner.precision import Precision
+from runner.preemption import Preemption
+from runner.progress import Progress
+from runner.schema import Options
+from runner.state import TrainState, seed_everything
+from runner.tracking import Tracker
+
+_DDP_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+_RANK_LOCAL_BUFFERS: dict[str, Any] = {
+    # torch 2.13 renamed it; either way no rank overwrites another's batch statistics at every step
+    "forward_sync_buffers" if "forward_sync_buffers" in _DDP_OPTIONS else "broadcast_buffers": False
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """The samples of a trial."""
+
+    train: Split | None
+    """None when nothing is trained or fitted."""
+
+    probe_train: Split | None
+    """What probes are fitted on; another set than `train` where that has no labels."""
+
+    tests: Mapping[str, Split]
+    """What is evaluated, by the name its metrics get; empty without probes."""
+
+
+@dataclass
+class Run:
+    """The parts of a running trial; made once by `build`."""
+
+    trial: Trial
+    attempt: Attempt
+    group: Group
+    preemption: Preemption
+    method: Method
+    model: Callable[[Batch, int], Output]
+    """The method, wrapped for several ranks."""
+
+    state: TrainState
+    schedule: Callable[[int], float]
+    plan: loader.Plan
+    data: Data
+    probes: dict[str, Options]
+    steps: int
+    """Planned optimizer steps."""
+
+    stop: int
+    """Steps after which this run ends: `steps`, or fewer when debugging."""
+
+    tracker: Tracker | None
+    progress: Progress
+    facts: dict[str, Any]
+    """What every checkpoint's manifest says of where it comes from."""
+
+    resumed_from: str | None = None
+    saved_step: int = -1
+    """The step of the newest checkpoint of this attempt's lineage."""
+
+    next_save: float = math.inf
+    """time.monotonic() from which a periodic checkpoint is due; counts on rank 0 only."""
+
+    @property
+    def position(self) -> int:
+        """The place in the plan of the next optimizer step."""
+        return self.state.step + self.state.skipped
+
+    @property
+    def at_end(self) -> bool:
+        """Whether no further step follows."""
+        return self.state.step >= self.stop or self.position >= self.steps or self.state.finished
+
+    def add_seconds(self, name: str, began: float) -> None:
+        """Account for the time since `began`, by time.monotonic()."""
+        self.state.seconds[name] = self.state.seconds.get(name, 0.0) + time.monotonic() - began
+
+
+def build(trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, stop_after: int | None) -> Run:
+    """Make every part of a trial from its config."""
+    options = named.resolve_trial(trial)
+    if trial.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=False)
+        torch.backends.cudnn.benchmark = False
+    # The same weights on every rank; the per-rank streams start after the model is made.
+    seed_everything(trial.train.seed, rank=0)
+    data = build_data(trial, options, group.device)
+    some = data.train if data.train is not None else next(iter(data.tests.values()))
+    plan = loader.Plan(len(some), trial.train.batch_size, trial.train.accumulate, trial.train.seed)
+    steps = (trial.train.epochs or 0) * plan.steps_per_epoch if trial.train.steps is None else trial.train.steps
+    if steps:
+        check_warmup(getattr(options.schedule, "warmup_steps", 0), steps)
+    encoder = named.load("encoders", trial.encoder.name).build(options.encoder, some.inputs)
+    task = Task(steps, group, plan.steps_per_epoch, some.classes, trial.train.seed, data.train)
+    method = named.load("methods", trial.method.name).build(options.method, encoder, task).to(group.device)
+    if trial.init_path is not None:
+        checkpoint.load_weights(method, trial.init_path)
+    state = TrainState(method, build_optimizer(method, trial.optimizer), Precision(trial.train.precision, group.device))
+    seed_everything(trial.train.seed, rank=1 + group.rank)
+    stop = min(steps, stop_after) if stop_after else steps
+    facts = {"trial": attempt.run.trial, "torch": torch.__version__, "device": _device_name(group)}
+    return Run(
+        trial=trial,
+        attempt=attempt,
+        group=group,
+        preemption=preemption,
+        method=method,
+        model=wrap(method, group, trial.train.sync_batch_norm),
+        state=state,
+        schedule=named.load("schedules", trial.schedule.name).build(options.schedule, max(steps, 1)),
+        plan=plan,
+        data=data,
+        probes=options.probes,
+        steps=steps,
+        stop=stop,
+        tracker=Tracker(attempt, trial.tracking) if group.is_main else None,
+        progress=Progress(stop, 0, shown=group.is_main),
+        facts=facts,
+    )
+
+
+def build_data(trial: Trial, options: named.ResolvedTrial, device: torch.device) -> Data:
+    """The samples of a trial: to train on, to fit probes on, and to evaluate."""
+    source, evaluate = named.load("data", trial.data.name), trial.evaluate
+    train = tests = probe_train = None
+    if trial.train.steps != 0 or fits(options.probes) or evaluate.on == "validation":
+        train = source.build(options.data, "train")
+    if evaluate.on == "test":
+        tests = {"test": source.build(options.data, "test")} if options.probes else {}
+    elif "validation" in getattr(source, "SPLITS", ()):
+        tests = {"validation": source.build(options.data, "validation")}
+    else:
+        assert train is not None
+        train, held_out = loader.hold_out(train, evaluate.validation_share, trial.train.seed)
+        tests = {"validation": held_out}
+    for name, selection in evaluate.data.items():
+        tests[name] = named.load("data", selection.name).build(options.more_data[name], "test")
+    if options.probes and hasattr(source, "build_probe"):
+        probe_train = source.build_probe(options.data)
+    if train is not None:
+        train = loader.resident(train, device)
+    return Data(train, train if probe_train is None else probe_train, tests)
+
+
+def wrap(method: Method, group: Group, sync_batch_norm: bool) -> Callable[[Batch, int], Output]:
+    """The method as the loop calls it: on several ranks, with its gradients averaged over them."""
+    if group.world == 1:
+        return method
+    if sync_batch_norm:
+        # In place: the optimizer's and the checkpoints' view of the parameters stays the method itself.
+        nn.SyncBatchNorm.convert_sync_batchnorm(method, group.data)  # type: ignore[no-untyped-call]
+    return DistributedDataParallel(
+        method,
+        device_ids=[group.device] if group.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        process_group=group.data,
+        find_unused_parameters=not method.uses_all_parameters,
+        **_RANK_LOCAL_BUFFERS,
+    )
+
+
+def restore(run: Run) -> None:
+    """Continue from the newest checkpoint that verifies, or start fresh when there is none; a collective call."""
+    found: dict[str, Any] = {}
+    if run.group.is_main:
+        try:
+            checkpoint.clean(run.attempt.run)
+            found["name"], found["refused"] = checkpoint.newest_valid(run.attempt.run)
+        except CheckpointError as error:
+            found["error"] = str(error)
+    found = run.group.broadcast_json(found)
+    if "error" in found:
+        raise CheckpointError(found["error"])
+    for refused in found["refused"]:
+        run.progress.say(f"refused {refused}")
+    if found["name"] is not None:
+        saved = checkpoint.load(run.attempt.run, run.group, found["name"], found["refused"])
+        run.state.restore(saved.shared, saved.own, run.group.device)
+        run.resumed_from = saved.name
+        run.saved_step = run.state.step
+        differing = [
+            f"{key} was {saved.manifest[key]}, is {value}"
+            for key, value in run.facts.items()
+            if saved.manifest.get(key) != value
+        ]
+        exact = f"no, because {'; '.join(differing)}" if differing else "yes"
+        run.progress.say(f"resumed from {saved.name} at step {saved.step} of {run.steps}; exact: {exact}")
+    run.progress.start = run.state.step
+    if run.tracker is not None:
+        run.tracker.begin(run.state.tracked_step)
+
+
+def _device_name(group: Group) -> str:
+    return torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else "cpu"
