@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from runner.errors import DataError
 from runner.ranking import Ranks, rank, summarise
 
-BLOCK_VALUES = 2**22
-"""Similarities held at once; ranking them takes about twenty times their 32 MiB."""
+BLOCK_VALUES = 2**20
+"""Similarities held at once; ranking them takes about twenty times their 8 MiB."""
 
 
 def retrieval(
