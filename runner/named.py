@@ -93,6 +93,7 @@ def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
             seen[family, id(group)] = resolve(family, group) if isinstance(group, Selection) else _resolve_probes(group)
         resolved.append(seen[family, id(group)])
     method, encoder, data, schedule, (probes, more_data) = resolved
+    _check_more_encoders(trial, method)
     options = ResolvedTrial(method, encoder, data, schedule, probes, more_data)
     _check_kinds(trial)
     if getattr(load("methods", trial.method.name), "IN_BATCH_NEGATIVES", True):
@@ -100,6 +101,20 @@ def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
     if trial.train.steps:
         check_warmup(getattr(options.schedule, "warmup_steps", 0), trial.train.steps)
     return options
+
+
+def _check_more_encoders(trial: Trial, method: Options) -> None:
+    """Raise OptionError for an option of the method that selects an encoder, if there is none such for the data."""
+    for option, value in method:
+        if isinstance(value, Selection):
+            key = f"method.{option}"
+            if value.name not in (there := names("encoders")):
+                raise OptionError(
+                    f"{key}.name", f"{show(value.name)} is not allowed; {did_you_mean(value.name, there)}"
+                )
+            if kind_of("encoders", value.name) != (given := kind_of("data", trial.data.name)):
+                raise OptionError(f"{key}.name", f"{show(value.name)} does not take {given}")
+            build(load("encoders", value.name).Config, value.options, key)
 
 
 def _resolve_probes(evaluate: EvaluateConfig) -> tuple[dict[str, Options], dict[str, Options]]:
