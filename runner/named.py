@@ -107,13 +107,11 @@ def _check_more_encoders(trial: Trial, method: Options) -> None:
     """Raise OptionError for an option of the method that selects an encoder, if there is none such for the data."""
     for option, value in method:
         if isinstance(value, Selection):
-            key = f"method.{option}"
-            if value.name not in (there := names("encoders")):
-                raise OptionError(
-                    f"{key}.name", f"{show(value.name)} is not allowed; {did_you_mean(value.name, there)}"
-                )
-            if kind_of("encoders", value.name) != (given := kind_of("data", trial.data.name)):
-                raise OptionError(f"{key}.name", f"{show(value.name)} does not take {given}")
+            key, given = f"method.{option}", kind_of("data", trial.data.name)
+            fitting = [name for name in names("encoders") if kind_of("encoders", name) == given]
+            if value.name not in fitting:
+                problem = f"{show(value.name)} is no encoder of {given}; {did_you_mean(value.name, fitting)}"
+                raise OptionError(f"{key}.name", problem)
             build(load("encoders", value.name).Config, value.options, key)
 
 
