@@ -70,7 +70,7 @@ class Config(Options):
     projection_width: int = Field(256, ge=1)
     """Width of what is compared."""
 
-    head: HeadType = "nonlinear"
+    head: HeadType = "linear"
     """Kind of the three projection heads."""
 
     dropout: float = Field(0.1, ge=0, lt=1)
