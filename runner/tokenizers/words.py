@@ -1,6 +1,7 @@
 """Words hashed to ids: identifiers fall apart into the words they are made of, wherever they stand.
 
-So `list` in a comment, in `listAddNode` of the source and in `call <listAddNode>` of the binary is one token.
+So `list` in a comment, in `listAddNode` of the source and in `call <listAddNode>` of the binary is one token, and
+so is a constant, whether it is written 0x1F, 31 or '\\x1f'.
 Nothing is trained; two words share an id by chance, rarely so with ids enough.
 """
 
@@ -12,10 +13,15 @@ from functools import lru_cache
 from runner.identifiers import split_identifier
 from runner.tokenizers.tokenizer import Kind
 
-_SOURCE = re.compile(r"[A-Za-z_]\w*|0[xX][0-9a-fA-F]+|\d+|->|\+\+|--|<<|>>|&&|\|\||[-=!<>+*/%&|^]=|[^\w\s]")
+_SOURCE = re.compile(
+    r"([A-Za-z_]\w*)|(0[xX][0-9a-fA-F]+|\d+)[uUlL]*|'(\\?[^\n])'|(->|\+\+|--|<<|>>|&&|\|\||[-=!<>+*/%&|^]=|[^\w\s])"
+)
 _PROSE = re.compile(r"[A-Za-z_]\w*|\d+")
-_ASM = re.compile(r"<([^>]*)>|\b(L)\d+\b|(-?0x[0-9a-f]+|\b\d+\b)|([A-Za-z_][\w.]*|[\[\]+*-])")
+_ASM = re.compile(r"<([^>]*)>|\b(L)\d+\b|([+-]0x[0-9a-f]+)|(0x[0-9a-f]+|\b\d+\b)|([A-Za-z_][\w.]*|[\[\]+*-])")
 _IR = re.compile(r"[@%]\"?([A-Za-z_.$][\w.$]*)|([%@]\d+)|(-?\d[\w.]*)|([A-Za-z_]\w*|[^\w\s])")
+
+_OCTAL = re.compile(r"0[0-7]+")
+_ESCAPES = {"\\n": 10, "\\t": 9, "\\r": 13, "\\0": 0, "\\a": 7, "\\b": 8, "\\f": 12, "\\v": 11}
 
 
 class WordTokenizer:
@@ -45,9 +51,14 @@ def split_text(text: str, kind: Kind) -> Iterator[str]:
 
 
 def split_source(text: str) -> Iterator[str]:
-    """Words of identifiers, numbers, operators."""
-    for token in _SOURCE.findall(text):
-        yield from _words(token) if token[0].isalpha() or token[0] == "_" else (token.lower(),)
+    """Words of identifiers, constants by their values, operators."""
+    for name, constant, character, operator in _SOURCE.findall(text):
+        if name:
+            yield from _words(name)
+        elif constant:
+            yield _value(constant)
+        else:
+            yield operator or str(_ESCAPES.get(character, ord(character[-1])))
 
 
 def split_prose(text: str) -> Iterator[str]:
@@ -58,12 +69,13 @@ def split_prose(text: str) -> Iterator[str]:
 
 def split_asm(text: str) -> Iterator[str]:
     """Opcodes, registers and sizes (marked %, so that the opcode `and` is not the word), words of names in
-    angle brackets, immediates, and L for every local jump target, whose number says nothing."""
-    for name, label, number, other in _ASM.findall(text):
-        if other or label:
-            yield f"%{other or label}"
-        elif number:
-            yield number
+    angle brackets, immediates by their values, displacements (marked, too), and L for every local jump target,
+    whose number says nothing."""
+    for name, label, displacement, constant, other in _ASM.findall(text):
+        if other or label or displacement:
+            yield f"%{other or label or displacement}"
+        elif constant:
+            yield _value(constant)
         else:
             yield from _words(name)
 
@@ -77,6 +89,13 @@ def split_ir(text: str) -> Iterator[str]:
             yield number
         else:
             yield from _words(name)
+
+
+def _value(constant: str) -> str:
+    """In decimal, and without the sign that C writes and two's complement hides: -1 and 0xffffffff are both 1."""
+    base = 16 if constant[1:2] in ("x", "X") else 8 if _OCTAL.fullmatch(constant) else 10
+    value = int(constant, base)
+    return str(min(value, abs(2**32 - value), abs(2**64 - value)))
 
 
 def _words(name: str) -> list[str]:

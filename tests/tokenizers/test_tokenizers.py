@@ -69,12 +69,12 @@ def test_byte_hashes_equal_the_golden_ids():
 @pytest.mark.parametrize(
     ("kind", "text", "words"),
     [
-        ("source", SOURCE, "int list add ( node t * n ) { return n -> next != null ? 0x1f : count ++ ; }"),
+        ("source", SOURCE, "int list add ( node t * n ) { return n -> next != null ? 31 : count ++ ; }"),
         ("comment", "Adds a node; see listAdd().", "adds a node see list add"),
         (
             "asm",
             ASM,
-            "%push %rbp %mov %DWORD %PTR %[ %rbp -0x14 %] %edi %jne %L %lea %rax %[ %rip %+ 0x0 %] z errmsg "
+            "%push %rbp %mov %DWORD %PTR %[ %rbp %-0x14 %] %edi %jne %L %lea %rax %[ %rip %+0x0 %] z errmsg "
             "%mov %edx %DWORD %PTR %[ %rdx %+ %rax %* 1 %] %ret",
         ),
         (
@@ -87,6 +87,24 @@ def test_byte_hashes_equal_the_golden_ids():
 )
 def test_words(kind, text, words):
     assert list(split_text(text, kind)) == words.split()
+
+
+@pytest.mark.parametrize(
+    ("source", "asm", "value"),
+    [
+        ("0x1FUL", "0x1f", 31),
+        ("010", "0x8", 8),
+        ("08", "0x8", 8),
+        ("'a'", "0x61", 97),
+        (r"'\n'", "0xa", 10),
+        (r"'\''", "0x27", 39),
+        ("1", "0xffffffff", 1),
+        ("128", "0xffffffffffffff80", 128),
+    ],
+)
+def test_a_constant_is_one_token_however_it_is_written(source, asm, value):
+    """Of -1 in C the sign is an operator; a binary holds 0xffffffff."""
+    assert list(split_text(source, "source")) == list(split_text(asm, "asm")) == [str(value)]
 
 
 def test_a_word_is_one_token_wherever_it_stands():
