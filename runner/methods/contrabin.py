@@ -118,13 +118,16 @@ class ContraBin(Method):
         self.config, self.group, self.steps = config, task.group, task.steps
         self.encoder, self.binary_encoder = encoder, binary_encoder
         self.encoder.requires_grad_(not config.freeze_anchor)
-        D, widths = config.projection_width, {"binary": int(binary_encoder.width)}  # type: ignore[arg-type]
-        self.heads = nn.ModuleDict(
-            {
-                name: build_head(config.head, widths.get(name, int(encoder.width)), D, config.dropout)  # type: ignore[arg-type]
-                for name in MODALITIES
-            }
+        D = config.projection_width
+        anchor_head, binary_head = (
+            build_head(config.head, int(part.width), D, config.dropout)  # type: ignore[arg-type]
+            for part in (encoder, binary_encoder)
         )
+        if config.binary_encoder is None:
+            # Alike at first, as the encoders are: what two texts share, such as constants, is near from the start.
+            binary_head = copy.deepcopy(anchor_head)
+        heads = {"source": anchor_head, "binary": binary_head, "comment": copy.deepcopy(anchor_head)}
+        self.heads = nn.ModuleDict(heads)
         self.interpolations = nn.ModuleDict(
             {"linear": LinearInterpolation(D, config.dropout), "nonlinear": NonlinearInterpolation(D, config.dropout)}
         )
