@@ -143,6 +143,8 @@ def test_the_binary_encoder_is_a_copy_or_one_of_its_own():
     assert method.binary_encoder is not method.encoder
     states = method.encoder.state_dict(), method.binary_encoder.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    heads = [method.heads[name].state_dict() for name in MODALITIES]
+    assert all(torch.equal(heads[0][name], head[name]) for head in heads[1:] for name in head)
     task = Task(8, build_encoder=lambda selection: make_encoder(seed=1, **selection.options))
     own = Selection(name="bag_of_tokens", options={"width": 5})
     assert make(task=task, binary_encoder=own).embed(make_batch())["features"].shape == (10, 5)
