@@ -109,6 +109,9 @@ def _resolve_probes(evaluate: EvaluateConfig) -> tuple[dict[str, Options], dict[
         probes[probe.name] = build(config, probe.options, "evaluate.probes")
     more = {}
     for name, selection in evaluate.data.items():
+        if selection.name not in (there := names("data")):
+            problem = f"{show(selection.name)} is not allowed; {did_you_mean(selection.name, there)}"
+            raise OptionError(f"evaluate.data.{name}.name", problem)
         config = load("data", selection.name).Config
         more[name] = build(config, selection.options, f"evaluate.data.{name}")
     return probes, more
