@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from runner import cli_onebox
+from runner import cli_data, cli_onebox
 from runner.cli_onebox import Yes, confirm
 from runner.errors import ConfigError, RunnerError, UserError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_onebox.app, name="onebox")
+app.add_typer(cli_data.app, name="data")
 
 Root = Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Run root; else RUNNER_ROOT, else ./runs.")]
 Experiment = Annotated[str, typer.Argument(metavar="EXP", help="Experiment file.")]

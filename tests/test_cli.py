@@ -25,6 +25,7 @@ VERBS = [
     "doctor",
     "schema",
     "onebox",
+    "data",
 ]
 FAILURE = {"cause": "user code", "rank": 1, "error": "ValueError: no", "traceback": "/x/traceback.rank_1.txt"}
 GONE = local_job(2**22 + 1)

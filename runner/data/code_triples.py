@@ -21,7 +21,7 @@ from runner.errors import DataError
 from runner.explain import OptionError, did_you_mean
 from runner.schema import Options
 from runner.tokenizers.choice import TokenizerOptions, build_tokenizer
-from runner.tokenizers.tokenizer import Kind, encode_all
+from runner.tokenizers.tokenizer import PADDING, Kind, encode_all
 
 KIND = "records"
 SPLITS = ("train", "validation", "test")
@@ -92,7 +92,7 @@ class Example(NamedTuple):
 
 
 def build(config: Config, split: Split) -> Records:
-    """Columns `source`, `binary` and `comment`, each (N, L) int64 with 0 for padding, and labels.
+    """Columns `source`, `binary` and `comment`, each (N, L) int64 with 0 for padding; texts `name` and `comment`.
 
     Raises DataError if a file is missing or broken or the split is empty, ConfigError for an unknown package.
     """
@@ -107,7 +107,17 @@ def build(config: Config, split: Split) -> Records:
     classes = list_classes(config, triples)
     place = {name: index for index, name in enumerate(classes)}
     labels_N = torch.tensor([place[_label(config, row)] for row in rows], dtype=torch.int64)
-    return Records(columns, labels_N, classes, tokenizer.vocabulary)
+    return Records(
+        columns,
+        labels_N,
+        classes,
+        tokenizer.vocabulary,
+        lengths={name: (column != PADDING).sum(dim=1) for name, column in columns.items()},
+        texts={
+            "name": tuple(row.triple.name for row in rows),
+            "comment": tuple(row.triple.comment for row in rows),
+        },
+    )
 
 
 def read_all(config: Config) -> list[Triple]:
@@ -120,7 +130,7 @@ def read_all(config: Config) -> list[Triple]:
 
 
 def choose_examples(config: Config, split: Split, triples: Sequence[Triple]) -> list[Example]:
-    """The rows of a split before they are tokens: what evaluations read names and comments from.
+    """The rows of a split before they are tokens.
 
     Raises DataError if there are none, ConfigError for a package that the files do not hold.
     """

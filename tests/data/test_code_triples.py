@@ -59,7 +59,12 @@ def test_columns_and_labels(path):
     for column in records.columns.values():
         assert column.dtype == torch.int64 and len(column) == 5
         assert (column[:, 0] > 0).all() and (column < 500).all() and (column >= 0).all()
-    assert [records.classes[label].split(":")[1] for label in records.labels] == [f"g{i}" for i in range(5)]
+    names = [f"g{i}" for i in range(5)]
+    assert [records.classes[label].split(":")[1] for label in records.labels] == names
+    assert records.texts == {"name": tuple(names), "comment": tuple(f"Says what {name} does." for name in names)}
+    for key, column in records.columns.items():
+        lengths = records.lengths[key].tolist()
+        assert all((row[:n] > 0).all() and (row[n:] == 0).all() for row, n in zip(column, lengths, strict=True))
 
 
 @pytest.mark.parametrize("packed", ["triples.jsonl", "triples.jsonl.gz"])

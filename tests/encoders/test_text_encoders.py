@@ -1,12 +1,14 @@
 """Every text encoder keeps the contract of its family: (B, L) token ids to (B, width), padding does not count."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
 
 from runner.encoders import bag_of_tokens, huggingface, small_transformer
+from runner.encoders.bag_of_tokens import weigh_sublinearly
 from runner.encoders.small_transformer import drop_empty_columns
 from runner.errors import ConfigError
 from runner.schema import build as build_config
@@ -14,7 +16,7 @@ from runner.schema import build as build_config
 VOCABULARY = 50
 SMALL = {
     "bag": (bag_of_tokens, {"embedding_width": 8, "hidden_width": 12, "width": 6}),
-    "bag-linear": (bag_of_tokens, {"embedding_width": 8, "layers": 0, "width": 6, "dropout": 0.2}),
+    "bag-linear": (bag_of_tokens, {"embedding_width": 8, "layers": 0, "width": 6, "token_dropout": 0.0}),
     "transformer": (small_transformer, {"width": 12, "layers": 2, "heads": 3, "feed_forward": 16, "max_length": 9}),
     "transformer-cls": (small_transformer, {"width": 12, "layers": 2, "max_length": 9, "pooling": "cls"}),
     "bert": (huggingface, {"weights": "random"}),
@@ -120,6 +122,23 @@ def test_order_counts_for_a_transformer_and_not_for_a_bag(models):
         encoder = make(name, models).eval()
         same = torch.allclose(encoder(tokens), encoder(tokens.flip(1)), atol=1e-5)
         assert same != counts, name
+
+
+def test_a_token_found_n_times_weighs_1_plus_log_n():
+    tokens, weights = weigh_sublinearly(make_tokens((9, 4, 0)) % 4, torch.float64)
+    for row, weight, text in zip(tokens, weights, make_tokens((9, 4, 0)) % 4, strict=True):
+        for token in (1, 2, 3):
+            count = int((text == token).sum())
+            expected = 1 + math.log(count) if count else 0
+            assert weight[row == token].sum().item() == pytest.approx(expected)
+
+
+def test_token_dropout_acts_in_training_only():
+    encoder = bag_of_tokens.build(bag_of_tokens.Config(token_dropout=0.5, dropout=0.0), VOCABULARY)
+    tokens = make_tokens()
+    assert not torch.equal(encoder(tokens), encoder(tokens))
+    encoder.eval()
+    assert torch.equal(encoder(tokens), encoder(tokens))
 
 
 def test_a_block_is_torchs_own_encoder_layer(models):
