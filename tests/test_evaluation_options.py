@@ -1,5 +1,7 @@
 """What is evaluated: the test part, a held-out part, more data sets, or weights that nothing trains."""
 
+import re
+
 import pytest
 import torch
 
@@ -86,6 +88,9 @@ def test_without_a_step_weights_are_evaluated_only(tmp_path, world):
             'evaluate.data.a.name: "cifar11" is not allowed; did you mean "cifar10"?',
         ),
         ("evaluate.validation_share=0.2", "evaluate.validation_share: 0.2 needs on: validation"),
+        ("method={name: simclr} views.global_views=3", '3 is not allowed; method "simclr" compares 2'),
+        ("method={name: dino} views.global_views=1", '1 is not allowed; method "dino" compares at least 2'),
+        ("method={name: byol} views.local_views=2", 'method "byol" looks at global views only'),
         ("data={name: protein_localisation}", '"scl" takes images, and data "protein_localisation" gives records'),
         ("encoder={name: kmer}", 'encoder.name: "kmer" takes records, and data "fashion_mnist_sample" gives images'),
     ],
@@ -93,6 +98,6 @@ def test_without_a_step_weights_are_evaluated_only(tmp_path, world):
 def test_what_does_not_go_together_is_told_in_one_line(tmp_path, override, message):
     path = write_experiment(tmp_path)
     with pytest.raises(ConfigError) as caught:
-        experiment = load_experiment(path, [override])
+        experiment = load_experiment(path, re.split(r" (?=views)", override))
         resolve_trials(trials(experiment), experiment.document)
     assert message in str(caught.value) and "\n" not in str(caught.value)

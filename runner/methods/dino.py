@@ -14,6 +14,7 @@ from runner.method import Task
 from runner.methods._joint_embedding import SelfDistillation, TeacherOptions
 
 IN_BATCH_NEGATIVES = False
+GLOBAL_VIEWS = (2, None)
 
 
 class Config(TeacherOptions):
