@@ -1,10 +1,14 @@
 """Every experiment and every site that ships loads, expands and resolves."""
 
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
-from runner.config import load_experiment
+from runner import named
+from runner.config import Trial, load_experiment
 from runner.named import resolve_trials
 from runner.profile import load_profile
 from runner.rundir import read_json
@@ -39,3 +43,30 @@ def test_debug_runs(path, tmp_path):
     assert done.returncode == 0, done.stderr
     (result,) = (tmp_path / ".debug").rglob("result.json")
     assert read_json(result)["state"] == "done"
+
+
+FAMILY_OF = {"method": "methods", "encoder": "encoders", "data": "data", "schedule": "schedules"}
+
+
+def is_key(path: list[str]) -> bool:
+    """Whether a dotted key of an experiment file exists, in some plug-in where plug-ins differ."""
+    group, *rest = path
+    if group in FAMILY_OF:
+        configs = [named.load(FAMILY_OF[group], name).Config for name in named.names(FAMILY_OF[group])]
+        return rest == ["name"] or any(rest[0] in config.model_fields for config in configs)
+    model = Trial
+    for key in path:
+        if model is None or key not in model.model_fields:
+            return False
+        inner = [kind for kind in (model.model_fields[key].annotation, *get_args(model.model_fields[key].annotation))]
+        model = next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return True
+
+
+def test_every_key_of_the_tables_of_options_exists():
+    tables = [line for line in (ROOT / "experiments" / "README.md").read_text().splitlines() if line.startswith("| ")]
+    cells = [cell for line in tables for cell in line.split("|")[2:]]
+    keys = {key for cell in cells for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)(?::[^`]*)?`", cell)}
+    keys = {key for key in keys if key.split(".")[0] in Trial.model_fields}
+    assert len(keys) > 40
+    assert [key for key in sorted(keys) if not is_key(key.split("."))] == []
