@@ -14,6 +14,7 @@ from runner.errors import SubmissionError
 from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.local_queue import MANIFEST, start
 from runner.named import resolve_trials
+from runner.orphans import settle_orphans
 from runner.profile import Profile, advice, layout, load_profile, submitit_parameters
 from runner.provenance import collect
 from runner.rundir import RunDir, append_row, experiment_dir, locked, replacing, write_json, write_yaml
@@ -87,6 +88,8 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
         items = _plan(expanded, runs)
         return Submission(experiment.name, items, tuple(_scripts(items, site, folder)))
     with locked(folder):
+        for line in settle_orphans(folder):
+            print(f"runner: {line}", file=sys.stderr)
         items = _plan(expanded, runs)
         chosen = [item for item in items if item.submits]
         origin = collect(command)
