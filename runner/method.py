@@ -1,6 +1,6 @@
 """What every method is: a model with its loss, and hooks that do nothing unless a method needs them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from runner.batch import Batch
+from runner.config import Selection
 from runner.dataset import Split
 from runner.group import Group
 
@@ -35,6 +36,10 @@ class Output(NamedTuple):
     """
 
 
+def _no_encoder(selection: Selection) -> nn.Module:
+    raise NotImplementedError(f"this task builds no encoder {selection.name}")
+
+
 @dataclass(frozen=True)
 class Task:
     """What a method is told of the training it takes part in."""
@@ -50,6 +55,9 @@ class Task:
     seed: int = 0
     data: Split | None = None
     """The training samples, for methods that pick some by themselves; None in an evaluation without training."""
+
+    build_encoder: Callable[[Selection], nn.Module] = _no_encoder
+    """A further encoder of the same data, for an option of a method that selects one."""
 
 
 class Method(nn.Module):

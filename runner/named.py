@@ -100,6 +100,7 @@ def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
             seen[family, id(group)] = resolve(family, group) if isinstance(group, Selection) else _resolve_probes(group)
         resolved.append(seen[family, id(group)])
     method, encoder, data, schedule, (probes, more_data) = resolved
+    _check_more_encoders(trial, method)
     options = ResolvedTrial(method, encoder, data, schedule, probes, more_data)
     _check_kinds(trial)
     _check_views(trial)
@@ -108,6 +109,18 @@ def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
     if trial.train.steps:
         check_warmup(getattr(options.schedule, "warmup_steps", 0), trial.train.steps)
     return options
+
+
+def _check_more_encoders(trial: Trial, method: Options) -> None:
+    """Raise OptionError for an option of the method that selects an encoder, if there is none such for the data."""
+    for option, value in method:
+        if isinstance(value, Selection):
+            key, given = f"method.{option}", kind_of("data", trial.data.name)
+            fitting = [name for name in names("encoders") if kind_of("encoders", name) == given]
+            if value.name not in fitting:
+                problem = f"{show(value.name)} is no encoder of {given}; {did_you_mean(value.name, fitting)}"
+                raise OptionError(f"{key}.name", problem)
+            build(load("encoders", value.name).Config, value.options, key)
 
 
 def _resolve_probes(evaluate: EvaluateConfig) -> tuple[dict[str, Options], dict[str, Options]]:

@@ -60,13 +60,12 @@ def _count_before(counted_QG: Tensor, sorted_QG: Tensor) -> Tensor:
 
 
 def summarise(ranks: Ranks, at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """`map`, `mrr` and `recall_at_k`: the share of queries with a positive among the first k places.
+    """`mrr`, `map` and `recall_at_k`: the share of queries with a positive among the first k places.
 
     The number of queries is in `queries`. Without any there is no mean to take: only `queries` is given.
     """
-    found = {"queries": float(len(ranks.first))}
+    queries = {"queries": float(len(ranks.first))}
     if len(ranks.first) == 0:
-        return found
-    found["map"] = ranks.average_precision.mean().item()
-    found["mrr"] = ranks.first.reciprocal().mean().item()
-    return found | {f"recall_at_{k}": (ranks.first <= k).double().mean().item() for k in at}
+        return queries
+    found = {"mrr": ranks.first.reciprocal().mean().item(), "map": ranks.average_precision.mean().item()}
+    return found | {f"recall_at_{k}": (ranks.first <= k).double().mean().item() for k in at} | queries

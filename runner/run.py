@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from runner import checkpoint, loader, named
 from runner.attempt import Attempt
 from runner.batch import Batch
-from runner.config import Trial, check_warmup
+from runner.config import Selection, Trial, check_warmup
 from runner.dataset import Split
 from runner.errors import CheckpointError
 from runner.evaluate import fits
@@ -115,8 +116,9 @@ def build(trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, 
     steps = (trial.train.epochs or 0) * plan.steps_per_epoch if trial.train.steps is None else trial.train.steps
     if steps:
         check_warmup(getattr(options.schedule, "warmup_steps", 0), steps)
-    encoder = named.load("encoders", trial.encoder.name).build(options.encoder, some.inputs)
-    task = Task(steps, group, plan.steps_per_epoch, some.classes, trial.train.seed, data.train)
+    encoder = build_encoder(trial.encoder, inputs=some.inputs)
+    more = partial(build_encoder, inputs=some.inputs)
+    task = Task(steps, group, plan.steps_per_epoch, some.classes, trial.train.seed, data.train, more)
     method = named.load("methods", trial.method.name).build(options.method, encoder, task).to(group.device)
     if trial.init_path is not None:
         checkpoint.load_weights(method, trial.init_path)
@@ -142,6 +144,12 @@ def build(trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, 
         progress=Progress(stop, 0, shown=group.is_main),
         facts=facts,
     )
+
+
+def build_encoder(selection: Selection, inputs: int) -> nn.Module:
+    """An encoder by its name and options, for data of so many channels or token ids."""
+    encoder: nn.Module = named.load("encoders", selection.name).build(named.resolve("encoders", selection), inputs)
+    return encoder
 
 
 def build_data(trial: Trial, options: named.ResolvedTrial, device: torch.device) -> Data:

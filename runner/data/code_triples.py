@@ -92,7 +92,9 @@ class Example(NamedTuple):
 
 
 def build(config: Config, split: Split) -> Records:
-    """Columns `source`, `binary` and `comment`, each (N, L) int64 with 0 for padding; texts `name` and `comment`.
+    """Columns `source`, `binary` and `comment`, each (N, L) int64 with 0 for padding.
+
+    Texts: `name`, `comment`, `function` (unique, unlike its name), `package`, `level` (as in `binaries`), `compiler`.
 
     Raises DataError if a file is missing or broken or the split is empty, ConfigError for an unknown package.
     """
@@ -116,6 +118,10 @@ def build(config: Config, split: Split) -> Records:
         texts={
             "name": tuple(row.triple.name for row in rows),
             "comment": tuple(row.triple.comment for row in rows),
+            "function": tuple(_identify(row.triple) for row in rows),
+            "package": tuple(row.triple.package for row in rows),
+            "level": tuple(row.form for row in rows),
+            "compiler": tuple("clang" if row.form == "ir" else "gcc" for row in rows),
         },
     )
 

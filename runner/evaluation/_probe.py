@@ -3,6 +3,7 @@
 Shapes: N samples, C classes.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from runner.errors import DataError
+from runner.dataset import Records
+from runner.errors import ConfigError, DataError
 from runner.features import FrozenFeatures
 
 
@@ -68,3 +70,26 @@ def class_matrix(train: Tensor | None, test: Tensor | None) -> tuple[NDArray[np.
         classes = int(torch.cat([train, test]).max()) + 1
         train, test = F.one_hot(train, classes), F.one_hot(test, classes)
     return (train != 0).cpu().numpy(), (test != 0).cpu().numpy()
+
+
+def take_embedding(split: FrozenFeatures, name: str) -> Tensor:
+    """(N, D) `features`, or another output of the method; raises ConfigError that lists them if there is none."""
+    found = {"features": split.features, **split.others}
+    if name not in found:
+        raise ConfigError(f"evaluate.probes: the method gives no {name!r}; it gives {', '.join(found)}")
+    return found[name]
+
+
+def take_texts(split: FrozenFeatures, name: str) -> tuple[str, ...]:
+    """One string a sample; raises ConfigError that lists the texts of the data set if there are no such ones."""
+    texts = split.data.texts if isinstance(split.data, Records) else {}
+    if name not in texts:
+        problem = f"it has {', '.join(texts)}" if texts else "it has no texts"
+        raise ConfigError(f"evaluate.probes: the data set has no text {name!r}; {problem}")
+    return texts[name]
+
+
+def number_texts(*columns: Sequence[str]) -> list[Tensor]:
+    """(N,) int64 for each of the columns: equal texts have equal numbers."""
+    place = {text: index for index, text in enumerate(sorted({text for column in columns for text in column}))}
+    return [torch.tensor([place[text] for text in column], dtype=torch.int64) for column in columns]

@@ -1,13 +1,13 @@
 """What a linear map already finds: comment or source against binary, the floor for a trained encoder.
 
     python -m tests.benchmarks.bench_code_floor [FILE.jsonl.gz] [--train PACKAGE...] [--test PACKAGE...]
-        [--binary O2] [--names stripped|kept] [--width 200] [--seed 0]
+        [--binary O2] [--names stripped|kept] [--split test|validation] [--pool N] [--width 200] [--seed 0]
 
 Each text is the tf-idf of its words (one vocabulary for all, words in at least two training texts, sublinear),
 taken to a few dimensions by truncated SVD of the training texts of its kind (LSA). A ridge regression, fitted
 on the training functions, maps the queries to the space of the gallery, where cosine similarity ranks them.
 `tf-idf` has no map: it lives on the words both texts share, so with names stripped nothing is left of it.
-Only functions with O0, O2 and IR count, whatever the binary, so that the pool is the same for all of them.
+The rows are those of `data: {name: code_triples}`, and the pool is that of the evaluation `retrieval`.
 
 Without a file: the sample in experiments/samples/code, lua against libpng and zlib.
 """
@@ -21,27 +21,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runner.code.strip import strip_asm, strip_ir
-from runner.code.triple import Triple, read_triples
-from runner.data.code_triples import SHIPPED
-from runner.tasks.retrieval import retrieval
-from runner.tokenizers.tokenizer import Kind
+from runner.data.code_triples import SHIPPED, Config, Example, choose_examples, read_all
+from runner.evaluation.retrieval import draw_pool, retrieval
 from runner.tokenizers.words import split_text
 
 PAIRS = [("comment", "binary"), ("source", "binary"), ("binary", "source"), ("comment", "source")]
 Features = NDArray[np.float64]
 
 
-def words_of(triple: Triple, binary: str, names: str) -> dict[str, list[str]]:
-    """The words of each text of a function."""
-    text = triple.ir if binary == "ir" else triple.asm[binary]
-    if names == "stripped":
-        text = strip_ir(text) if binary == "ir" else strip_asm(text)
-    kind: Kind = "ir" if binary == "ir" else "asm"
+def words_of(row: Example) -> dict[str, list[str]]:
+    """The words of each text of a row."""
     return {
-        "comment": list(split_text(triple.comment, "comment")),
-        "source": list(split_text(triple.source, "source")),
-        "binary": list(split_text(text, kind)),
+        "comment": list(split_text(row.triple.comment, "comment")),
+        "source": list(split_text(row.triple.source, "source")),
+        "binary": list(split_text(row.binary, row.kind)),
     }
 
 
@@ -89,17 +82,23 @@ def main() -> None:
     parser.add_argument("--test", nargs="+", default=["libpng", "zlib"])
     parser.add_argument("--binary", choices=["O0", "O1", "O2", "O3", "ir"], default="O2")
     parser.add_argument("--names", choices=["stripped", "kept"], default="stripped")
+    parser.add_argument("--split", choices=["test", "validation"], default="test")
+    parser.add_argument("--pool", type=int)
     parser.add_argument("--width", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
     start = time.perf_counter()
-    triples = [t for t in read_triples(arguments.path) if t.ir and {"O0", "O2", arguments.binary} <= {*t.asm, "ir"}]
-    train, test = (
-        [words_of(t, arguments.binary, arguments.names) for t in triples if t.package in packages]
-        for packages in (arguments.train, arguments.test)
+    config = Config(
+        paths=(str(arguments.path),),
+        train_packages=tuple(arguments.train),
+        test_packages=tuple(arguments.test),
+        binaries=(arguments.binary,),
+        names=arguments.names,
     )
-    assert train and test, f"there is {', '.join(sorted({t.package for t in triples}))}"
+    triples = read_all(config)
+    train, test = ([words_of(row) for row in choose_examples(config, s, triples)] for s in ("train", arguments.split))
+    test = [test[i] for i in draw_pool(len(test), arguments.pool).tolist()]
     sparse = weigh(train, test)
     reduced = reduce(*sparse, arguments.width, arguments.seed)
 

@@ -61,7 +61,15 @@ def test_columns_and_labels(path):
         assert (column[:, 0] > 0).all() and (column < 500).all() and (column >= 0).all()
     names = [f"g{i}" for i in range(5)]
     assert [records.classes[label].split(":")[1] for label in records.labels] == names
-    assert records.texts == {"name": tuple(names), "comment": tuple(f"Says what {name} does." for name in names)}
+    assert {key: texts[0] for key, texts in records.texts.items()} == {
+        "name": "g0",
+        "comment": "Says what g0 does.",
+        "function": records.classes[records.labels[0]],
+        "package": "held",
+        "level": "O2",
+        "compiler": "gcc",
+    }
+    assert all(len(texts) == 5 for texts in records.texts.values())
     for key, column in records.columns.items():
         lengths = records.lengths[key].tolist()
         assert all((row[:n] > 0).all() and (row[n:] == 0).all() for row, n in zip(column, lengths, strict=True))

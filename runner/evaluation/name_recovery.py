@@ -9,47 +9,71 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from runner.errors import DataError
+from runner.evaluation._probe import take_embedding, take_texts
+from runner.evaluation._standardise import standardise
+from runner.features import FrozenFeatures
 from runner.identifiers import split_name
-from runner.tasks._standardise import standardise
+from runner.schema import Options
 from runner.text_metrics import exact_match, subtoken_f1
 
 
-def name_recovery(
-    train_ND: Tensor,
-    train_names: Sequence[str],
-    test_MD: Tensor,
-    test_names: Sequence[str],
-    *,
-    vocabulary: int = 1024,
-    threshold: float = 0.5,
-    C: float = 1.0,
-    max_iterations: int = 200,
+class Config(Options):
+    embedding: str = "features"
+    """Which output of the method is read."""
+
+    text: str = "name"
+    """Which text of the data set holds the names."""
+
+    vocabulary: int = Field(1024, ge=1)
+    """So many sub-tokens at most, those found in most training names."""
+
+    threshold: float = Field(0.5, gt=0, lt=1)
+    """A sub-token is predicted from this probability on."""
+
+    C: float = Field(1.0, gt=0)
+    """Inverse strength of the L2 penalty, as in scikit-learn, on features standardised by the training samples."""
+
+    max_iterations: int = Field(200, ge=1)
+    """Steps of the solver at most."""
+
+
+def run(
+    config: Config, train: FrozenFeatures, test: FrozenFeatures, device: torch.device, seed: int
 ) -> dict[str, float]:
     """`subtoken_f1` and `exact_match` of the names of the test functions, means over functions.
 
-    The sub-tokens are the `vocabulary` most common of the training names; those predicted have a probability
-    of at least `threshold`. What the vocabulary lacks counts as missed: `coverage` is the share of the test
-    sub-tokens that it has. Features are standardised by the training rows.
+    What the vocabulary lacks counts as missed: `coverage` is the share of the test sub-tokens that it has. The
+    solver draws nothing: the seed is not needed.
 
-    Raises DataError if the training names hold no sub-token.
+    Raises ConfigError without names, DataError if the training names hold no sub-token.
     """
-    words = choose_subtokens(train_names, vocabulary)
+    names = take_texts(train, config.text)
+    words = choose_subtokens(names, config.vocabulary)
     if not words:
-        raise DataError(f"name recovery: the {len(train_names)} training names hold no sub-token")
-    train_ND, test_MD = standardise(train_ND, test_MD)
-    weight_SD, bias_S = fit(train_ND, mark_subtokens(train_names, words).to(train_ND), C, max_iterations)
-    chosen_MS = torch.sigmoid(torch.addmm(bias_S, test_MD, weight_SD.T)) >= threshold
+        raise DataError(f"name recovery: the {len(names)} training names hold no sub-token")
+    train_ND, test_MD = standardise(*(take_embedding(split, config.embedding).to(device) for split in (train, test)))
+    marks_NS = mark_subtokens(names, words).to(train_ND)
+    weight_SD, bias_S = fit(train_ND, marks_NS, config.C, config.max_iterations)
+    chosen_MS = torch.sigmoid(torch.addmm(bias_S, test_MD, weight_SD.T)) >= config.threshold
     predicted = [[words[s] for s in row.nonzero()[:, 0].tolist()] for row in chosen_MS]
-    expected = [split_name(name) for name in test_names]
-    wanted = [word for name in expected for word in set(name)]
+    return score(predicted, [split_name(name) for name in take_texts(test, config.text)], words)
+
+
+def score(
+    predicted: Sequence[Sequence[str]], expected: Sequence[Sequence[str]], words: Sequence[str]
+) -> dict[str, float]:
+    """Means over functions, and the share of the expected sub-tokens that are among `words`."""
+    known = set(words)
+    pairs = list(zip(predicted, expected, strict=True))
     return {
-        "subtoken_f1": _mean([subtoken_f1(*pair) for pair in zip(predicted, expected, strict=True)]),
-        "exact_match": _mean([exact_match(*pair) for pair in zip(predicted, expected, strict=True)]),
-        "coverage": _mean([float(word in set(words)) for word in wanted]),
+        "subtoken_f1": _mean([subtoken_f1(*pair) for pair in pairs]),
+        "exact_match": _mean([exact_match(*pair) for pair in pairs]),
+        "coverage": _mean([float(word in known) for name in expected for word in set(name)]),
     }
 
 

@@ -5,33 +5,42 @@ A baseline that writes nothing of its own: what a decoder has to beat.
 Shapes: M test functions, N training comments, B at once, D embedding width.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from runner.errors import DataError
+from runner.evaluation._probe import take_embedding, take_texts
+from runner.features import FrozenFeatures
+from runner.schema import Options
 from runner.text_metrics import bleu, rouge_l, split_words
 
 BLOCK_VALUES = 2**24
 """Similarities held at once: 64 MiB."""
 
 
-def summarization(
-    query_MD: Tensor, references: Sequence[str], gallery_ND: Tensor, comments: Sequence[str]
+class Config(Options):
+    query: str = "binary"
+    """Which output of the method asks."""
+
+    gallery: str = "comment"
+    """Which one of the training samples answers: their comments, or the functions these belong to."""
+
+    text: str = "comment"
+    """Which text of the data set is the summary."""
+
+
+def run(
+    config: Config, train: FrozenFeatures, test: FrozenFeatures, device: torch.device, seed: int
 ) -> dict[str, float]:
-    """`bleu`, `rouge_l` and `exact_match` of the nearest comments against the references.
+    """`bleu`, `rouge_l` and `exact_match` of the nearest training summaries; the seed is not needed.
 
-    The gallery holds the embeddings of the training comments, or of the functions they belong to.
-
-    Raises DataError if there are no comments to choose from.
+    Raises ConfigError for an output of the method or a text of the data that is missing.
     """
-    if not comments:
-        raise DataError("summarization: there are no training comments to choose from")
-    nearest = nearest_rows(query_MD, gallery_ND)
-    predicted = [split_words(comments[n]) for n in nearest.tolist()]
-    expected = [split_words(reference) for reference in references]
+    summaries = take_texts(train, config.text)
+    query_MD, gallery_ND = take_embedding(test, config.query), take_embedding(train, config.gallery)
+    nearest = nearest_rows(query_MD.to(device), gallery_ND.to(device))
+    predicted = [split_words(summaries[n]) for n in nearest.tolist()]
+    expected = [split_words(reference) for reference in take_texts(test, config.text)]
     pairs = list(zip(predicted, expected, strict=True))
     return {
         "bleu": bleu(predicted, expected),

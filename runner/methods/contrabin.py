@@ -1,0 +1,196 @@
+"""ContraBin: binary code against its source and comment, which an encoder that stays as it is reads.
+
+Source: Zhang et al. 2022, "Pre-Training Representations of Binary Code Using Contrastive Learning"
+(arXiv:2210.05102). The primary loss draws binary code to source and to comment; after the naive stage of the
+curriculum, an intermediate loss draws it to learnt points between the two.
+
+Shapes: B samples on this rank, L tokens, F feature width, D projection width.
+"""
+
+import copy
+from contextlib import nullcontext
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from runner.batch import Batch
+from runner.config import Selection
+from runner.curriculum import Stage, stage_at_step
+from runner.errors import ConfigError
+from runner.interpolation import LinearInterpolation, NonlinearInterpolation
+from runner.losses.info_nce import info_nce
+from runner.losses.soft_targets import Second, soft_target_cross_entropy
+from runner.method import Method, Task
+from runner.projection import HeadType, build_head
+from runner.schema import Options
+
+KIND = "records"
+
+Modality = Literal["source", "binary", "comment"]
+MODALITIES: tuple[Modality, ...] = ("source", "binary", "comment")
+Share = Annotated[float, Field(ge=0)]
+
+
+class Curriculum(Options):
+    """How the stages share the steps, in any unit, such as epochs; 0 leaves a stage out."""
+
+    naive: Share = 10
+    """Without interpolation: the primary losses alone."""
+
+    linear: Share = 5
+    """One learnt weight for each sample."""
+
+    nonlinear: Share = 5
+    """One learnt weight for each number of each sample."""
+
+    @model_validator(mode="after")
+    def _some_stage(self) -> "Curriculum":
+        if not self.naive + self.linear + self.nonlinear:
+            raise ValueError("naive, linear and nonlinear are all 0; one of them must be more")
+        return self
+
+    def stage(self, step: int, steps: int) -> Stage:
+        """The stage of an optimizer step out of `steps`."""
+        return stage_at_step(step, steps, (self.naive, self.linear, self.nonlinear))
+
+
+class Config(Options):
+    curriculum: Curriculum = Curriculum()
+    """When interpolation begins, and which."""
+
+    freeze_anchor: bool = True
+    """Leave the encoder of source and comment as it is, in evaluation mode. A pretrained encoder may stay so; one
+    that starts from random weights must be trained."""
+
+    binary_encoder: Selection | None = None
+    """The encoder of binary code, with its options; None: a trainable copy of the other one."""
+
+    projection_width: int = Field(256, ge=1)
+    """Width of what is compared."""
+
+    head: HeadType = "linear"
+    """Kind of the three projection heads."""
+
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout in the heads and the interpolation."""
+
+    anchor: Modality = "source"
+    """Whose share the interpolation's weight is: source (for binary, too, as in the original code) or comment."""
+
+    primary_temperature: float = Field(0.1, gt=0)
+    """Divides the similarities of the primary losses, and those that make their targets."""
+
+    intermediate_temperature: float = Field(0.1, gt=0)
+    """Divides the cosines of the intermediate loss."""
+
+    normalize: bool = True
+    """Compare projections of length 1 in the primary losses. Without it, as published, similarities are as large
+    as the width, and at a temperature below it the soft targets are hard."""
+
+    second_direction: Second = "symmetric"
+    """Primary losses the other way, too, from source and comment to binary: none is the paper's single direction,
+    transposed the original code's."""
+
+    detach_targets: bool = False
+    """Send no gradient through the soft targets."""
+
+
+def build(config: Config, encoder: nn.Module, task: Task) -> "ContraBin":
+    """Raises ConfigError if nothing of the binary encoder could be trained."""
+    if config.binary_encoder is None:
+        binary_encoder = copy.deepcopy(encoder)
+    else:
+        binary_encoder = task.build_encoder(config.binary_encoder)
+    if not any(parameter.requires_grad for parameter in binary_encoder.parameters()):
+        raise ConfigError("encoder: its copy for binary code has nothing to train; freeze by method.freeze_anchor")
+    return ContraBin(config, encoder, binary_encoder, task)
+
+
+class ContraBin(Method):
+    """Two encoders, three heads, and two interpolations."""
+
+    uses_all_parameters = False
+
+    def __init__(self, config: Config, encoder: nn.Module, binary_encoder: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.config, self.group, self.steps = config, task.group, task.steps
+        self.encoder, self.binary_encoder = encoder, binary_encoder
+        self.encoder.requires_grad_(not config.freeze_anchor)
+        D, widths = config.projection_width, {"binary": int(binary_encoder.width)}  # type: ignore[arg-type]
+        self.heads = nn.ModuleDict(
+            {
+                name: build_head(config.head, widths.get(name, int(encoder.width)), D, config.dropout)  # type: ignore[arg-type]
+                for name in MODALITIES
+            }
+        )
+        self.interpolations = nn.ModuleDict(
+            {"linear": LinearInterpolation(D, config.dropout), "nonlinear": NonlinearInterpolation(D, config.dropout)}
+        )
+        self.train()
+
+    def train(self, mode: bool = True) -> "ContraBin":
+        """Training mode of all that is trained."""
+        super().train(mode)
+        if self.config.freeze_anchor:
+            self.encoder.eval()
+        return self
+
+    def compute_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """`source_binary` and `comment_binary`, and in the later stages `intermediate`."""
+        config = self.config
+        source_BD, binary_BD, comment_BD = (self.project(name, self.read(name, batch)) for name in MODALITIES)
+        losses = {
+            "source_binary": self.compare(source_BD, binary_BD),
+            "comment_binary": self.compare(comment_BD, binary_BD),
+        }
+        stage = config.curriculum.stage(step, self.steps)
+        if stage != "naive":
+            ends = (comment_BD, source_BD) if config.anchor == "comment" else (source_BD, comment_BD)
+            between_BD = self.interpolations[stage](*ends)
+            losses["intermediate"] = info_nce(between_BD, binary_BD, config.intermediate_temperature, self.group)
+        return losses
+
+    def compare(self, anchor_BD: Tensor, binary_BD: Tensor) -> Tensor:
+        """The primary loss of one pair of modalities."""
+        config = self.config
+        return soft_target_cross_entropy(
+            anchor_BD,
+            binary_BD,
+            config.primary_temperature,
+            self.group,
+            second_direction=config.second_direction,
+            normalize=config.normalize,
+            detach_targets=config.detach_targets,
+        )
+
+    def read(self, modality: Modality, batch: Batch) -> Tensor:
+        """(B, F) features of one column; raises ConfigError for data that lack it."""
+        if modality not in batch.columns:
+            there = ", ".join(batch.columns) or "none"
+            raise ConfigError(f"data.name: contrabin reads columns {', '.join(MODALITIES)}; these data have {there}")
+        frozen = modality != "binary" and self.config.freeze_anchor
+        with torch.no_grad() if frozen else nullcontext():
+            features_BF: Tensor = (self.binary_encoder if modality == "binary" else self.encoder)(
+                batch.columns[modality]
+            )
+        return features_BF
+
+    def project(self, modality: Modality, features_BF: Tensor) -> Tensor:
+        """(B, D) projections, not normalised."""
+        projections_BD: Tensor = self.heads[modality](features_BF)
+        return projections_BD
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """`features` of binary code before its head, and the projections `source`, `binary` and `comment`."""
+        read = {name: self.read(name, batch) for name in MODALITIES}
+        return {"features": read["binary"], **{name: self.project(name, read[name]) for name in MODALITIES}}
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """`encoder`: both encoders, less what is frozen; `head`: heads and interpolations."""
+        groups: dict[str, list[nn.Parameter]] = {"encoder": [], "head": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups["head" if name.startswith(("heads.", "interpolations.")) else "encoder"].append(parameter)
+        return groups
