@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from runner import class_weights
 from runner.batch import Batch
-from runner.class_weights import class_weights, sample_weights
 from runner.dataset import Records
 from runner.decoders import DecoderType, build_decoder
 from runner.errors import ConfigError
@@ -130,8 +130,11 @@ def _check_data(config: Config, data: Any) -> None:
 class SupConHard(Method):
     """An encoder of sequences with up to three heads: projection, classes, positions."""
 
-    loss_weights_2C: Tensor
-    sample_weights_N: Tensor
+    class_weights: Tensor
+    """(2, C) of the negatives and the positives of each class."""
+
+    row_weights: Tensor
+    """(N,)"""
 
     def __init__(self, config: Config, encoder: nn.Module, task: Task) -> None:
         super().__init__()
@@ -148,8 +151,8 @@ class SupConHard(Method):
         weights_2C, weights_N = torch.ones(2, C), torch.ones(0)
         if classes is not None and task.data is not None and task.data.labels is not None:
             weights_2C, weights_N = _weigh(multi_hot(task.data.labels.cpu(), C), classes.weighting)
-        self.register_buffer("loss_weights_2C", weights_2C, persistent=False)
-        self.register_buffer("sample_weights_N", weights_N, persistent=False)
+        self.register_buffer("class_weights", weights_2C, persistent=False)
+        self.register_buffer("row_weights", weights_N, persistent=False)
 
     def stage(self, step: int) -> tuple[bool, bool]:
         """Whether the contrastive loss, and whether the losses of the heads take part in this step."""
@@ -227,9 +230,9 @@ class SupConHard(Method):
         """Mean over rows and classes of the weighted binary cross entropy."""
         assert batch.labels is not None and batch.ids is not None
         labels_BC = multi_hot(batch.labels, logits_BC.shape[1])
-        negative_C, positive_C = self.loss_weights_2C
+        negative_C, positive_C = self.class_weights
         weights_BC = torch.where(labels_BC > 0, positive_C, negative_C)
-        weights_B = self.sample_weights_N[batch.ids.to(self.sample_weights_N.device)]
+        weights_B = self.row_weights[batch.ids.to(self.row_weights.device)]
         losses_BC = F.binary_cross_entropy_with_logits(logits_BC.float(), labels_BC, weights_BC, reduction="none")
         return mean_of_rows(weights_B * losses_BC.mean(1), self.task.group)
 
@@ -249,7 +252,7 @@ def _weigh(labels_NC: Tensor, weighting: str) -> tuple[Tensor, Tensor]:
     N, C = labels_NC.shape
     weights_2C, weights_N = torch.ones(2, C), torch.ones(N)
     if weighting == "sample":
-        weights_N = sample_weights(labels_NC, class_weights(labels_NC)).float()
+        weights_N = class_weights.sample_weights(labels_NC, class_weights.class_weights(labels_NC)).float()
         weights_N /= weights_N.mean()
     elif weighting == "balanced":
         counts_2C = torch.stack([(labels_NC == 0).sum(0), (labels_NC > 0).sum(0)])
