@@ -1,4 +1,4 @@
-"""SupCon-Hard: which losses take part when, what anchors are compared with, and that ranks and requeues change nothing."""
+"""SupCon-Hard: which losses take part when, what anchors are compared with, and the same on ranks and after requeues."""
 
 import copy
 import dataclasses
