@@ -1,4 +1,4 @@
-"""SupCon-Hard: which losses take part when, what anchors are compared with, and the same on ranks and after requeues."""
+"""SupCon-Hard: which losses take part when, what anchors are compared with, and the same on ranks and after a requeue."""
 
 import copy
 import dataclasses
