@@ -1,4 +1,4 @@
-"""SupCon-Hard: which losses take part when, what anchors are compared with, and the same on ranks and after a requeue."""
+"""SupCon-Hard: which losses take part when, whom anchors are compared with, and no change by ranks or requeues."""
 
 import copy
 import dataclasses
