@@ -1,7 +1,7 @@
 """The contrastive part of SupCon-Hard: a projection, mined tuples of each anchor, and how far classes lie apart.
 
 Shapes: N training samples, B anchors, P positives and M negatives of each, R = B (P + M) of them in a row, C classes,
-D width of the features.
+D width of the features, W of the projections.
 """
 
 from collections.abc import Callable
@@ -135,19 +135,20 @@ class MinedPairs(nn.Module):
 
     def loss(self, features_BD: Tensor, ids_B: Tensor, step: int, encode: Encode) -> Tensor:
         """Of the samples `ids_B` with these features, or of the anchors that stand in for them."""
-        options = self.options
+        options, group = self.options, self.task.group
         tuples = self.draw(ids_B.numpy(), step)
-        others_RD = self.encode_others(tuples, step, encode)
+        others_RW = self.project_others(tuples, step, encode)
         if options.balanced_anchors:
-            features_BD = self.encode_rows(tuples.anchors, encode)
-        projected = self.projection(torch.cat([features_BD, others_RD.to(features_BD.dtype)]))
-        z_BXD = regroup(projected, options.n_pos, options.n_neg)
-        complete_B = torch.from_numpy(tuples.complete).to(z_BXD.device)
+            anchors_BW = self.project_rows(tuples.anchors, encode)
+        else:
+            anchors_BW = self.projection(features_BD)
+        z_BXW = regroup(torch.cat([anchors_BW, others_RW]), options.n_pos, options.n_neg)
+        complete_B = torch.from_numpy(tuples.complete).to(z_BXW.device)
         if options.loss == "triplet":
-            anchor_BD, positive_BD, negative_BD = z_BXD[complete_B].unbind(1)
-            return triplet_margin(anchor_BD, positive_BD, negative_BD, self.task.group, margin=options.margin)
-        weights_B = complete_B.to(torch.float32) if options.n_neg else None
-        return supcon_hard(z_BXD, options.n_pos, options.temperature, self.task.group, weights_B=weights_B)
+            anchor_BW, positive_BW, negative_BW = z_BXW[complete_B].unbind(1)
+            return triplet_margin(anchor_BW, positive_BW, negative_BW, group, margin=options.margin)
+        weights_B = complete_B.to(z_BXW.dtype) if options.n_neg else None
+        return supcon_hard(z_BXW, options.n_pos, options.temperature, group, weights_B=weights_B)
 
     def draw(self, ids_B: NDArray[np.int64], step: int) -> Tuples:
         """Anchors, positives and negatives: functions of (seed, epoch, sample), with balanced anchors of the step."""
@@ -177,40 +178,40 @@ class MinedPairs(nn.Module):
             self._hardness_CC = hardness_CC
         return self._hardness_CC
 
-    def encode_others(self, tuples: Tuples, step: int, encode: Encode) -> Tensor:
-        """(R, D) features of the positives, then the negatives; an anchor's own copy as positive is masked."""
+    def project_others(self, tuples: Tuples, step: int, encode: Encode) -> Tensor:
+        """(R, W) projections of the positives, then the negatives; an anchor's own copy as positive is masked."""
         rows_R = np.concatenate([tuples.positives.ravel(), tuples.negatives.ravel()])
-        features_RD = self.encode_rows(rows_R, encode)
+        projected_RW = self.project_rows(rows_R, encode)
         copies_BP = tuples.positives == tuples.anchors[:, None]
         if not copies_BP.any():
-            return features_RD
-        anchors, views = copies_BP.nonzero()
-        ids = tuples.anchors[anchors]
+            return projected_RW
+        epoch = step // self.task.steps_per_epoch
         masked = [
-            mutate(
-                self._fetch(ids[[place]]),
-                ids[[place]],
-                seed=self.task.seed,
-                epoch=step // self.task.steps_per_epoch,
-                view=COPY_VIEW + int(view),
-                rate=self.options.copy_rate,
-            )[0]
-            for place, view in enumerate(views)
+            self._masked_copy(tuples.anchors[[row]], epoch, view) for row, view in np.argwhere(copies_BP).tolist()
         ]
-        places = torch.from_numpy(np.flatnonzero(copies_BP)).to(features_RD.device)
-        copies_KD = encode(nn.utils.rnn.pad_sequence(masked, batch_first=True))
-        return features_RD.index_copy(0, places, copies_KD.to(features_RD.dtype))
+        copies_KW = self.projection(encode(nn.utils.rnn.pad_sequence(masked, batch_first=True)))
+        places = torch.from_numpy(np.flatnonzero(copies_BP)).to(copies_KW.device)
+        return projected_RW.index_copy(0, places, copies_KW)
 
-    def encode_rows(self, rows_R: NDArray[np.int64], encode: Encode) -> Tensor:
-        """(R, D) features of training samples, each encoded once however often it is there."""
+    def _masked_copy(self, ids: NDArray[np.int64], epoch: int, view: int) -> Tensor:
+        seed, rate = self.task.seed, self.options.copy_rate
+        return mutate(self._fetch(ids), ids, seed=seed, epoch=epoch, view=COPY_VIEW + view, rate=rate)[0]
+
+    def project_rows(self, rows_R: NDArray[np.int64], encode: Encode) -> Tensor:
+        """(R, W) projections of training samples, each computed once however often it is there."""
+
+        def project(tokens_BL: Tensor) -> Tensor:
+            projected: Tensor = self.projection(encode(tokens_BL))
+            return projected
+
         ids, places = np.unique(rows_R, return_inverse=True)
         if (chunk := self.options.chunk) is None:
-            features = encode(self._fetch(ids))
+            projected = project(self._fetch(ids))
         else:
-            # Checkpointed, a part is encoded again in the backward pass instead of being remembered.
+            # Checkpointed, a part is computed again in the backward pass instead of being remembered.
             parts = [ids[start : start + chunk] for start in range(0, len(ids), chunk)]
-            features = torch.cat([checkpoint(encode, self._fetch(part), use_reentrant=False) for part in parts])
-        return features.index_select(0, torch.from_numpy(places.ravel()).to(features.device))
+            projected = torch.cat([checkpoint(project, self._fetch(part), use_reentrant=False) for part in parts])
+        return projected.index_select(0, torch.from_numpy(places.ravel()).to(projected.device))
 
     def is_due(self, epoch: int) -> bool:
         """Whether distances by embeddings are computed before this epoch."""

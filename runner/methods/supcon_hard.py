@@ -160,7 +160,7 @@ class SupConHard(Method):
         warming = step // self.task.steps_per_epoch < supcon.warm_start
         return supcon.apply and (warming or supcon.after_warm_start), not warming
 
-    def compute_loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def compute_loss(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor | float]]:
         """supcon_loss, class_loss and position_loss, each times its weight, those that take part in this step."""
         assert batch.labels is not None and batch.ids is not None
         contrasts, classifies = self.stage(step)
@@ -183,7 +183,8 @@ class SupConHard(Method):
         if logits_BLC is not None and self.config.position is not None:
             loss = self._position_loss(logits_BLC, tokens_BL, batch.columns["motif"])
             losses["position_loss"] = self.config.position.weight * loss
-        return losses
+        # By name, also where there is but one.
+        return losses, {name: loss.detach() for name, loss in losses.items()}
 
     def before_fit_epoch(self, epoch: int) -> None:
         """Distances of the classes by the embeddings of the training samples, where they are due."""

@@ -80,7 +80,7 @@ def trained(method, step, batch=None):
 def test_each_loss_is_its_formula():
     method = make(classes={"weighting": "none"}, position=POSITION, supcon={"hard_neg": False, "weight": 0.5})
     batch, step = make_batch(range(10, 22)), 6
-    found = method.compute_loss(batch, step)
+    found, _ = method.compute_loss(batch, step)
     tuples = draw_tuples(DATA.labels.numpy() > 0, batch.ids.numpy(), 2, 3, seed=3, epoch=1)
     total = 0.0
     for anchor, positives, negatives in zip(*tuples[:3], strict=True):
@@ -109,10 +109,11 @@ def test_the_warm_start_ends_before_the_epoch_it_names(after):
     method = make(supcon={"warm_start": 2, "after_warm_start": after}, position=POSITION)
     method.before_fit_epoch(0)
     last, first = 2 * STEPS_PER_EPOCH - 1, 2 * STEPS_PER_EPOCH
-    assert method.compute_loss(make_batch(range(12)), last).keys() == {"supcon_loss"}
+    assert method(make_batch(range(12)), last).measurements.keys() - {"loss"} == {"supcon_loss"}
     assert trained(method, last) == {"encoder", "pairs"}
-    heads = {"class_loss", "position_loss"}
-    assert method.compute_loss(make_batch(range(12)), first).keys() == heads | ({"supcon_loss"} if after else set())
+    assert method(make_batch(range(12)), first).measurements.keys() - {"loss"} == heads | (
+        {"supcon_loss"} if after else set()
+    )
     assert trained(method, first) == {"encoder", "classifier", "decoder"} | ({"pairs"} if after else set())
     assert not method.uses_all_parameters
 
@@ -121,7 +122,7 @@ def test_without_supcon_nothing_of_it_is_there():
     method = make(supcon={"apply": False})
     assert {name.split(".")[0] for name, _ in method.named_parameters()} == {"encoder", "classifier"}
     assert trained(method, 0) == {"encoder", "classifier"} and method.uses_all_parameters
-    assert method.compute_loss(make_batch(range(12)), 0).keys() == {"class_loss"}
+    assert method(make_batch(range(12)), 0).measurements.keys() - {"loss"} == {"class_loss"}
     assert set(method.embed(make_batch(range(3)))) == {"features", "scores"}
 
 
@@ -144,7 +145,7 @@ def test_weights_make_up_for_rare_classes(weighting):
         expected = (rows / rows.mean() * plain.mean(1)).mean()
     else:
         expected = (torch.where(labels > 0, N / (2 * counts), N / (2 * (N - counts))) * plain).mean()
-    torch.testing.assert_close(method.compute_loss(batch, 0)["class_loss"], expected)
+    torch.testing.assert_close(method.compute_loss(batch, 0)[0]["class_loss"], expected)
 
 
 def test_hard_negatives_are_of_the_nearest_class_and_share_none():
