@@ -37,17 +37,24 @@ def run(
     """Areas and figures at the cut-off on `test`, as means over classes, pooled (micro), and areas by class.
 
     Both kinds of a class weigh the same in its regression. Classes without positives in `test` count in no mean;
-    one without positives in `train` has probability 0. Where the method has a classifier of its own (`scores`,
-    logits), the same of its probabilities as head_*, with the figures of every class; where it scores residues
-    (`motif_scores`), cs_acc_*: how often the best residue is the marked one. Fragments count as one protein. The
-    solver draws nothing: device and seed are not needed.
+    one without positives in `train` has probability 0. Where the method has `projections`, the same of regressions
+    on them as projections_*; where it has a classifier of its own (`scores`, logits), the same of its probabilities
+    as head_*, with the figures of every class; where it scores residues (`motif_scores`), cs_acc_*: how often the
+    best residue is the marked one. Fragments count as one protein. The solver draws nothing: device and seed are
+    not needed.
     """
     found_sites = motif_accuracy(test)
     train, test = pool_proteins(train), pool_proteins(test)
     known_NC, wanted_NC = class_matrix(train.labels, test.labels)
     names = _class_names(test, wanted_NC.shape[1])
-    scores_NC = _fit_and_score(config, train.features, test.features, known_NC)
-    found = report(scores_NC, wanted_NC, names, cutoffs=[config.cutoff]).summary(config.cutoff)
+    found: dict[str, float] = {}
+    spaces = {"": (train.features, test.features)}
+    if "projections" in test.others:
+        spaces["projections_"] = train.others["projections"], test.others["projections"]
+    for prefix, (train_ND, test_ND) in spaces.items():
+        scores_NC = _fit_and_score(config, train_ND, test_ND, known_NC)
+        figures = report(scores_NC, wanted_NC, names, cutoffs=[config.cutoff]).summary(config.cutoff)
+        found |= {prefix + name: value for name, value in figures.items()}
     if "scores" in test.others:
         scores_NC = test.others["scores"].double().sigmoid().cpu().numpy()
         cutoffs = sorted({config.cutoff, *(CUTOFFS if config.every_cutoff else ())})

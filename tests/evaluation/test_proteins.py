@@ -76,6 +76,18 @@ def test_probes_see_proteins(probe):
     assert found != pytest.approx(probe.run(probe.Config(), *plain, CPU, 0))
 
 
+def test_projections_are_fitted_beside_the_features():
+    train, test = (split._replace(others={"projections": split.features[:, :2]}) for split in map(make_split, (60, 50)))
+    found = multilabel.run(multilabel.Config(), train, test, CPU, 0)
+    alone = [split._replace(features=split.features[:, :2], others={}) for split in (train, test)]
+    expected = multilabel.run(multilabel.Config(), *alone, CPU, 0)
+    assert (
+        {name: found[f"projections_{name}"] for name in expected}
+        == expected
+        != {name: found[name] for name in expected}
+    )
+
+
 def test_the_methods_own_classifier_is_evaluated_by_class_name():
     train, test = make_split(), make_split(seed=1)
     found = multilabel.run(multilabel.Config(every_cutoff=True), train, test, CPU, 0)
