@@ -302,3 +302,16 @@ def test_a_job_that_nobody_wrote_down_is_found_again(slurm: onebox.Cluster, tmp_
     assert again.returncode == 0 and "1 trials, 0 to submit" in again.stdout.replace("1 trial,", "1 trials,")
     assert [found["job_id"] for found in run.job_rows()] == [row["job_id"]]
     wait_until_done(run)
+
+
+def test_all_four_systems_come_back_from_a_preemption(slurm: onebox.Cluster, tmp_path: Path, profile: Path) -> None:
+    """The experiment that ships: a sweep over methods, encoders and data, each trial preempted once."""
+    path = Path(__file__).parents[1] / "experiments" / "four_systems.yaml"
+    done = run_cli("submit", path, "--on", profile, "--root", tmp_path / "runs", "--wait")
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = find_trials(tmp_path / "runs" / "four_systems")
+    assert len(runs) == 4 and done.stdout.splitlines()[-1] == "4 done"
+    for run in runs:
+        assert causes(run) == ["preempted", "done"], run.path
+        steps = [row["step"] for row in read_rows(run.metrics)]
+        assert steps == sorted(set(steps)) and steps[-1] == 60
