@@ -304,10 +304,11 @@ def test_a_job_that_nobody_wrote_down_is_found_again(slurm: onebox.Cluster, tmp_
     wait_until_done(run)
 
 
+@pytest.mark.timeout(600)
 def test_all_four_systems_come_back_from_a_preemption(slurm: onebox.Cluster, tmp_path: Path, profile: Path) -> None:
     """The experiment that ships: a sweep over methods, encoders and data, each trial preempted once."""
     path = Path(__file__).parents[1] / "experiments" / "four_systems.yaml"
-    done = run_cli("submit", path, "--on", profile, "--root", tmp_path / "runs", "--wait")
+    done = run_cli("submit", path, "--on", profile, "--root", tmp_path / "runs", "--wait", timeout=560)
     assert done.returncode == 0, done.stdout + done.stderr
     runs = find_trials(tmp_path / "runs" / "four_systems")
     assert len(runs) == 4 and done.stdout.splitlines()[-1] == "4 done"
