@@ -11,6 +11,8 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 from runner.errors import RunnerError
 from runner.rundir import RunDir, append_row, read_json, write_json
 
@@ -46,6 +48,8 @@ class Attempt:
             job_id=job_id,
             launch=launch,
             host=os.uname().nodename,
+            pid=os.getpid(),
+            pid_created=psutil.Process().create_time(),
             world_size=world,
             start_step=step,
             steps=steps,

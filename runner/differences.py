@@ -76,4 +76,3 @@ def _flatten(mapping: dict[str, Any], at: str = "") -> dict[str, Any]:
     for key, value in mapping.items():
         flat |= _flatten(value, f"{at}{key}.") if isinstance(value, dict) and value else {f"{at}{key}": value}
     return flat
-

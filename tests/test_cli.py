@@ -109,9 +109,11 @@ def test_watch_ends_with_1_when_a_trial_failed(runner):
 def test_results_for_programs(runner):
     code, out, err = runner("results", "gamma", "--json")
     rows = json.loads(out)
-    assert code == 0 and err == "" and [sorted(row) for row in rows] == [
-        ["metrics", "overrides", "settings", "state", "trial"]
-    ] * 3
+    assert (
+        code == 0
+        and err == ""
+        and [sorted(row) for row in rows] == [["metrics", "overrides", "settings", "state", "trial"]] * 3
+    )
     assert rows[2]["metrics"] == {"train/loss": None, "test/knn_top1": 0.25} and rows[2]["state"] == "failed"
     (group,) = json.loads(runner("results", "gamma", "--over", "seed", "--json")[1])
     assert group["n"] == 2 and group["missing"] == [{"trial": "bb11", "state": "failed"}]

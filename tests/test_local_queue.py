@@ -169,7 +169,7 @@ def test_failed_cancelled_and_retried(tmp_path, root, capfd):
     assert cli(["retry", f"tiny/{endless.trial}", "--root", str(root)]) == 2, "not while it is still leaving"
     assert "nothing to retry" in capfd.readouterr().out
     wait_until_gone(root)
-    assert not ranks_of(endless) and causes(endless) == ["terminated"] and not endless.failure.exists()
+    assert not ranks_of(endless) and causes(endless) == ["cancelled"] and not endless.failure.exists()
     failed, fine = by_override(root, "optimizer.lr")[1e30], by_override(root, "train.seed")[1]
     assert causes(fine) == ["done"]
     failure = read_json(failed.failure)
@@ -186,6 +186,25 @@ def test_failed_cancelled_and_retried(tmp_path, root, capfd):
     assert not ranks_of(endless)
     early, late = spans(endless)
     assert early[1] < late[0], "one after the other"
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_ranks_whose_queue_was_killed_can_be_cancelled_and_then_retried(tmp_path, root, capfd):
+    path = write_experiment(tmp_path, **{**SMALL, "train": {"steps": 1_000_000}, "resources": {"ranks": 2}})
+    assert run_cli("submit", path, "--on", profile(tmp_path), "--root", root).returncode == 0
+    (run,) = find_trials(root / "tiny")
+    wait_for_step(run, 2)
+    (queue,) = queues(root)
+    ranks = ranks_of(run)
+    queue.kill()
+    psutil.wait_procs([queue], 10)
+    assert cli(["status", "tiny", "--json", "--root", str(root)]) == 0
+    assert json.loads(capfd.readouterr().out)[0]["state"] == "running"
+    assert cli(["cancel", "tiny", "--yes", "--root", str(root)]) == 0
+    assert not psutil.wait_procs(ranks.values(), PATIENCE_SECONDS)[1]
+    (last,) = [row for row in run.attempt_rows() if row["event"] == "end"]
+    assert last["cause"] == "cancelled" and last["end_step"] > 0 and not last["requeue"]
 
 
 def test_gpus_are_given_out_evenly():

@@ -110,7 +110,13 @@ def test_json_has_the_keys_of_the_contract_and_partial_trials_their_last_values(
     failed = make_trial(tmp_path, "b", metrics=rows, failure={"cause": "killed", "error": "", "rank": 0})
     results = read_results(read_statuses([done, failed]))
     assert [result.as_json() for result in results] == [
-        {"trial": "a", "overrides": {"train.seed": 0}, "settings": {"train.seed": 0}, "state": "done", "metrics": {TOP1: 0.9}},
+        {
+            "trial": "a",
+            "overrides": {"train.seed": 0},
+            "settings": {"train.seed": 0},
+            "state": "done",
+            "metrics": {TOP1: 0.9},
+        },
         {"trial": "b", "overrides": {}, "settings": {}, "state": "failed", "metrics": {TOP1: 0.1, "train/loss": 2.0}},
     ]
 
