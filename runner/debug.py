@@ -2,8 +2,10 @@
 
 import multiprocessing
 import shutil
+import signal
 import sys
 import traceback
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import torch
@@ -17,6 +19,8 @@ from runner.submit import prepare
 from runner.sweep import trials
 
 EXIT_USER_ERROR = 2
+LEAVE_SECONDS = 10
+"""How long ranks have to save and leave after Ctrl-C, or after another failed."""
 
 
 def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps: int | None, pdb: bool) -> int:
@@ -68,17 +72,22 @@ def _run_ranks(run: RunDir, world: int, steps: int | None) -> int:
         context.Process(target=_rank, args=(str(run.path), rank, world, steps), name=f"rank {rank}")
         for rank in range(world)
     ]
+    # Ctrl-C is ours to answer: a rank that is interrupted in an import fails with an error of its own. The tracker
+    # of spawned processes unblocks SIGINT when it starts, so it starts first.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     for process in ranks:
         process.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         for process in ranks:
             process.join()
     finally:
         for process in ranks:
-            if process.is_alive():
-                process.terminate()
-                process.join(10)
-                process.kill()
+            process.terminate()
+        for process in ranks:
+            process.join(LEAVE_SECONDS)
+            process.kill()
     codes = [process.exitcode for process in ranks]
     if EXIT_USER_ERROR in codes:
         return EXIT_USER_ERROR
@@ -99,7 +108,5 @@ def _rank(folder: str, rank: int, world: int, steps: int | None) -> None:
         if rank == 0:
             print(f"runner: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        sys.exit(130)
     if outcome.verdict:
         sys.exit(1)
