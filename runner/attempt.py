@@ -65,6 +65,10 @@ class Attempt:
             signal_to_saved_seconds=signal_to_saved_seconds,
         )
 
+    def record_saved(self, step: int) -> None:
+        """Leave word of a checkpoint outside its folder, which may be lost as a whole."""
+        write_json(self.run.saved(self.number), {"step": step})
+
     def record_crash(self, error: BaseException, cause: str, step: int | None) -> None:
         """Leave word of why this rank dies, for the decision whether the trial goes on."""
         folder = self.run.token(self.number)

@@ -5,6 +5,7 @@ written beside its place, every file and the folder fsynced, renamed, the parent
 pruned. A reader takes the newest one that verifies along the lineage of the newest attempt.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -154,6 +155,9 @@ def _commit(run: RunDir, beside: Path, place: Path, manifest: dict[str, Any], at
         sync_path(run.checkpoints)
     except Exception as error:
         return error
+    # A disk that is full by now does not take back what is committed.
+    with contextlib.suppress(OSError):
+        attempt.record_saved(manifest["step"])
     return None
 
 
@@ -243,7 +247,8 @@ def verify(run: RunDir, name: str) -> str | None:
 def newest_valid(run: RunDir) -> tuple[str | None, list[str]]:
     """The newest checkpoint that verifies, and the newer ones refused with their reasons.
 
-    Raises: CheckpointError when there are some but none verifies: a trial never silently restarts from zero.
+    Raises: CheckpointError when there are some but none verifies, or there were some and none is left: a trial
+    never silently restarts from zero.
     """
     names, parents = list_names(run), read_parents(run)
     # Without any record of attempts (a checkpoint folder copied by hand) every checkpoint counts.
@@ -256,7 +261,30 @@ def newest_valid(run: RunDir) -> tuple[str | None, list[str]]:
         refused.append(f"{name}: {problem}")
     if refused:
         raise CheckpointError(f"{run.checkpoints}: no checkpoint can be trusted: {'; '.join(refused)}")
+    if step := last_saved_step(run, parents):
+        raise CheckpointError(
+            f"{run.checkpoints}: has no checkpoint, but one of step {step} was saved there; put it back, or remove "
+            f"{run.path} to start anew"
+        )
     return None, []
+
+
+def last_saved_step(run: RunDir, parents: dict[int, str | None]) -> int:
+    """The step of a checkpoint that the newest attempt wrote or resumed from, by what lies outside of `checkpoints`.
+
+    0 when there was none; a superseded attempt's do not count.
+    """
+    newest = max(parents, default=None)
+    if newest is None:
+        return 0
+    parent = parents[newest]
+    steps = [0 if parent is None else _order(parent)[0], (read_json(run.saved(newest)) or {}).get("step", 0)]
+    steps += [
+        row["end_step"]
+        for row in run.attempt_rows()
+        if row["event"] == "end" and row["attempt"] == newest and row["signal_to_saved_seconds"] is not None
+    ]
+    return max(steps)
 
 
 def load(run: RunDir, group: Group, name: str, refused: list[str]) -> Checkpoint:

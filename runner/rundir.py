@@ -96,6 +96,10 @@ class RunDir:
         """Why a rank of an attempt died: {"cause", "error", "rank", "step", "traceback", "time"}."""
         return self.token(attempt) / f"crash.rank_{rank}.json"
 
+    def saved(self, attempt: int) -> Path:
+        """The newest checkpoint that an attempt is known to have written: {"step"}."""
+        return self.token(attempt) / "saved.json"
+
     def attempt_rows(self) -> list[dict[str, Any]]:
         return read_rows(self.attempts)
 
