@@ -316,7 +316,7 @@ def _read(path: Path) -> dict[str, Any]:
 def export(run: RunDir, file: Path) -> None:
     """Write one portable file `{"state_dict", "config", "history"}` from the newest checkpoint that verifies.
 
-    Raises: ConfigError when the trial has no checkpoint.
+    Raises: ConfigError when the trial has no checkpoint, or the file cannot be written.
     """
     import yaml
 
@@ -331,8 +331,11 @@ def export(run: RunDir, file: Path) -> None:
     }
     if not file.parent.is_dir():
         raise ConfigError(f"{file}: its folder does not exist")
-    with replacing(file) as stream:
-        torch.save(portable, stream)
+    try:
+        with replacing(file) as stream:
+            torch.save(portable, stream)
+    except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
+        raise ConfigError(f"{file}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
 def load_weights(module: torch.nn.Module, file: Path) -> None:

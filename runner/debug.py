@@ -1,6 +1,7 @@
 """One trial here, in the foreground, by the code path of a job."""
 
 import multiprocessing
+import os
 import shutil
 import signal
 import sys
@@ -18,7 +19,7 @@ from runner.rundir import RunDir
 from runner.submit import prepare
 from runner.sweep import trials
 
-EXIT_USER_ERROR = 2
+EXIT_USER_ERROR, EXIT_PIPE_CLOSED = 2, 141
 LEAVE_SECONDS = 10
 """How long ranks have to save and leave after Ctrl-C, or after another failed."""
 
@@ -53,7 +54,7 @@ def _run_here(run: RunDir, steps: int | None, pdb: bool) -> int:
 
     try:
         outcome, _ = run_rank(run, Place(), stop_after=steps, redirect=False)
-    except UserError:
+    except (UserError, BrokenPipeError):
         raise
     except Exception:
         traceback.print_exc()
@@ -89,8 +90,9 @@ def _run_ranks(run: RunDir, world: int, steps: int | None) -> int:
             process.join(LEAVE_SECONDS)
             process.kill()
     codes = [process.exitcode for process in ranks]
-    if EXIT_USER_ERROR in codes:
-        return EXIT_USER_ERROR
+    for told in (EXIT_USER_ERROR, EXIT_PIPE_CLOSED):
+        if told in codes:
+            return told
     if any(codes):
         for crash in read_crashes(run, last_attempt(run))[:1]:
             print(f"runner: rank {crash['rank']} failed first: {crash['error']}; {crash['traceback']}", file=sys.stderr)
@@ -108,5 +110,9 @@ def _rank(folder: str, rank: int, world: int, steps: int | None) -> None:
         if rank == 0:
             print(f"runner: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_USER_ERROR)
+    except BrokenPipeError:
+        # Nobody reads the terminal's side any more; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(EXIT_PIPE_CLOSED)
     if outcome.verdict:
         sys.exit(1)

@@ -96,15 +96,29 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
     return Submission(experiment.name, items)
 
 
-def resubmit(runs: list[RunDir], profile: str | None) -> None:
-    """Submit trials of one experiment again; with `profile` None each goes where it went last. Call under its lock."""
+Shipment = tuple[Profile, list[tuple[RunDir, ResourcesConfig]]]
+"""Trials of one experiment, with what each runs on, that go to one place."""
+
+
+def plan_shipments(runs: list[RunDir], profile: str | None) -> list[Shipment]:
+    """Where trials go once more: to `profile`, else each where it went last. Changes nothing.
+
+    Raises: ConfigError for a profile or a config that cannot be read.
+    """
     by_profile: dict[str, list[RunDir]] = {}
     for run in runs:
         place = profile or str(Path(run.job_rows()[-1]["submission"]) / "profile.yaml")
         by_profile.setdefault(place, []).append(run)
-    for place, members in by_profile.items():
-        resources = [(run, load_trial(run.config).resources) for run in members]
-        _send(resources, load_profile(place), members[0].path.parent)
+    return [
+        (load_profile(place), [(run, load_trial(run.config).resources) for run in members])
+        for place, members in by_profile.items()
+    ]
+
+
+def ship(shipments: list[Shipment], folder: Path) -> None:
+    """Submit trials of one experiment folder again; call under its lock."""
+    for site, members in shipments:
+        _send(members, site, folder)
 
 
 def choose_rehearsal(trial: Trial, index: int) -> Trial:

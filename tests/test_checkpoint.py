@@ -132,6 +132,16 @@ def test_what_was_never_saved_is_not_missed(tmp_path):
     assert checkpoint.newest_valid(run) == (None, []), "the newest attempt did without"
 
 
+def test_an_export_to_what_is_no_file_is_refused(tmp_path):
+    run = make_run(tmp_path / "trial")
+    run.config.write_text("name: x")
+    save(run, start(run), 1)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/folder: cannot be written: Is a directory"):
+        checkpoint.export(run, tmp_path / "folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "trial"]
+
+
 def test_a_superseded_attempt_cannot_commit_and_its_late_commits_are_not_read(tmp_path):
     run = make_run(tmp_path / "trial")
     old = start(run)

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from runner.cli import run
+from tests.experiments import write_experiment
 from tests.trials import end, local_job, make_trial, slurm_job, start
 
 VERBS = [
@@ -208,7 +209,7 @@ def test_retry_refuses_what_may_still_run(runner, root, monkeypatch):
     make_trial(root, "cc11", "lost", job=slurm_job(), attempts=[start(1)])
     monkeypatch.setenv("PATH", "/nonexistent")
     code, out, err = runner("retry", "lost")
-    assert code == 2 and out == "nothing to retry\n" and "cc11: it may still be running: squeue not found" in err
+    assert code == 2 and out == "" and "cc11: it may still be running: squeue not found" in err
 
 
 def test_the_root_comes_from_the_option_the_environment_or_runs(root, monkeypatch, capfd, tmp_path):
@@ -247,6 +248,35 @@ def test_a_closed_pipe_is_no_error(root):
     command = f"{sys.executable} -m runner logs aa11 --root {root} | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=30)
     assert done.stdout == "line\n" and done.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["status", "--watch"], ["schema"], ["show", "bb11"], ["results", "gamma"]])
+def test_every_verb_stops_quietly_when_nobody_reads(root, arguments):
+    command = f"{sys.executable} -m runner {' '.join(arguments)} --root {root} | true; echo ${{PIPESTATUS[0]}}"
+    command = command.replace(f" --root {root}", "") if arguments == ["schema"] else command
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30)
+    assert done.stdout in ("141\n", "0\n", "1\n") and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "message"),
+    [(">/dev/full", 1, "runner: stdout: No space left on device\n"), (">&-", 0, ""), (">&- 2>&-", 0, "")],
+)
+def test_a_stdout_that_takes_nothing_is_no_traceback(root, target, code, message):
+    command = f"{sys.executable} -m runner status gamma --root {root} {target}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", message)
+
+
+@pytest.mark.parametrize("verb", [["submit", "--on", "here.yaml"], ["debug"]])
+def test_a_root_that_cannot_be_written_is_one_line(tmp_path, capfd, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.yaml").write_text("cluster: local")
+    (tmp_path / "file").touch()
+    path = write_experiment(tmp_path)
+    assert run([verb[0], str(path), *verb[1:], "--root", str(tmp_path / "file")]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"runner: {tmp_path}/file/") and err.endswith(": Not a directory\n") and err.count("\n") == 1
 
 
 def test_files_are_private(root):

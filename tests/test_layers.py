@@ -15,7 +15,7 @@ class_weights color filters view_draws jitter views preemption loader attempt re
 online_probe projection interpolation curriculum tokenizers method losses methods encoders data schedules lars
 optimizer precision features ranking text_metrics tasks evaluation named evaluate state checkpoint progress run saving
 trainer job local_queue record status tables watch show logs differences results plot provenance submit debug cancel
-json_schema onebox cli_onebox doctor cli interruption __main__
+json_schema onebox cli_onebox doctor interruption cli __main__
 """
 ORDER = _ORDER.split()
 """Each part imports only from parts to its left; a folder is one part. A total order has no circles."""

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import yaml
 
+from runner.cancel import retry
 from runner.cli import run as cli
 from runner.local_queue import Running, choose_gpus
 from runner.rundir import RunDir, find_trials, read_json, read_rows
@@ -166,8 +167,8 @@ def test_failed_cancelled_and_retried(tmp_path, root, capfd):
     assert queues(root) and ranks_of(endless), "the queue goes on"
 
     assert cli(["cancel", f"tiny/{endless.trial}", "--yes", "--root", str(root)]) == 0
-    assert cli(["retry", f"tiny/{endless.trial}", "--root", str(root)]) == 2, "not while it is still leaving"
-    assert "nothing to retry" in capfd.readouterr().out
+    plan = retry([endless], None, patience_seconds=0)
+    assert plan.refused and not plan.runs, "not while it is still leaving"
     wait_until_gone(root)
     assert not ranks_of(endless) and causes(endless) == ["cancelled"] and not endless.failure.exists()
     failed, fine = by_override(root, "optimizer.lr")[1e30], by_override(root, "train.seed")[1]
@@ -182,10 +183,13 @@ def test_failed_cancelled_and_retried(tmp_path, root, capfd):
     wait_for(lambda: starts(endless), PATIENCE_SECONDS, "the next attempt", until=lambda found: len(found) == 2)
     assert starts(endless) == [0, endless.attempt_rows()[1]["end_step"]], "it goes on where the cancel saved"
     assert cli(["cancel", f"tiny/{endless.trial}", "--yes", "--root", str(root)]) == 0
+    again = run_cli("retry", f"tiny/{endless.trial}", "--root", root)
+    assert again.returncode == 0 and again.stdout == "submitted 1 of 1 trials again\n"
+    assert again.stderr in ("", f"runner: waiting up to 30 s for jobs to end: {endless.trial}\n")
+    assert cli(["cancel", f"tiny/{endless.trial}", "--yes", "--root", str(root)]) == 0
     wait_until_gone(root)
     assert not ranks_of(endless)
-    early, late = spans(endless)
-    assert early[1] < late[0], "one after the other"
+    assert all(early[1] < late[0] for early, late in itertools.pairwise(spans(endless))), "one after the other"
 
 
 @pytest.mark.slow
