@@ -143,6 +143,19 @@ def test_show(runner):
     assert document["failure"] == FAILURE and document["jobs"][0]["job_id"] == GONE["job_id"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.yaml", b"a: [1"), ("config.yaml", b"\xff\xfe\x00"), ("config.yaml", b"- 1"), ("provenance.json", b"{")],
+)
+def test_show_says_what_is_damaged_and_goes_on(runner, root, name, content):
+    (root / "gamma" / "bb11" / name).write_bytes(content)
+    code, out, err = runner("show", "bb")
+    (told,) = [line for line in out.splitlines() if "cannot be read" in line]
+    assert code == 0 and err == "" and told.startswith(f"{name} cannot be read: ")
+    assert "rank 1: user code: ValueError: no" in out
+    assert list(json.loads(runner("show", "bb", "--json")[1])["damaged"]) == [name]
+
+
 def test_logs(runner):
     assert runner("logs", "bb11") == (0, "rank 1 raises\n", "")
     assert runner("logs", "gamma/bb", "--rank", "0") == (0, "rank 0 waits\n", "")

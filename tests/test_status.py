@@ -168,6 +168,14 @@ def test_ranks_that_outlive_their_queue_are_running(tmp_path):
     assert [row.settled for row in rows] == [False, True, True, True] and "has ended" in rows[0].note
 
 
+def test_what_is_no_checkpoint_is_no_progress(tmp_path):
+    run = make_trial(tmp_path, "a", checkpoints=["step_00000100.00001"])
+    (run.checkpoints / "step_99999999.00009").mkdir()
+    run.overrides.write_text("a: [1")
+    (row,) = read_statuses([run])
+    assert row.record.step == 100 and row.record.overrides == {}
+
+
 def test_a_zombie_is_not_alive():
     child = subprocess.Popen([sys.executable, "-c", ""])
     created = psutil.Process(child.pid).create_time()
