@@ -21,6 +21,7 @@ import torch
 
 from runner.attempt import Attempt, read_parents
 from runner.errors import CheckpointError, ConfigError
+from runner.explain import OptionError
 from runner.group import Group
 from runner.rundir import RunDir, read_json, read_rows, replacing, sync_path
 
@@ -284,7 +285,7 @@ def last_saved_step(run: RunDir, parents: dict[int, str | None]) -> int:
         for row in run.attempt_rows()
         if row["event"] == "end" and row["attempt"] == newest and row["signal_to_saved_seconds"] is not None
     ]
-    return max(steps)
+    return int(max(steps))
 
 
 def load(run: RunDir, group: Group, name: str, refused: list[str]) -> Checkpoint:
@@ -338,17 +339,27 @@ def export(run: RunDir, file: Path) -> None:
         raise ConfigError(f"{file}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
+def read_export(file: Path) -> dict[str, Any]:
+    """The weights in an exported file (`init_from:`). Raises: ConfigError when it is none."""
+    if not file.exists():
+        raise OptionError("init_from", f"{file} does not exist; `runner export TRIAL FILE` writes one")
+    if not file.is_file():
+        raise OptionError("init_from", f"{file} is no file; `runner export TRIAL FILE` writes one")
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:
+        raise OptionError("init_from", f"{file} is no exported trial: {str(error).splitlines()[0]}") from error
+    if not isinstance(weights, dict):
+        raise OptionError("init_from", f"{file} is no exported trial: its state_dict is no mapping")
+    return weights
+
+
 def load_weights(module: torch.nn.Module, file: Path) -> None:
-    """Start a module from an exported file (`init_from:`).
+    """Start a module from an exported file.
 
     Raises: ConfigError naming the first tensors that are missing, unexpected or of another shape.
     """
-    try:
-        given = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-    except FileNotFoundError:
-        raise ConfigError(f"init_from: {file} does not exist; `runner export TRIAL FILE` writes one") from None
-    except Exception as error:
-        raise ConfigError(f"init_from: {file} is no exported trial: {str(error).splitlines()[0]}") from error
+    given = read_export(file)
     wanted = module.state_dict()
     problems = [f"{name} is missing" for name in wanted if name not in given]
     problems += [f"{name} is not expected" for name in given if name not in wanted]

@@ -16,7 +16,7 @@ from runner.errors import ConfigError, UserError
 from runner.provenance import collect
 from runner.requeue import last_attempt, read_crashes
 from runner.rundir import RunDir
-from runner.submit import prepare
+from runner.submit import check_weights, prepare
 from runner.sweep import trials
 
 EXIT_USER_ERROR, EXIT_PIPE_CLOSED = 2, 141
@@ -34,6 +34,7 @@ def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps
         overrides = [*overrides, f"resources.ranks={ranks}"]
     experiment = load_experiment(path, overrides)
     (variant, trial) = trials(experiment)[0]
+    check_weights([(variant, trial)], experiment.document)
     for line in warnings(trial, torch.cuda.is_available()):
         print(f"runner: {line}", file=sys.stderr)
     world = trial.resources.ranks

@@ -1,6 +1,7 @@
 """What a model refuses, told in one line: the dotted key, the value, and what is allowed."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from types import NoneType
 from typing import Any, get_args, get_origin
@@ -76,6 +77,8 @@ _NEEDS = {
     "list_type": "a list",
 }
 
+_NOT_FINITE = re.compile(r"[-+]?\.?(nan|inf|infinity)", re.IGNORECASE)
+
 
 def _path(detail: Any, value: Any) -> tuple[str, ...]:
     """The keys of pydantic's location that are in the data; what follows them names a branch of a union."""
@@ -106,7 +109,15 @@ def _problem(details: Sequence[Any], value: Any, path: tuple[str, ...], annotati
         if detail["type"] == "value_error":
             text = str(detail["ctx"]["error"])
             return text if isinstance(value, dict) else f"{show(value)} is not allowed; {text}"
-        needs.append(_NEEDS.get(detail["type"]) or _in_yaml_words(detail["msg"]))
+        if detail["type"] == "too_short":
+            least = detail["ctx"]["min_length"]
+            return (
+                f"{show(value)} is not allowed; must have at least {'one entry' if least == 1 else f'{least} entries'}"
+            )
+        if detail["type"] == "float_type" and isinstance(value, str) and _NOT_FINITE.fullmatch(value):
+            needs.append(_NEEDS["finite_number"])
+        else:
+            needs.append(_NEEDS.get(detail["type"]) or _in_yaml_words(detail["msg"]))
     return f"{show(value)} is not allowed; must be {listed(list(dict.fromkeys(needs)))}"
 
 

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner import sweep
 from runner.config import ResourcesConfig, Trial, load_experiment, load_trial, warnings
 from runner.errors import SubmissionError
+from runner.explain import OptionError
 from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.local_queue import MANIFEST, start
 from runner.named import resolve_trials
 from runner.profile import Profile, advice, layout, load_profile, submitit_parameters
 from runner.provenance import collect
 from runner.rundir import RunDir, append_row, experiment_dir, locked, replacing, write_json, write_yaml
+from runner.schema import Document
 from runner.status import read_statuses
 from runner.sweep import Variant, trials
 
@@ -76,11 +79,13 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
     expanded = trials(experiment)
     # Every plug-in choice is resolved now: a typo dies at submission and not after hours in the queue.
     resolve_trials(expanded, experiment.document)
+    check_weights(expanded, experiment.document)
     if site.cluster == "slurm":
         for resources in {trial.resources for _, trial in expanded}:
             layout(resources.ranks, site.gpus_per_node)
     folder = experiment_dir(root.absolute(), experiment.name)
-    for line in dict.fromkeys([*advice(site), *(line for _, trial in expanded for line in warnings(trial))]):
+    lines = [*advice(site), *sweep.advice(experiment), *(line for _, trial in expanded for line in warnings(trial))]
+    for line in dict.fromkeys(lines):
         print(f"runner: {line}", file=sys.stderr)
     runs = [RunDir(folder / variant.trial_id) for variant, _ in expanded]
     if dry_run:
@@ -94,6 +99,20 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
             prepare(item.run, choose_rehearsal(item.trial, index), item.overrides, origin)
         _send([(item.run, item.trial.resources) for item in chosen], site, folder)
     return Submission(experiment.name, items)
+
+
+def check_weights(expanded: list[tuple[Variant, Trial]], document: Document) -> None:
+    """Raise ConfigError for an `init_from` that is no exported file; each is read once."""
+    places = {trial.init_path: variant for variant, trial in expanded if trial.init_path is not None}
+    if not places:
+        return
+    from runner.checkpoint import read_export
+
+    for path, variant in places.items():
+        try:
+            read_export(path)
+        except OptionError as error:
+            raise document.locate(error, variant.origins) from None
 
 
 Shipment = tuple[Profile, list[tuple[RunDir, ResourcesConfig]]]

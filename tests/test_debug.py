@@ -47,7 +47,7 @@ def test_the_first_trial_runs_afresh_each_time(tmp_path, capfd):
     ("words", "code", "message"),
     [
         (["--ranks", "2", "--pdb"], 2, "--pdb: needs one rank, the trial has resources.ranks=2; add --ranks 1"),
-        (["init_from=nowhere.pt"], 2, "init_from"),
+        (["init_from=nowhere.pt"], 2, "override init_from=nowhere.pt: init_from: nowhere.pt does not exist"),
         (["optimizer.lr=1e30", "train.max_grad_norm=null"], 1, "NonFiniteLossError: the loss became"),
     ],
     ids=["pdb", "user error", "failure"],
@@ -63,7 +63,7 @@ def test_how_one_rank_fails(tmp_path, capfd, words, code, message):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["init_from=nowhere.pt"], 2, "runner: init_from"),
+        (["init_from=nowhere.pt"], 2, "init_from: nowhere.pt does not exist"),
         (["optimizer.lr=1e30", "train.max_grad_norm=null"], 1, "failed first: NonFiniteLossError: the loss became"),
     ],
     ids=["user error", "failure"],

@@ -1,5 +1,6 @@
 """Strict YAML, overrides, and errors of one line that say where, what, and what is allowed."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -150,6 +151,17 @@ def test_an_alias_bomb_is_refused_before_it_grows(tmp_path):
 def test_a_missing_file_and_a_folder(tmp_path):
     assert message(load_yaml, tmp_path / "no.yaml") == f"config not found: {tmp_path}/no.yaml"
     assert re.search(r"cannot be read: Is a directory", message(load_yaml, tmp_path))
+
+
+def test_a_pipe_is_read_only_where_a_shell_made_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert message(load_yaml, tmp_path / "pipe") == f"{tmp_path}/pipe: is no regular file"
+    assert message(load_yaml, "/dev/zero") == "/dev/zero: is no regular file"
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"a: 1")
+    os.close(write_end)
+    assert load_yaml(f"/dev/fd/{read_end}").mapping == {"a": 1}
+    os.close(read_end)
 
 
 @pytest.mark.parametrize("key", ["key", "wandb.api_key", "apikey", "authToken", "hf-token", "PASSWORD", "a.secret.0"])
