@@ -21,7 +21,7 @@ import torch
 
 from runner.attempt import Attempt, read_parents
 from runner.errors import CheckpointError, ConfigError
-from runner.explain import OptionError
+from runner.explain import OptionError, counted
 from runner.group import Group
 from runner.rundir import RunDir, read_json, read_rows, replacing, sync_path
 
@@ -298,7 +298,7 @@ def load(run: RunDir, group: Group, name: str, refused: list[str]) -> Checkpoint
     assert manifest is not None, name
     if manifest["world_size"] != group.world:
         raise CheckpointError(
-            f"{name}: saved by {manifest['world_size']} ranks, resumed on {group.world}; "
+            f"{name}: saved by {counted(manifest['world_size'], 'rank')}, resumed on {group.world}; "
             f"set resources.ranks={manifest['world_size']}"
         )
     main = _read(folder / "rank_00000.pt")

@@ -95,7 +95,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Stay until all trials are final.")] = False,
     root: Root = None,
 ) -> None:
-    """One row a trial: state, progress, what happened to it."""
+    """One row a trial: state, progress, what happened to it; with --watch, exits with 1 unless all are done."""
     from runner.status import read_statuses
     from runner.tables import make_console
     from runner.watch import status_table
@@ -148,6 +148,7 @@ def show(trial: Trial, as_json: Json = False, root: Root = None) -> None:
 def cancel(target: Target, yes: Yes = False, root: Root = None) -> None:
     """Stop a trial, or what is not final of a sweep."""
     from runner.cancel import cancel
+    from runner.explain import counted
     from runner.status import count_states, read_statuses
 
     rows = read_statuses(_find_target(target, _root(root)))
@@ -155,13 +156,14 @@ def cancel(target: Target, yes: Yes = False, root: Root = None) -> None:
     if not active:
         print("nothing to cancel: every trial is final")
     elif confirm(f"cancel {count_states(active)}?", yes):
-        print(f"cancelled {len(cancel(row.run for row in active))} of {len(rows)} trials")
+        print(f"cancelled {len(cancel(row.run for row in active))} of {counted(len(rows), 'trial')}")
 
 
 @app.command()
 def retry(target: Target, on: MaybeProfile = None, root: Root = None) -> None:
     """Submit again what failed, was cancelled or got lost."""
     from runner.cancel import retry
+    from runner.explain import counted
 
     runs = _find_target(target, _root(root))
     plan = retry(runs, on)
@@ -172,7 +174,7 @@ def retry(target: Target, on: MaybeProfile = None, root: Root = None) -> None:
             _exit(EXIT_USER_ERROR)
         print("nothing to retry")
         return
-    print(f"submitted {len(plan.runs)} of {len(runs)} trials again")
+    print(f"submitted {len(plan.runs)} of {counted(len(runs), 'trial')} again")
 
 
 @app.command()

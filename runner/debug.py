@@ -13,6 +13,7 @@ import torch
 
 from runner.config import load_experiment, warnings
 from runner.errors import ConfigError, UserError
+from runner.explain import counted
 from runner.provenance import collect
 from runner.requeue import last_attempt, read_crashes
 from runner.rundir import RunDir
@@ -43,7 +44,7 @@ def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps
     run = RunDir(root.absolute() / ".debug" / trial.name / variant.trial_id)
     shutil.rmtree(run.path, ignore_errors=True)
     prepare(run, trial, variant.overrides, collect(sys.argv))
-    print(f"runner: {trial.name}/{variant.trial_id} on {world} ranks, in {run.path}", flush=True)
+    print(f"runner: {trial.name}/{variant.trial_id} on {counted(world, 'rank')}, in {run.path}", flush=True)
     if world == 1:
         return _run_here(run, steps, pdb)
     return _run_ranks(run, world, steps)

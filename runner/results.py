@@ -184,7 +184,7 @@ def groups_table(groups: list[Setting], counts: str) -> Table:
         ]
         cells += [_spread_words(group.spread(name)) for name in metrics]
         missing = [f"{trial.trial} {trial.state}" for trial in group.missing]
-        missing += [f"no trial with {value}" for value in group.absent]
+        missing += [f"no trial with {format_value(value)}" for value in group.absent]
         table.add_row(*map(Text, [*cells, ", ".join(missing)]))
     return table
 

@@ -12,7 +12,7 @@ from typing import Any
 from runner import sweep
 from runner.config import ResourcesConfig, Trial, load_experiment, load_trial, warnings
 from runner.errors import SubmissionError
-from runner.explain import OptionError
+from runner.explain import OptionError, counted
 from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.local_queue import MANIFEST, start
 from runner.named import resolve_trials
@@ -21,6 +21,7 @@ from runner.provenance import collect
 from runner.rundir import RunDir, append_row, experiment_dir, locked, replacing, write_json, write_yaml
 from runner.schema import Document
 from runner.status import read_statuses
+from runner.strict_yaml import flow
 from runner.sweep import Variant, trials
 
 
@@ -54,10 +55,10 @@ class Submission:
         """One line a trial, and a count."""
         lines = []
         for item in self.items:
-            settings = " ".join(f"{key}={value}" for key, value in item.overrides.items()) or "as written"
+            settings = " ".join(f"{key}={flow(value)}" for key, value in item.overrides.items()) or "as written"
             lines.append(f"{'submit' if item.submits else 'keep  '}  {item.run.trial}  {item.state:9}  {settings}")
         count = sum(item.submits for item in self.items)
-        lines.append(f"{self.experiment}: {len(self.items)} trials, {count} to submit")
+        lines.append(f"{self.experiment}: {counted(len(self.items), 'trial')}, {count} to submit")
         return "\n".join(lines)
 
 

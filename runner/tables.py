@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from runner.strict_yaml import flow
+
 PIPED_WIDTH = 200
 """Columns of a table that does not go to a terminal."""
 
@@ -48,7 +50,10 @@ def short_names(keys: list[str]) -> list[str]:
 
 
 def format_value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """Four digits of a number; other settings as they are typed in YAML, strings without quotes."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.4g}" if isinstance(value, float) else flow(value)
 
 
 def format_age(seconds: float) -> str:

@@ -192,7 +192,7 @@ def test_a_user_error_is_one_line_and_exit_code_2(runner, arguments, message):
 
 
 def test_cancel_needs_a_yes_and_then_leaves_word(runner, root):
-    assert runner("cancel", "aa33", "--yes") == (0, "cancelled 1 of 1 trials\n", "")
+    assert runner("cancel", "aa33", "--yes") == (0, "cancelled 1 of 1 trial\n", "")
     assert (root / "other" / "aa33" / "cancelled.json").exists()
     assert runner("cancel", "other") == (0, "nothing to cancel: every trial is final\n", "")
 

@@ -24,7 +24,7 @@ from runner.schema import (
     override,
     set_key,
 )
-from runner.strict_yaml import dump_yaml, is_secret, parse_yaml
+from runner.strict_yaml import dump_yaml, flow, is_secret, parse_yaml
 
 
 class Head(Options):
@@ -290,6 +290,32 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=10,
 )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (1e-5, "1e-05"),
+        (2.0, "2.0"),
+        ("scl", "scl"),
+        ("null", '"null"'),
+        ("1e3", '"1e3"'),
+        ("a: b", '"a: b"'),
+        ({"name": "scl", "widths": [8, None], "x": {}}, "{name: scl, widths: [8, null], x: {}}"),
+    ],
+)
+def test_a_value_is_shown_as_one_would_type_it(value, text):
+    assert flow(value) == text
+
+
+@given(st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.text(min_size=1), inner), max_leaves=5))
+def test_what_is_shown_reads_back_under_yaml(value):
+    text = flow(value)
+    if text.isprintable():
+        read = yaml.safe_load(text)
+        assert read == value or canonical(parse_yaml(f"a: {text}", "x")[0]["a"]) == canonical(value)
 
 
 @given(st.dictionaries(KEYS, VALUES, min_size=1, max_size=4))

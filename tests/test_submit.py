@@ -279,7 +279,7 @@ def test_two_retries_at_once_submit_a_failed_trial_once(tmp_path):
     command += ["--root", str(tmp_path / "runs")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = sorted(process.communicate(timeout=120)[0] for process in both)
-    assert said == ["nothing to retry\n", "submitted 1 of 1 trials again\n"]
+    assert said == ["nothing to retry\n", "submitted 1 of 1 trial again\n"]
     (job,) = run.job_rows()
     wait_for(lambda: is_alive(job["pid"], job["pid_created"]), 60, "the queue to end", until=lambda alive: not alive)
     assert [row["event"] for row in run.attempt_rows()] == ["start", "end"] and run.result.exists()
