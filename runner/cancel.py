@@ -86,8 +86,9 @@ def retry(runs: list[RunDir], profile: str | None, patience_seconds: float = PAT
     """Submit again what can be, to `profile` or to where each went last; they go on from their last checkpoints.
 
     Waits a little for jobs that are just ending. Looks and submits under one lock, so that two retries at once
-    submit a trial once. Raises: SubmissionError when a trial never went anywhere and no profile is given, or the
-    cluster refuses; ConfigError for a profile or a config that cannot be read. Then nothing has changed.
+    submit a trial once. Raises, before anything is changed: SubmissionError when a trial never went anywhere and no
+    profile is given, ConfigError for a profile or a config that cannot be read. Raises: SubmissionError when the
+    cluster refuses.
     """
     from runner.submit import plan_shipments, ship
 

@@ -51,7 +51,7 @@ def read_settings(runs: list[RunDir], overrides: list[dict[str, Any]]) -> list[d
 def _split_groups(run: RunDir) -> dict[str, str]:
     """The text of config.yaml by top-level key."""
     try:
-        text = run.config.read_text()
+        text = run.config.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return {DAMAGED: run.trial}
     starts = list(_TOP_LEVEL_KEY.finditer(text))
