@@ -110,7 +110,11 @@ def describe_end(row: dict[str, Any]) -> str:
 
 
 def _read_overrides(run: RunDir) -> dict[str, Any]:
-    document = yaml.load(run.overrides.read_bytes(), Loader=_YamlLoader)
+    try:
+        document = yaml.load(run.overrides.read_bytes(), Loader=_YamlLoader)
+    except yaml.YAMLError:
+        # Of use for columns only: `runner show` has the whole config.
+        return {}
     return document if isinstance(document, dict) else {}
 
 
@@ -143,5 +147,9 @@ def _step(run: RunDir, attempts: list[dict[str, Any]], logged: dict[str, Any], c
     steps = [row.get("start_step") if row["event"] == "start" else row.get("end_step") for row in attempts[-2:]]
     steps.append(logged.get("step"))
     if checkpoints:
-        steps += [int(match[1]) for name in os.listdir(run.checkpoints) if (match := _CHECKPOINT.fullmatch(name))]
+        found = [match for name in os.listdir(run.checkpoints) if (match := _CHECKPOINT.fullmatch(name))]
+        newest_first = sorted(found, key=lambda match: int(match[1]), reverse=True)
+        # A folder without a manifest is no checkpoint.
+        whole = (int(match[1]) for match in newest_first if (run.checkpoints / match[0] / "manifest.json").exists())
+        steps.append(next(whole, None))
     return max((step for step in steps if step is not None), default=None)
