@@ -16,7 +16,7 @@ from rich.text import Text
 
 from runner.differences import read_settings
 from runner.errors import ConfigError
-from runner.record import main_metric
+from runner.record import is_evaluation, main_metric
 from runner.rundir import read_rows, replacing
 from runner.status import Row
 from runner.tables import format_value, new_table, same_text, short_names, varying_keys
@@ -149,16 +149,16 @@ def group_seeds(results: list[TrialResult]) -> list[Setting]:
 
 
 def metric_names(results: list[TrialResult]) -> list[str]:
-    """Every metric of any trial: the main one first, then those of the test split, then the others."""
+    """Every metric of any trial: the main one first, then those of evaluations, then the others."""
     names = list(dict.fromkeys(name for result in results for name in result.metrics))
     main = main_metric(names)
-    return sorted(names, key=lambda name: (name != main, not name.startswith("test/")))
+    return sorted(names, key=lambda name: (name != main, not is_evaluation(name)))
 
 
 def shown_metrics(results: list[TrialResult]) -> list[str]:
-    """What a table has room for: test metrics and the training loss; JSON and CSV have all."""
+    """What a table has room for: metrics of evaluations and the training loss; JSON and CSV have all."""
     names = metric_names(results)
-    return [name for name in names if name.startswith("test/") or name == "train/loss"] or names
+    return [name for name in names if is_evaluation(name) or name == "train/loss"] or names
 
 
 def results_table(results: list[TrialResult], counts: str) -> Table:

@@ -19,6 +19,7 @@ from runner.results import (
     metric_names,
     read_results,
     results_table,
+    shown_metrics,
     write_csv,
 )
 from runner.status import read_statuses
@@ -240,3 +241,9 @@ def test_a_damaged_config_is_not_averaged_with_others(tmp_path, damage):
     runs = [make_config(tmp_path, f"t{seed}", {"train.seed": seed}, config_text(seed=seed), 0.1) for seed in (0, 1)]
     runs[1].config.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
     assert len(group_over(read_results(read_statuses(runs)), "seed")) == 2
+
+
+def test_a_table_shows_the_metrics_of_every_data_set(tmp_path):
+    metrics = {"train/loss": 1.0, "validation/knn_top1": 0.5, "few/knn_top1": 0.25, "train/beta": 0.9}
+    results = read_results(read_statuses([make_trial(tmp_path, "a", result=metrics)]))
+    assert shown_metrics(results) == ["validation/knn_top1", "few/knn_top1", "train/loss"]
