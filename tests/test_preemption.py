@@ -62,7 +62,8 @@ torch.set_num_threads(1)
 a = torch.randn(1500, 1500)
 with watching() as preemption:
     print("ready", flush=True)
-    while not preemption.flag:
+    ended = 0.0
+    while not (ended and preemption.flag):
         torch.linalg.svd(a)  # seconds without a Python bytecode
         ended = time.time()
 sent = float(sys.stdin.readline())
