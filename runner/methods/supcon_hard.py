@@ -165,13 +165,7 @@ class SupConHard(Method):
         assert batch.labels is not None and batch.ids is not None
         contrasts, classifies = self.stage(step)
         tokens_BL = self._mutate(batch, step)
-        logits_BLC = None
-        if classifies and self.decoder is not None:
-            residues_BLD = self.encoder.residues(tokens_BL)  # type: ignore[operator]
-            features_BD: Tensor = self.encoder.pool(residues_BLD, tokens_BL)  # type: ignore[operator]
-            logits_BLC = self.decoder(residues_BLD)
-        else:
-            features_BD = self.encoder(tokens_BL)
+        features_BD, logits_BLC = self._encode(tokens_BL, decode=classifies)
         losses: dict[str, Tensor] = {}
         if contrasts:
             assert self.pairs is not None
@@ -198,18 +192,20 @@ class SupConHard(Method):
         Rows may be fragments: evaluations put them together to proteins.
         """
         tokens_BL = batch.columns["sequence"]
-        if self.decoder is None:
-            logits_BLC, features_BD = None, self.encoder(tokens_BL)
-        else:
-            residues_BLD = self.encoder.residues(tokens_BL)  # type: ignore[operator]
-            features_BD = self.encoder.pool(residues_BLD, tokens_BL)  # type: ignore[operator]
-            logits_BLC = self.decoder(residues_BLD)
+        features_BD, logits_BLC = self._encode(tokens_BL)
         found = {"features": features_BD}
         if self.pairs is not None:
             found["projections"] = self.pairs.projection(features_BD)
         if self.config.classes is not None:
             found["scores"] = self._classify(features_BD, logits_BLC, tokens_BL)
         return found if logits_BLC is None else {**found, "motif_scores": logits_BLC}
+
+    def _encode(self, tokens_BL: Tensor, decode: bool = True) -> tuple[Tensor, Tensor | None]:
+        """(B, D) features, and (B, L, C) logits of the residues where there is a decoder and it is wanted."""
+        if self.decoder is None or not decode:
+            return self.encoder(tokens_BL), None
+        residues_BLD = self.encoder.residues(tokens_BL)  # type: ignore[operator]
+        return self.encoder.pool(residues_BLD, tokens_BL), self.decoder(residues_BLD)  # type: ignore[operator]
 
     def _mutate(self, batch: Batch, step: int) -> Tensor:
         tokens_BL, mutation = batch.columns["sequence"], self.config.mutation
