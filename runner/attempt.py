@@ -11,6 +11,8 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 from runner.errors import RunnerError
 from runner.rundir import RunDir, append_row, read_json, write_json
 
@@ -46,6 +48,8 @@ class Attempt:
             job_id=job_id,
             launch=launch,
             host=os.uname().nodename,
+            pid=os.getpid(),
+            pid_created=psutil.Process().create_time(),
             world_size=world,
             start_step=step,
             steps=steps,
@@ -60,6 +64,10 @@ class Attempt:
             requeue=requeue,
             signal_to_saved_seconds=signal_to_saved_seconds,
         )
+
+    def record_saved(self, step: int) -> None:
+        """Leave word of a checkpoint outside its folder, which may be lost as a whole."""
+        write_json(self.run.saved(self.number), {"step": step})
 
     def record_crash(self, error: BaseException, cause: str, step: int | None) -> None:
         """Leave word of why this rank dies, for the decision whether the trial goes on."""

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +16,10 @@ from runner.rundir import RunDir, locked, write_json
 from runner.status import Job, Row, ask_about, read_statuses
 
 RETRIED_STATES = ("failed", "cancelled", "unknown")
+PATIENCE_SECONDS = 30
+"""How long a retry waits for jobs that are just ending; saving takes seconds."""
+
+POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class RetryPlan:
 
     runs: list[RunDir] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    ending: list[RunDir] = field(default_factory=list)
+    """Of those that are refused, the ones whose jobs are about to end."""
 
 
 def cancel(runs: Iterable[RunDir]) -> list[RunDir]:
@@ -63,9 +70,11 @@ def plan_retry(rows: list[Row], jobs: list[Job | None]) -> RetryPlan:
             continue
         if job is not None and job.phase == "running":
             plan.refused.append(f"{row.trial}: job {row.job_id} is still ending; retry in a moment")
+            plan.ending.append(row.run)
         elif job is not None and job.phase == "waiting" and not (row.is_local and row.state == "failed"):
             # A local queue lets go of what failed; what was cancelled it has perhaps not looked at yet.
             plan.refused.append(f"{row.trial}: {row.job_id} still has it in its queue; retry later")
+            plan.ending.append(row.run)
         elif row.state == "unknown" and not row.settled:
             plan.refused.append(f"{row.trial}: it may still be running: {row.note}")
         else:
@@ -73,31 +82,51 @@ def plan_retry(rows: list[Row], jobs: list[Job | None]) -> RetryPlan:
     return plan
 
 
-def retry(runs: list[RunDir], profile: str | None) -> RetryPlan:
+def retry(runs: list[RunDir], profile: str | None, patience_seconds: float = PATIENCE_SECONDS) -> RetryPlan:
     """Submit again what can be, to `profile` or to where each went last; they go on from their last checkpoints.
 
-    Looks and submits under one lock, so that two retries at once submit a trial once. Raises: SubmissionError when
-    a trial never went anywhere and no profile is given, or the cluster refuses.
+    Waits a little for jobs that are just ending. Looks and submits under one lock, so that two retries at once
+    submit a trial once. Raises, before anything is changed: SubmissionError when a trial never went anywhere and no
+    profile is given, ConfigError for a profile or a config that cannot be read. Raises: SubmissionError when the
+    cluster refuses.
     """
-    from runner.submit import resubmit
+    from runner.submit import plan_shipments, ship
 
     if profile is not None:
-        load_profile(profile)  # before anything is changed
+        load_profile(profile)
+    wait_for_ending(runs, patience_seconds)
     total = RetryPlan()
     for folder in dict.fromkeys(run.path.parent for run in runs):
         with locked(folder):
-            rows = read_statuses([run for run in runs if run.path.parent == folder])
-            jobs = ask_about({i: row.record for i, row in enumerate(rows)})
-            plan = plan_retry(rows, [jobs.get(i) for i in range(len(rows))])
+            plan = look([run for run in runs if run.path.parent == folder])
             for run in plan.runs:
                 if profile is None and not run.job_rows():
                     raise SubmissionError(f"trial {run.trial}: it was never submitted; say where with --on PROFILE")
+            shipments = plan_shipments(plan.runs, profile)
             for run in plan.runs:
                 set_aside(run)
-            resubmit(plan.runs, profile)
+            ship(shipments, folder)
             total.runs.extend(plan.runs)
             total.refused.extend(plan.refused)
     return total
+
+
+def look(runs: list[RunDir]) -> RetryPlan:
+    """`plan_retry` for the trials as they are now."""
+    rows = read_statuses(runs)
+    jobs = ask_about({i: row.record for i, row in enumerate(rows)})
+    return plan_retry(rows, [jobs.get(i) for i in range(len(rows))])
+
+
+def wait_for_ending(runs: list[RunDir], patience_seconds: float) -> None:
+    """Return once no job of these trials is about to end any more, or after `patience_seconds`."""
+    deadline, told = time.monotonic() + patience_seconds, False
+    while (ending := look(runs).ending) and time.monotonic() < deadline:
+        if not told:
+            names = ", ".join(run.trial for run in ending[:4]) + (", ..." if len(ending) > 4 else "")
+            print(f"runner: waiting up to {patience_seconds:.0f} s for jobs to end: {names}", file=sys.stderr)
+            told = True
+        time.sleep(POLL_SECONDS)
 
 
 def set_aside(run: RunDir) -> None:

@@ -5,6 +5,7 @@ written beside its place, every file and the folder fsynced, renamed, the parent
 pruned. A reader takes the newest one that verifies along the lineage of the newest attempt.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -20,6 +21,7 @@ import torch
 
 from runner.attempt import Attempt, read_parents
 from runner.errors import CheckpointError, ConfigError
+from runner.explain import OptionError, counted
 from runner.group import Group
 from runner.rundir import RunDir, read_json, read_rows, replacing, sync_path
 
@@ -154,6 +156,9 @@ def _commit(run: RunDir, beside: Path, place: Path, manifest: dict[str, Any], at
         sync_path(run.checkpoints)
     except Exception as error:
         return error
+    # A disk that is full by now does not take back what is committed.
+    with contextlib.suppress(OSError):
+        attempt.record_saved(manifest["step"])
     return None
 
 
@@ -243,7 +248,8 @@ def verify(run: RunDir, name: str) -> str | None:
 def newest_valid(run: RunDir) -> tuple[str | None, list[str]]:
     """The newest checkpoint that verifies, and the newer ones refused with their reasons.
 
-    Raises: CheckpointError when there are some but none verifies: a trial never silently restarts from zero.
+    Raises: CheckpointError when there are some but none verifies, or there were some and none is left: a trial
+    never silently restarts from zero.
     """
     names, parents = list_names(run), read_parents(run)
     # Without any record of attempts (a checkpoint folder copied by hand) every checkpoint counts.
@@ -256,7 +262,30 @@ def newest_valid(run: RunDir) -> tuple[str | None, list[str]]:
         refused.append(f"{name}: {problem}")
     if refused:
         raise CheckpointError(f"{run.checkpoints}: no checkpoint can be trusted: {'; '.join(refused)}")
+    if step := last_saved_step(run, parents):
+        raise CheckpointError(
+            f"{run.checkpoints}: has no checkpoint, but one of step {step} was saved there; put it back, or remove "
+            f"{run.path} to start anew"
+        )
     return None, []
+
+
+def last_saved_step(run: RunDir, parents: dict[int, str | None]) -> int:
+    """The step of a checkpoint that the newest attempt wrote or resumed from, by what lies outside of `checkpoints`.
+
+    0 when there was none; a superseded attempt's do not count.
+    """
+    newest = max(parents, default=None)
+    if newest is None:
+        return 0
+    parent = parents[newest]
+    steps = [0 if parent is None else _order(parent)[0], (read_json(run.saved(newest)) or {}).get("step", 0)]
+    steps += [
+        row["end_step"]
+        for row in run.attempt_rows()
+        if row["event"] == "end" and row["attempt"] == newest and row["signal_to_saved_seconds"] is not None
+    ]
+    return int(max(steps))
 
 
 def load(run: RunDir, group: Group, name: str, refused: list[str]) -> Checkpoint:
@@ -269,7 +298,7 @@ def load(run: RunDir, group: Group, name: str, refused: list[str]) -> Checkpoint
     assert manifest is not None, name
     if manifest["world_size"] != group.world:
         raise CheckpointError(
-            f"{name}: saved by {manifest['world_size']} ranks, resumed on {group.world}; "
+            f"{name}: saved by {counted(manifest['world_size'], 'rank')}, resumed on {group.world}; "
             f"set resources.ranks={manifest['world_size']}"
         )
     main = _read(folder / "rank_00000.pt")
@@ -288,7 +317,7 @@ def _read(path: Path) -> dict[str, Any]:
 def export(run: RunDir, file: Path) -> None:
     """Write one portable file `{"state_dict", "config", "history"}` from the newest checkpoint that verifies.
 
-    Raises: ConfigError when the trial has no checkpoint.
+    Raises: ConfigError when the trial has no checkpoint, or the file cannot be written.
     """
     import yaml
 
@@ -303,21 +332,34 @@ def export(run: RunDir, file: Path) -> None:
     }
     if not file.parent.is_dir():
         raise ConfigError(f"{file}: its folder does not exist")
-    with replacing(file) as stream:
-        torch.save(portable, stream)
+    try:
+        with replacing(file) as stream:
+            torch.save(portable, stream)
+    except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
+        raise ConfigError(f"{file}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read_export(file: Path) -> dict[str, Any]:
+    """The weights in an exported file (`init_from:`). Raises: ConfigError when it is none."""
+    if not file.exists():
+        raise OptionError("init_from", f"{file} does not exist; `runner export TRIAL FILE` writes one")
+    if not file.is_file():
+        raise OptionError("init_from", f"{file} is no file; `runner export TRIAL FILE` writes one")
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:
+        raise OptionError("init_from", f"{file} is no exported trial: {str(error).splitlines()[0]}") from error
+    if not isinstance(weights, dict):
+        raise OptionError("init_from", f"{file} is no exported trial: its state_dict is no mapping")
+    return weights
 
 
 def load_weights(module: torch.nn.Module, file: Path) -> None:
-    """Start a module from an exported file (`init_from:`).
+    """Start a module from an exported file.
 
     Raises: ConfigError naming the first tensors that are missing, unexpected or of another shape.
     """
-    try:
-        given = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-    except FileNotFoundError:
-        raise ConfigError(f"init_from: {file} does not exist; `runner export TRIAL FILE` writes one") from None
-    except Exception as error:
-        raise ConfigError(f"init_from: {file} is no exported trial: {str(error).splitlines()[0]}") from error
+    given = read_export(file)
     wanted = module.state_dict()
     problems = [f"{name} is missing" for name in wanted if name not in given]
     problems += [f"{name} is not expected" for name in given if name not in wanted]

@@ -12,6 +12,7 @@ import typer
 from runner import cli_data, cli_onebox
 from runner.cli_onebox import Yes, confirm
 from runner.errors import ConfigError, RunnerError, UserError
+from runner.interruption import end_at_once_in_imports
 
 if TYPE_CHECKING:
     from runner.rundir import RunDir
@@ -79,7 +80,11 @@ def submit(
         print(f"\n{script}", end="")
     if dry_run or not wait:
         return
-    code = _wait(submission.runs)
+    try:
+        code = _wait(submission.runs)
+    except KeyboardInterrupt:
+        words = f"interrupted; the trials go on, and `runner cancel {submission.experiment}` stops them"
+        _exit(_complain(words, EXIT_INTERRUPTED))
     _print_results(submission.runs)
     _exit(code)
 
@@ -91,7 +96,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Stay until all trials are final.")] = False,
     root: Root = None,
 ) -> None:
-    """One row a trial: state, progress, what happened to it."""
+    """One row a trial: state, progress, what happened to it; with --watch, exits with 1 unless all are done."""
     from runner.status import read_statuses
     from runner.tables import make_console
     from runner.watch import status_table
@@ -144,6 +149,7 @@ def show(trial: Trial, as_json: Json = False, root: Root = None) -> None:
 def cancel(target: Target, yes: Yes = False, root: Root = None) -> None:
     """Stop a trial, or what is not final of a sweep."""
     from runner.cancel import cancel
+    from runner.explain import counted
     from runner.status import count_states, read_statuses
 
     rows = read_statuses(_find_target(target, _root(root)))
@@ -151,22 +157,25 @@ def cancel(target: Target, yes: Yes = False, root: Root = None) -> None:
     if not active:
         print("nothing to cancel: every trial is final")
     elif confirm(f"cancel {count_states(active)}?", yes):
-        print(f"cancelled {len(cancel(row.run for row in active))} of {len(rows)} trials")
+        print(f"cancelled {len(cancel(row.run for row in active))} of {counted(len(rows), 'trial')}")
 
 
 @app.command()
 def retry(target: Target, on: MaybeProfile = None, root: Root = None) -> None:
     """Submit again what failed, was cancelled or got lost."""
     from runner.cancel import retry
+    from runner.explain import counted
 
     runs = _find_target(target, _root(root))
     plan = retry(runs, on)
     for line in plan.refused:
         print(f"runner: {line}", file=sys.stderr)
     if not plan.runs:
+        if plan.refused:
+            _exit(EXIT_USER_ERROR)
         print("nothing to retry")
-        _exit(EXIT_USER_ERROR if plan.refused else 0)
-    print(f"submitted {len(plan.runs)} of {len(runs)} trials again")
+        return
+    print(f"submitted {len(plan.runs)} of {counted(len(runs), 'trial')} again")
 
 
 @app.command()
@@ -219,6 +228,8 @@ def schema() -> None:
 
 def main() -> NoReturn:
     """Run a verb and exit: 0 ok, 1 a trial failed, 2 user error, 130 interrupted."""
+    end_at_once_in_imports()
+    _hold_streams()
     os.umask(0o077)
     sys.exit(run(sys.argv[1:]))
 
@@ -238,14 +249,41 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read our output has enough of it; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PIPE_CLOSED
+        return _leave_stdout(EXIT_PIPE_CLOSED)
+    except SystemExit as end:
+        # What typer and rich make of a closed pipe.
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        return _leave_stdout(EXIT_PIPE_CLOSED)
+    except OSError as error:
+        return _complain_of_disk(error)
 
 
 def _complain(message: str, code: int) -> int:
     print(f"runner: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _complain_of_disk(error: OSError) -> int:
+    """A path that was given cannot be read or written; an error that names none is of stdout."""
+    if error.filename is not None:
+        return _complain(f"{error.filename}: {error.strerror}", EXIT_USER_ERROR)
+    return _leave_stdout(_complain(f"stdout: {error.strerror or error}", EXIT_FAILED))
+
+
+def _leave_stdout(code: int) -> int:
+    """Whoever read our output has enough of it; Python would complain once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return code
+
+
+def _hold_streams() -> None:
+    """Where a standard stream is closed, /dev/null: else the next file to be opened would take its place."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def _exit(code: int) -> NoReturn:

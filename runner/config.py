@@ -38,7 +38,7 @@ def _check_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(_check_name)]
 """A name that is safe as a folder, a job name and a part of a command line."""
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
@@ -133,7 +133,7 @@ class TrainConfig(Options):
     epochs: Count | None = None
     """Passes over the training data; give this or `steps`."""
 
-    steps: Annotated[int, Field(ge=0)] | None = None
+    steps: Annotated[int, Field(ge=0, le=10**9)] | None = None
     """Optimizer steps; give this or `epochs`. 0 evaluates what `init_from` names and trains nothing."""
 
     batch_size: Count
@@ -309,7 +309,7 @@ class Trial(Options):
     """Ranks, and CPUs for each."""
 
     init_from: str | None = None
-    """Start from the weights of this checkpoint or trial; None: random weights."""
+    """Start from the weights in this file, which `runner export` writes; None: random weights."""
 
     rehearse: RehearseConfig | None = None
     """Interruptions on purpose; None: none."""

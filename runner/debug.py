@@ -1,22 +1,28 @@
 """One trial here, in the foreground, by the code path of a job."""
 
 import multiprocessing
+import os
 import shutil
+import signal
 import sys
 import traceback
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import torch
 
 from runner.config import load_experiment, warnings
 from runner.errors import ConfigError, UserError
+from runner.explain import counted
 from runner.provenance import collect
 from runner.requeue import last_attempt, read_crashes
 from runner.rundir import RunDir
-from runner.submit import prepare
+from runner.submit import check_weights, prepare
 from runner.sweep import trials
 
-EXIT_USER_ERROR = 2
+EXIT_USER_ERROR, EXIT_PIPE_CLOSED = 2, 141
+LEAVE_SECONDS = 10
+"""How long ranks have to save and leave after Ctrl-C, or after another failed."""
 
 
 def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps: int | None, pdb: bool) -> int:
@@ -29,6 +35,7 @@ def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps
         overrides = [*overrides, f"resources.ranks={ranks}"]
     experiment = load_experiment(path, overrides)
     (variant, trial) = trials(experiment)[0]
+    check_weights([(variant, trial)], experiment.document)
     for line in warnings(trial, torch.cuda.is_available()):
         print(f"runner: {line}", file=sys.stderr)
     world = trial.resources.ranks
@@ -37,7 +44,7 @@ def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps
     run = RunDir(root.absolute() / ".debug" / trial.name / variant.trial_id)
     shutil.rmtree(run.path, ignore_errors=True)
     prepare(run, trial, variant.overrides, collect(sys.argv))
-    print(f"runner: {trial.name}/{variant.trial_id} on {world} ranks, in {run.path}", flush=True)
+    print(f"runner: {trial.name}/{variant.trial_id} on {counted(world, 'rank')}, in {run.path}", flush=True)
     if world == 1:
         return _run_here(run, steps, pdb)
     return _run_ranks(run, world, steps)
@@ -49,7 +56,7 @@ def _run_here(run: RunDir, steps: int | None, pdb: bool) -> int:
 
     try:
         outcome, _ = run_rank(run, Place(), stop_after=steps, redirect=False)
-    except UserError:
+    except (UserError, BrokenPipeError):
         raise
     except Exception:
         traceback.print_exc()
@@ -68,20 +75,26 @@ def _run_ranks(run: RunDir, world: int, steps: int | None) -> int:
         context.Process(target=_rank, args=(str(run.path), rank, world, steps), name=f"rank {rank}")
         for rank in range(world)
     ]
+    # Ctrl-C is ours to answer: a rank that is interrupted in an import fails with an error of its own. The tracker
+    # of spawned processes unblocks SIGINT when it starts, so it starts first.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     for process in ranks:
         process.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         for process in ranks:
             process.join()
     finally:
         for process in ranks:
-            if process.is_alive():
-                process.terminate()
-                process.join(10)
-                process.kill()
+            process.terminate()
+        for process in ranks:
+            process.join(LEAVE_SECONDS)
+            process.kill()
     codes = [process.exitcode for process in ranks]
-    if EXIT_USER_ERROR in codes:
-        return EXIT_USER_ERROR
+    for told in (EXIT_USER_ERROR, EXIT_PIPE_CLOSED):
+        if told in codes:
+            return told
     if any(codes):
         for crash in read_crashes(run, last_attempt(run))[:1]:
             print(f"runner: rank {crash['rank']} failed first: {crash['error']}; {crash['traceback']}", file=sys.stderr)
@@ -99,7 +112,9 @@ def _rank(folder: str, rank: int, world: int, steps: int | None) -> None:
         if rank == 0:
             print(f"runner: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except BrokenPipeError:
+        # Nobody reads the terminal's side any more; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(EXIT_PIPE_CLOSED)
     if outcome.verdict:
         sys.exit(1)

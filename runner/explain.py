@@ -1,6 +1,7 @@
 """What a model refuses, told in one line: the dotted key, the value, and what is allowed."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from types import NoneType
 from typing import Any, get_args, get_origin
@@ -63,6 +64,11 @@ def listed(words: Sequence[str]) -> str:
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 # pydantic's words are about Python; these are about YAML.
 _NEEDS = {
     "bool_type": "true or false",
@@ -75,6 +81,8 @@ _NEEDS = {
     "tuple_type": "a list",
     "list_type": "a list",
 }
+
+_NOT_FINITE = re.compile(r"[-+]?\.?(nan|inf|infinity)", re.IGNORECASE)
 
 
 def _path(detail: Any, value: Any) -> tuple[str, ...]:
@@ -106,7 +114,15 @@ def _problem(details: Sequence[Any], value: Any, path: tuple[str, ...], annotati
         if detail["type"] == "value_error":
             text = str(detail["ctx"]["error"])
             return text if isinstance(value, dict) else f"{show(value)} is not allowed; {text}"
-        needs.append(_NEEDS.get(detail["type"]) or _in_yaml_words(detail["msg"]))
+        if detail["type"] == "too_short":
+            least = detail["ctx"]["min_length"]
+            return (
+                f"{show(value)} is not allowed; must have at least {'one entry' if least == 1 else f'{least} entries'}"
+            )
+        if detail["type"] == "float_type" and isinstance(value, str) and _NOT_FINITE.fullmatch(value):
+            needs.append(_NEEDS["finite_number"])
+        else:
+            needs.append(_NEEDS.get(detail["type"]) or _in_yaml_words(detail["msg"]))
     return f"{show(value)} is not allowed; must be {listed(list(dict.fromkeys(needs)))}"
 
 

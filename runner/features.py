@@ -3,20 +3,20 @@
 Shapes: N samples of the data set, D features.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from itertools import pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from runner.batch import Batch
 from runner.dataset import Split
 from runner.group import Group
 from runner.loader import plain_batch
-from runner.method import Method
+from runner.method import Method, evaluating
 from runner.precision import Precision
 
 
@@ -81,15 +81,3 @@ def extract_features(
     outputs = {name: group.all_gather(torch.cat([piece[name] for piece in pieces])) for name in pieces[0]}
     labels = None if data.labels is None else data.labels.to(group.device)
     return FrozenFeatures(outputs.pop("features"), labels, outputs, data)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each part is back in its own mode, so that what was frozen stays frozen."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

@@ -3,6 +3,7 @@
 Kept light: unpickling happens inside the start-up window, so torch and the trainer are imported when called.
 """
 
+import contextlib
 import os
 import shlex
 import signal
@@ -80,10 +81,13 @@ def run_rank(
 
     `stop_after` ends the run early (debugging); `redirect` sends output to the attempt's own log file.
     """
-    from runner.preemption import watching
+    from runner.preemption import heeding, watching
 
     os.umask(0o077)
-    with watching() as preemption:
+    with (
+        watching() as preemption,
+        heeding(run.cancelled, preemption) if place.rank == 0 else contextlib.nullcontext(),
+    ):
         outcome = _attend(run, place, preemption, stop_after, redirect)
     return outcome, preemption
 
@@ -106,7 +110,7 @@ def _attend(run: RunDir, place: "Place", preemption: "Preemption", stop_after: i
         check()
         attempt, store = meet(run, place, check)
     except Interrupted as interruption:
-        verdict = settle_verdict(interruption.verdict, place)[0]
+        verdict = settle_verdict(interruption.verdict, place, run)[0]
         return Outcome(verdict, 0, time.time())
     if redirect:
         send_output_to(run.log(attempt.number, place.rank))
@@ -125,7 +129,7 @@ def _attend(run: RunDir, place: "Place", preemption: "Preemption", stop_after: i
             outcome = launch(trial, attempt, group, preemption, place=place, stop_after=stop_after)
             verdict = Verdict.GO_ON
             if outcome.verdict:
-                facts = settle_verdict(outcome.verdict, place) if group.is_main else (outcome.verdict, "")
+                facts = settle_verdict(outcome.verdict, place, run) if group.is_main else (outcome.verdict, "")
                 number, cause = group.broadcast_json([int(facts[0]), facts[1]])
                 verdict = Verdict(number)
                 # The rank that heard it first counts.
@@ -142,12 +146,15 @@ def _attend(run: RunDir, place: "Place", preemption: "Preemption", stop_after: i
     return Outcome(verdict, outcome.step, outcome.saved_at)
 
 
-def settle_verdict(verdict: "Verdict", place: "Place") -> tuple["Verdict", str]:
+def settle_verdict(verdict: "Verdict", place: "Place", run: RunDir) -> tuple["Verdict", str]:
     """What a signal meant, by asking the scheduler: TERM alone may be a preemption, a requeue or a scancel.
 
     Returns the verdict to act on and the cause in words. Rank 0 asks; without Slurm the signal is taken at its word.
     """
     from runner.preemption import Verdict
+
+    if run.cancelled.exists():
+        return Verdict.SAVE, "cancelled"
 
     if "SLURM_JOB_ID" not in os.environ or place.job_id == "debug":
         return verdict, "preempted" if verdict is Verdict.REQUEUE else "terminated"

@@ -1,6 +1,7 @@
 """What every method is: a model with its loss, and hooks that do nothing unless a method needs them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -136,3 +137,15 @@ def name_losses(losses: Losses) -> dict[str, Tensor]:
     if len(named) > 1 and "loss" in named:
         raise ValueError('compute_loss: "loss" is the name of the sum; give its parts other names')
     return named if len(named) > 1 else {"loss": next(iter(named.values()))}
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each part is back in its own mode, so that what was frozen stays frozen."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

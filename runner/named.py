@@ -1,7 +1,14 @@
 """A name is a file: `method: {name: scl}` is runner/methods/scl.py. The only door from configs to plug-ins.
 
-A plug-in is a module with a `Config` (its options) and a `build`; adding one is adding a file. A method whose
-loss takes no negatives from the batch says so with `IN_BATCH_NEGATIVES = False`.
+A plug-in is a module with a `Config` (its options) and a `build`; adding one is adding a file. What else it may say:
+
+KIND                "records" where it gives or takes them; images otherwise
+IN_BATCH_NEGATIVES  False for a method whose loss takes no negatives from the batch
+GLOBAL_VIEWS        (fewest, most or None) global views that a method looks at
+LOCAL_VIEWS         False for a method that does not look at local views
+SPLITS              of a data set, where it has a validation part of its own
+build_probe         of a data set, a function: what probes are fitted on where that is not the training part
+FITS                False for an evaluation that does not look at the training samples
 """
 
 import importlib
@@ -96,6 +103,7 @@ def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
     _check_more_encoders(trial, method)
     options = ResolvedTrial(method, encoder, data, schedule, probes, more_data)
     _check_kinds(trial)
+    _check_views(trial)
     if getattr(load("methods", trial.method.name), "IN_BATCH_NEGATIVES", True):
         check_negatives(trial)
     if trial.train.steps:
@@ -122,6 +130,9 @@ def _resolve_probes(evaluate: EvaluateConfig) -> tuple[dict[str, Options], dict[
         probes[probe.name] = build(config, probe.options, "evaluate.probes")
     more = {}
     for name, selection in evaluate.data.items():
+        if selection.name not in (there := names("data")):
+            problem = f"{show(selection.name)} is not allowed; {did_you_mean(selection.name, there)}"
+            raise OptionError(f"evaluate.data.{name}.name", problem)
         config = load("data", selection.name).Config
         more[name] = build(config, selection.options, f"evaluate.data.{name}")
     return probes, more
@@ -146,3 +157,16 @@ def _check_kinds(trial: Trial) -> None:
             raise OptionError(f"evaluate.data.{name}.name", f"{show(selection.name)} does not give {given}")
     if given != "images" and trial.views != ViewsConfig():
         raise OptionError("views", f"are of images, and data {show(trial.data.name)} gives {given}; leave it out")
+
+
+def _check_views(trial: Trial) -> None:
+    """Raise OptionError for views that the method would not look at, or would miss."""
+    module, views = load("methods", trial.method.name), trial.views
+    fewest, most = getattr(module, "GLOBAL_VIEWS", (1, None))
+    if views.global_views < fewest or (most is not None and views.global_views > most):
+        wanted = f"at least {fewest}" if most is None else f"{fewest}"
+        problem = f"{views.global_views} is not allowed; method {show(trial.method.name)} compares {wanted}"
+        raise OptionError("views.global_views", problem)
+    if views.local_views and not getattr(module, "LOCAL_VIEWS", True):
+        problem = f"{views.local_views} is not allowed; method {show(trial.method.name)} looks at global views only"
+        raise OptionError("views.local_views", problem)

@@ -42,9 +42,9 @@ def plot_settings(path: Path, title: str, settings: list[Setting]) -> None:
     metric = main_metric(metric_names([trial for setting in settings for trial in setting.done]))
     assert metric is not None, "a trial that is done has metrics"
     settings = [setting for setting in settings if setting.spread(metric) is not None]
-    keys = varying_keys([setting.overrides for setting in settings])
+    keys = varying_keys([setting.settings for setting in settings])
     figure, axes = _figure()
-    if len(keys) == 1 and all(_is_number(setting.overrides.get(keys[0])) for setting in settings):
+    if len(keys) == 1 and all(_is_number(setting.settings.get(keys[0])) for setting in settings):
         _plot_numbers(axes, metric, keys[0], settings)
     else:
         _plot_lines(figure, axes, metric, keys, settings)
@@ -59,12 +59,12 @@ def plot_curves(path: Path, title: str, rows: list[Row], results: list[TrialResu
     curves = {row.run.trial: _curve(row, metric) for row in rows} if metric else {}
     if not any(curves.values()):
         raise ConfigError(f"--plot {path}: no trial of {title} has metrics yet")
-    keys = varying_keys([result.overrides for result in results])
+    keys = varying_keys([result.settings for result in results])
     figure, axes = _figure()
     for result in results:
         points = curves[result.trial]
         if points:
-            label = _setting(result.overrides, keys) or result.trial
+            label = _setting(result.settings, keys) or result.trial
             label += "" if result.state == "done" else f" ({result.state})"
             marker = "o" if len(points) < 30 else None
             axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=3, linewidth=1.2)
@@ -77,8 +77,8 @@ def plot_curves(path: Path, title: str, rows: list[Row], results: list[TrialResu
 
 
 def _plot_numbers(axes: Any, metric: str, key: str, settings: list[Setting]) -> None:
-    settings = sorted(settings, key=lambda setting: setting.overrides[key])
-    xs = [float(setting.overrides[key]) for setting in settings]
+    settings = sorted(settings, key=lambda setting: setting.settings[key])
+    xs = [float(setting.settings[key]) for setting in settings]
     means, errors = _spreads(settings, metric)
     axes.errorbar(xs, means, yerr=errors, marker="o", markersize=5, linewidth=1.2, capsize=4, zorder=3)
     for x, setting in zip(xs, settings, strict=True):
@@ -98,7 +98,7 @@ def _plot_lines(figure: Any, axes: Any, metric: str, keys: list[str], settings: 
         values = _values(setting, metric)
         axes.plot(values, [place] * len(values), linestyle="", marker="o", markersize=4, color="0.6", zorder=2)
     if len(settings) <= MOST_LABELS:
-        axes.set_yticks(places, [_setting(setting.overrides, keys) or "all trials" for setting in settings], fontsize=8)
+        axes.set_yticks(places, [_setting(setting.settings, keys) or "all trials" for setting in settings], fontsize=8)
         figure.set_figheight(max(3.0, 1.2 + 0.3 * len(settings)))
     else:
         axes.set_ylabel("setting, in the order of the table")
@@ -145,9 +145,9 @@ def _values(setting: Setting, metric: str) -> list[float]:
     return [trial.metrics[metric] for trial in setting.done if metric in trial.metrics]
 
 
-def _setting(overrides: dict[str, Any], keys: list[str]) -> str:
+def _setting(settings: dict[str, Any], keys: list[str]) -> str:
     pairs = zip(short_names(keys), keys, strict=True)
-    return ", ".join(f"{name}={format_value(overrides.get(key, ''))}" for name, key in pairs)
+    return ", ".join(f"{name}={format_value(settings.get(key, ''))}" for name, key in pairs)
 
 
 def _is_number(value: Any) -> bool:

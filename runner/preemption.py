@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -161,6 +162,29 @@ def watching() -> Iterator[Preemption]:
             for signum, previous in before.items():
                 signal.signal(signum, previous)
             os.close(write_end)
+
+
+@contextmanager
+def heeding(cancelled: Path, preemption: Preemption, every_seconds: float = 1.0) -> Iterator[None]:
+    """Take a file that appears for a TERM: whoever would send the signal may be dead, or on another machine.
+
+    A thread looks, so that it is noticed in the middle of an evaluation too and no step waits for a file server.
+    """
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(every_seconds):
+            if cancelled.exists():
+                preemption.raise_flag(signal.SIGTERM)
+                break
+
+    thread = threading.Thread(target=look, name="cancellation", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import yaml
 
 from runner.rundir import RunDir, read_json
 
-MAIN_METRICS = ("test/linear_top1", "test/knn_top1")
+MAIN_METRICS = ("test/linear_top1", "test/knn_top1", "validation/linear_top1", "validation/knn_top1")
 """Shown first where a trial has several; then any other test metric, then the training loss."""
 
 TAIL_BYTES = 65536
@@ -91,12 +91,17 @@ def read_record(run: RunDir) -> Record:
 
 
 def main_metric(metrics: Iterable[str]) -> str | None:
-    """The metric to show when there is room for one: linear probe, kNN, another of the test split, loss."""
+    """The metric to show when there is room for one: linear probe, kNN, another of an evaluation, loss."""
     names = list(metrics)
     candidates = [name for name in MAIN_METRICS if name in names]
-    candidates += [name for name in names if name.startswith("test/")]
+    candidates += [name for name in names if is_evaluation(name)]
     candidates += [name for name in names if name == "train/loss"]
     return candidates[0] if candidates else next(iter(names), None)
+
+
+def is_evaluation(name: str) -> bool:
+    """Whether a metric is of a data set that is evaluated, such as `test/knn_top1`."""
+    return "/" in name and not name.startswith("train/")
 
 
 def describe_end(row: dict[str, Any]) -> str:
@@ -110,7 +115,11 @@ def describe_end(row: dict[str, Any]) -> str:
 
 
 def _read_overrides(run: RunDir) -> dict[str, Any]:
-    document = yaml.load(run.overrides.read_bytes(), Loader=_YamlLoader)
+    try:
+        document = yaml.load(run.overrides.read_bytes(), Loader=_YamlLoader)
+    except yaml.YAMLError:
+        # Of use for columns only: `runner show` has the whole config.
+        return {}
     return document if isinstance(document, dict) else {}
 
 
@@ -120,7 +129,8 @@ def _last_metrics(run: RunDir) -> dict[str, Any]:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL_BYTES))
         tail = file.read()
-    return _last_row(tail, b'"test/') | _last_row(tail, b'"step"')
+    # Whatever else is evaluated, the test part or a validation part is, too.
+    return _last_row(tail, b'"validation/') | _last_row(tail, b'"test/') | _last_row(tail, b'"step"')
 
 
 def _last_row(tail: bytes, holding: bytes) -> dict[str, Any]:
@@ -143,5 +153,9 @@ def _step(run: RunDir, attempts: list[dict[str, Any]], logged: dict[str, Any], c
     steps = [row.get("start_step") if row["event"] == "start" else row.get("end_step") for row in attempts[-2:]]
     steps.append(logged.get("step"))
     if checkpoints:
-        steps += [int(match[1]) for name in os.listdir(run.checkpoints) if (match := _CHECKPOINT.fullmatch(name))]
+        found = [match for name in os.listdir(run.checkpoints) if (match := _CHECKPOINT.fullmatch(name))]
+        newest_first = sorted(found, key=lambda match: int(match[1]), reverse=True)
+        # A folder without a manifest is no checkpoint.
+        whole = (int(match[1]) for match in newest_first if (run.checkpoints / match[0] / "manifest.json").exists())
+        steps.append(next(whole, None))
     return max((step for step in steps if step is not None), default=None)

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -96,6 +96,10 @@ class RunDir:
         """Why a rank of an attempt died: {"cause", "error", "rank", "step", "traceback", "time"}."""
         return self.token(attempt) / f"crash.rank_{rank}.json"
 
+    def saved(self, attempt: int) -> Path:
+        """The newest checkpoint that an attempt is known to have written: {"step"}."""
+        return self.token(attempt) / "saved.json"
+
     def attempt_rows(self) -> list[dict[str, Any]]:
         return read_rows(self.attempts)
 
@@ -154,12 +158,13 @@ def find_sweep(root: Path, name: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The document, or None when the file does not exist."""
+    """The document, or None when the file does not exist. Raises: ValueError when it holds no JSON mapping."""
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    assert isinstance(document, dict), path
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: holds no mapping")
     return document
 
 
@@ -181,7 +186,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def append_row(path: Path, row: dict[str, Any], sync: bool = True) -> None:
-    """Add one row in a single write, so that concurrent writers never mix their lines; on disk at once if `sync`."""
+    """Add one row in a single write, so that concurrent writers never mix their lines; on disk at once if `sync`.
+
+    Raises: OSError that names the file.
+    """
     line = json.dumps(row, separators=(",", ":"), allow_nan=True).encode() + b"\n"
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
@@ -190,6 +198,8 @@ def append_row(path: Path, row: dict[str, Any], sync: bool = True) -> None:
         os.write(descriptor, line)
         if sync:
             os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
 
@@ -205,7 +215,10 @@ def _ends_torn(path: Path) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file beside its place, fsync it, rename it: readers see the old file or the whole new one."""
+    """Write a file beside its place, fsync it, rename it: readers see the old file or the whole new one.
+
+    Raises: OSError that names the file itself, and not the one beside it.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("wb") as file:
@@ -213,6 +226,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
     except BaseException:
         beside.unlink(missing_ok=True)
         raise

@@ -1,6 +1,7 @@
 """From YAML files to typed models: documents that know their lines, dotted keys, strict validation."""
 
 import json
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from runner.explain import OptionError, explain, first_of
 from runner.strict_yaml import is_secret, one_line, parse_yaml, show
 
 MAX_BYTES = 1_000_000
+_STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+"""What a shell calls its pipes; another pipe may have nobody at its other end, and be waited for in vain."""
 
 
 class Options(BaseModel):
@@ -64,6 +67,9 @@ def load_yaml(path: str | Path) -> Document:
     """
     path = Path(path)
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or str(path).startswith(_STREAMS)):
+            raise ConfigError(f"{path}: is no regular file")
         data = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"config not found: {path}") from None

@@ -1,6 +1,8 @@
 """Everything about one trial: config, where it came from, its attempts and why each of them ended."""
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,11 +18,14 @@ from runner.status import Ask, Row, read_statuses
 def show_trial(run: RunDir, ask: Ask | None = None) -> dict[str, Any]:
     """All that is known of a trial as one JSON document: the columns of `status`, and what lies behind."""
     (row,) = read_statuses([run], ask)
+    config, config_damage = _read(run.config, lambda path: yaml.safe_load(path.read_bytes()))
+    provenance, provenance_damage = _read(run.provenance, read_json)
     return row.as_json() | {
         "note": row.note,
         "folder": str(run.path),
-        "config": yaml.safe_load(run.config.read_bytes()),
-        "provenance": read_json(run.provenance),
+        "config": config,
+        "provenance": provenance,
+        "damaged": config_damage | provenance_damage,
         "history": describe_attempts(row),
         "jobs": run.job_rows(),
         "checkpoints": _checkpoints(run),
@@ -54,7 +59,10 @@ def print_trial(document: dict[str, Any], console: Console) -> None:
     for head, line in {"state": words, "folder": document["folder"], **_provenance_lines(document)}.items():
         console.print(Text(f"  {head:10} {line}"), soft_wrap=True)
     _print_part(console, "set by the sweep", document["overrides"])
-    _print_part(console, "config", document["config"])
+    if "config.yaml" not in document["damaged"]:
+        _print_part(console, "config", document["config"])
+    for name, problem in document["damaged"].items():
+        console.print(Text(f"{name} cannot be read: {problem}", style="bold red"), soft_wrap=True)
     if document["history"]:
         console.print(Text("attempts", style="bold"))
         console.print(_attempts_table(document["history"]))
@@ -82,6 +90,17 @@ def _why_without_end(row: Row, last: bool) -> str:
     if last and not row.settled:
         return "no word of its end yet"
     return "ended without a word: killed, or its node died"
+
+
+def _read(path: Path, parse: Callable[[Path], Any]) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """The mapping in a file, or {file name: what is wrong with it} in one line."""
+    try:
+        document = parse(path)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        return None, {path.name: " ".join(str(error).split())}
+    if not isinstance(document, dict | None):
+        return None, {path.name: "it holds no mapping"}
+    return document, {}
 
 
 def _checkpoints(run: RunDir) -> list[str]:

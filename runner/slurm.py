@@ -6,6 +6,7 @@ function raises SubmissionError, one line, when Slurm is not there or does not a
 """
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -72,6 +73,13 @@ def sacct(job_ids: Iterable[str]) -> dict[str, JobInfo]:
             raise
         found |= parse_sacct(text)
     return _only(wanted, found)
+
+
+def scripts() -> dict[str, str]:
+    """The batch script of each job of this user that Slurm knows, elements of arrays one by one."""
+    user = pwd.getpwuid(os.getuid()).pw_name
+    lines = _run("squeue", "-h", "-r", "-t", "all", "-u", user, "-o", "%i|%o").splitlines()
+    return {job_id: script for job_id, _, script in (line.partition("|") for line in lines)}
 
 
 def show_job(job_id: str) -> dict[str, str]:

@@ -206,5 +206,9 @@ def _local_job(job: dict[str, Any], record: Record) -> Job:
     if job.get("host") not in (None, here):
         return Job("silent", f"runs on {job['host']}, and this is {here}")
     if not is_alive(job.get("pid"), job.get("pid_created")):
+        last = record.attempts[-1] if record.has_open_attempt else {}
+        if is_alive(last.get("pid"), last.get("pid_created")):
+            # The ranks of a queue that was killed go on without it.
+            return Job("running", f"its local queue (pid {job.get('pid')}) has ended, and nothing would restart it")
         return Job("gone", f"its local queue (pid {job.get('pid')}) has ended")
     return Job("running" if record.has_open_attempt else "waiting")

@@ -18,6 +18,9 @@ MAX_DEPTH = 20
 
 _INTEGER = re.compile(r"[-+]?[0-9]+(_[0-9]{3})*")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(_[0-9]{3})*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_PLAIN = re.compile(r"[\w./~+][\w./~+-]*")
+"""Strings that need no quotes anywhere, if they mean nothing else."""
+
 _WORDS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NULLS = {"", "~", "null", "Null", "NULL"}
 _SECRET = re.compile(
@@ -63,6 +66,17 @@ def is_secret(key: str) -> bool:
 def show(value: Any) -> str:
     """A value in YAML's flow style, on one line of at most 80 characters."""
     return one_line(json.dumps(value, ensure_ascii=False))
+
+
+def flow(value: Any) -> str:
+    """A value as one would type it in YAML, on one line: null, [32, 64], {name: scl, gamma: 1.0}."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{flow(key)}: {flow(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(flow, value))}]"
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and parse_scalar(value) == value:
+        return value
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def one_line(text: str) -> str:

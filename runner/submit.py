@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runner import sweep
 from runner.config import ResourcesConfig, Trial, load_experiment, load_trial, warnings
 from runner.errors import SubmissionError
+from runner.explain import OptionError, counted
 from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.local_queue import MANIFEST, start
 from runner.named import resolve_trials
+from runner.orphans import settle_orphans
 from runner.profile import Profile, advice, layout, load_profile, submitit_parameters
 from runner.provenance import collect
 from runner.rundir import RunDir, append_row, experiment_dir, locked, replacing, write_json, write_yaml
+from runner.schema import Document
 from runner.status import read_statuses
+from runner.strict_yaml import flow
 from runner.sweep import Variant, trials
 
 
@@ -51,10 +56,10 @@ class Submission:
         """One line a trial, and a count."""
         lines = []
         for item in self.items:
-            settings = " ".join(f"{key}={value}" for key, value in item.overrides.items()) or "as written"
+            settings = " ".join(f"{key}={flow(value)}" for key, value in item.overrides.items()) or "as written"
             lines.append(f"{'submit' if item.submits else 'keep  '}  {item.run.trial}  {item.state:9}  {settings}")
         count = sum(item.submits for item in self.items)
-        lines.append(f"{self.experiment}: {len(self.items)} trials, {count} to submit")
+        lines.append(f"{self.experiment}: {counted(len(self.items), 'trial')}, {count} to submit")
         return "\n".join(lines)
 
 
@@ -76,17 +81,21 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
     expanded = trials(experiment)
     # Every plug-in choice is resolved now: a typo dies at submission and not after hours in the queue.
     resolve_trials(expanded, experiment.document)
+    check_weights(expanded, experiment.document)
     if site.cluster == "slurm":
         for resources in {trial.resources for _, trial in expanded}:
             layout(resources.ranks, site.gpus_per_node)
     folder = experiment_dir(root.absolute(), experiment.name)
-    for line in dict.fromkeys([*advice(site), *(line for _, trial in expanded for line in warnings(trial))]):
+    lines = [*advice(site), *sweep.advice(experiment), *(line for _, trial in expanded for line in warnings(trial))]
+    for line in dict.fromkeys(lines):
         print(f"runner: {line}", file=sys.stderr)
     runs = [RunDir(folder / variant.trial_id) for variant, _ in expanded]
     if dry_run:
         items = _plan(expanded, runs)
         return Submission(experiment.name, items, tuple(_scripts(items, site, folder)))
     with locked(folder):
+        for line in settle_orphans(folder):
+            print(f"runner: {line}", file=sys.stderr)
         items = _plan(expanded, runs)
         chosen = [item for item in items if item.submits]
         origin = collect(command)
@@ -96,15 +105,43 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
     return Submission(experiment.name, items)
 
 
-def resubmit(runs: list[RunDir], profile: str | None) -> None:
-    """Submit trials of one experiment again; with `profile` None each goes where it went last. Call under its lock."""
+def check_weights(expanded: list[tuple[Variant, Trial]], document: Document) -> None:
+    """Raise ConfigError for an `init_from` that is no exported file; each is read once."""
+    places = {trial.init_path: variant for variant, trial in expanded if trial.init_path is not None}
+    if not places:
+        return
+    from runner.checkpoint import read_export
+
+    for path, variant in places.items():
+        try:
+            read_export(path)
+        except OptionError as error:
+            raise document.locate(error, variant.origins) from None
+
+
+Shipment = tuple[Profile, list[tuple[RunDir, ResourcesConfig]]]
+"""Trials of one experiment, with what each runs on, that go to one place."""
+
+
+def plan_shipments(runs: list[RunDir], profile: str | None) -> list[Shipment]:
+    """Where trials go once more: to `profile`, else each where it went last. Changes nothing.
+
+    Raises: ConfigError for a profile or a config that cannot be read.
+    """
     by_profile: dict[str, list[RunDir]] = {}
     for run in runs:
         place = profile or str(Path(run.job_rows()[-1]["submission"]) / "profile.yaml")
         by_profile.setdefault(place, []).append(run)
-    for place, members in by_profile.items():
-        resources = [(run, load_trial(run.config).resources) for run in members]
-        _send(resources, load_profile(place), members[0].path.parent)
+    return [
+        (load_profile(place), [(run, load_trial(run.config).resources) for run in members])
+        for place, members in by_profile.items()
+    ]
+
+
+def ship(shipments: list[Shipment], folder: Path) -> None:
+    """Submit trials of one experiment folder again; call under its lock."""
+    for site, members in shipments:
+        _send(members, site, folder)
 
 
 def choose_rehearsal(trial: Trial, index: int) -> Trial:

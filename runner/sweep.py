@@ -57,6 +57,24 @@ def trials(experiment: Experiment) -> list[tuple[Variant, Trial]]:
     return pairs
 
 
+def advice(experiment: Experiment) -> list[str]:
+    """A line for each `when` and `exclude` that matches no trial: allowed, but rarely meant."""
+    if experiment.sweep is None or not {"when", "exclude"} & experiment.sweep.keys():
+        return []
+    sweep, points = _multiplied(experiment)
+    places = {f"sweep.when.{index}.if": when.condition for index, when in enumerate(sweep.when)}
+    places |= {f"sweep.exclude.{index}": condition for index, condition in enumerate(sweep.exclude)}
+    used = {".".join(origin.split(".")[:3]) for point in points for origin in point.origins.values()}
+    idle = [
+        place
+        for place, written in places.items()
+        # What a `when` adds may change what it asked for.
+        if place.removesuffix(".if") not in used
+        and not any(_matches(condition, point.mapping) for condition in [_condition(written)] for point in points)
+    ]
+    return [str(experiment.document.locate(OptionError(place, "matches no trial"))) for place in idle]
+
+
 def trial_id(mapping: dict[str, Any]) -> str:
     """Ten hex digits of the SHA-256 of what a trial computes, as written: its canonical JSON."""
     return _hash_groups({key: canonical(value) for key, value in mapping.items()})
@@ -116,27 +134,28 @@ def _settings_by_group(overrides: dict[str, Any]) -> dict[str, str]:
 
 def _points(experiment: Experiment) -> list[_Point]:
     """All points of the sweep, excluded ones left out, duplicates still in."""
-    start = _Point({}, experiment.base, {})
     if experiment.sweep is None:
-        return [start]
+        return [_Point({}, experiment.base, {})]
     try:
-        # Not the canonical text: a value that the sweep sets keeps its spelling, 1.0 stays 1.0.
-        sweep = build_json(Sweep, json.dumps(experiment.sweep), "sweep")
-        pinned = {key: text for key, text in experiment.document.overrides.items() if not key.startswith("sweep")}
-        dimensions = _prepare(sweep, "sweep", pinned)
-        settable = {*_dotted_keys(experiment.base), *_all_origins(dimensions)}
-        _check_conditions(sweep, "sweep", settable)
+        sweep, every = _multiplied(experiment)
         excluded = [_condition(condition) for condition in sweep.exclude]
-        points = [
-            point
-            for point in _multiply(dimensions, start)
-            if not any(_matches(condition, point.mapping) for condition in excluded)
-        ]
+        points = [point for point in every if not any(_matches(condition, point.mapping) for condition in excluded)]
         if not points:
             raise OptionError("sweep.exclude", "leaves no trial")
     except OptionError as error:
         raise experiment.document.locate(error) from None
     return points
+
+
+def _multiplied(experiment: Experiment) -> tuple[Sweep, list[_Point]]:
+    """The sweep of an experiment, and all its points."""
+    # Not the canonical text: a value that the sweep sets keeps its spelling, 1.0 stays 1.0.
+    sweep = build_json(Sweep, json.dumps(experiment.sweep), "sweep")
+    pinned = {key: text for key, text in experiment.document.overrides.items() if not key.startswith("sweep")}
+    dimensions = _prepare(sweep, "sweep", pinned)
+    settable = {*_dotted_keys(experiment.base), *_all_origins(dimensions)}
+    _check_conditions(sweep, "sweep", settable)
+    return sweep, _multiply(dimensions, _Point({}, experiment.base, {}))
 
 
 def _multiply(dimensions: _Dimensions, start: _Point) -> list[_Point]:

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from runner.explain import OptionError
 from runner.schema import Options, canonical
 
 MAX_TRIALS = 100_000
@@ -81,6 +82,14 @@ class Block(Options):
 
     when: list["When"] = Field(default_factory=list)
     """Further dimensions for the trials that match."""
+
+    @model_validator(mode="after")
+    def check_content(self) -> Self:
+        names = {name: field.alias or name for name, field in type(self).model_fields.items()}
+        for name in self.model_fields_set:
+            if getattr(self, name) in ({}, []):
+                raise OptionError(names[name], "is empty; leave it out")
+        return self
 
 
 class When(Block):

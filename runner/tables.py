@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from runner.strict_yaml import flow
+
 PIPED_WIDTH = 200
 """Columns of a table that does not go to a terminal."""
 
@@ -29,7 +31,16 @@ def new_table(heads: list[str], counts: str = "") -> Table:
 def varying_keys(overrides: list[dict[str, Any]]) -> list[str]:
     """The keys whose value is not the same in all trials, in the order of their first appearance."""
     keys = dict.fromkeys(key for each in overrides for key in each)
-    return [key for key in keys if len({repr(each.get(key, "")) for each in overrides}) > 1]
+    return [key for key in keys if len({same_text(each.get(key, "")) for each in overrides}) > 1]
+
+
+def same_text(value: Any) -> str:
+    """A text that equal settings share: 1 and 1.0 are one setting, true is another."""
+    if type(value) in (int, float):
+        return repr(float(value))
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(same_text, value))}]"
+    return repr(value)
 
 
 def short_names(keys: list[str]) -> list[str]:
@@ -39,7 +50,10 @@ def short_names(keys: list[str]) -> list[str]:
 
 
 def format_value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """Four digits of a number; other settings as they are typed in YAML, strings without quotes."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.4g}" if isinstance(value, float) else flow(value)
 
 
 def format_age(seconds: float) -> str:

@@ -29,12 +29,19 @@ class Tracker:
         self._mirror: subprocess.Popen[bytes] | None = None
 
     def begin(self, tracked_step: int) -> None:
-        """Take back rows after `tracked_step`, which belong to steps that will be done again; start the mirror."""
-        rows = read_rows(self.path)
-        kept = [row for row in rows if row["step"] <= tracked_step]
-        if len(kept) < len(rows):
+        """Take back rows after `tracked_step`, which belong to steps that will be done again; start the mirror.
+
+        What is no row, such as one torn by a kill, goes too; that rows are missing is told.
+        """
+        kept = [row for row in read_rows(self.path) if isinstance(row.get("step"), int) and row["step"] <= tracked_step]
+        content = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in kept)
+        if self.path.exists() and self.path.read_bytes() != content:
             with replacing(self.path) as file:
-                file.writelines(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in kept)
+                file.write(content)
+        last = max((row["step"] for row in kept), default=-1)
+        if last < tracked_step:
+            told = f"ends at step {last}" if kept else "has no rows"
+            print(f"runner: {self.path.name} {told}, though there were rows up to step {tracked_step}", flush=True)
         if self._mirrors:
             self._mirror = start_mirror(self.attempt)
 

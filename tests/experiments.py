@@ -50,7 +50,7 @@ def write_experiment(
 def run_cli(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """`runner WORDS`, as a user would."""
     command = [sys.executable, "-m", "runner", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, **options)
+    return subprocess.run(command, capture_output=True, text=True, **{"timeout": 240, **options})
 
 
 def only_trial(root: Path, experiment: str = "tiny") -> RunDir:

@@ -2,19 +2,22 @@
 
 import json
 import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from runner.cancel import cancel, plan_retry, retry, set_aside
-from runner.errors import SubmissionError
+from runner.cancel import cancel, plan_retry, retry, set_aside, wait_for_ending
+from runner.errors import ConfigError, SubmissionError
 from runner.record import Record
 from runner.rundir import RunDir, append_row, locked, write_json
 from runner.slurm import squeue
 from runner.status import Job, Row, read_statuses
 from tests.slurm_cluster import sbatch, wait_for
-from tests.trials import SUBMITTED, local_job, make_trial, slurm_job
+from tests.trials import SUBMITTED, local_job, make_trial, slurm_job, start
 
 FAILURE = {"cause": "user code", "rank": 0, "error": "x"}
 
@@ -136,3 +139,34 @@ def test_a_retry_that_cannot_be_leaves_the_files(tmp_path):
     with pytest.raises(SubmissionError, match="trial b: it was never submitted; say where with --on PROFILE"):
         retry(runs, None)
     assert all(run.failure.exists() for run in runs)
+
+
+@pytest.mark.parametrize("broken", ["config", "profile"])
+def test_a_retry_that_cannot_read_its_files_changes_nothing(tmp_path, broken):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "profile.yaml").write_text("cluster: local" if broken == "config" else "cluster: [")
+    dead = local_job(2**22 + 1)
+    runs = [make_trial(tmp_path, "a", job=dead, failure=FAILURE), make_trial(tmp_path, "b", job=dead, cancelled=True)]
+    if broken == "config":
+        runs[1].config.write_text("train: [")
+    with pytest.raises(ConfigError, match="config.yaml:" if broken == "config" else "profile.yaml:"):
+        retry(runs, None)
+    assert runs[0].failure.exists() and runs[1].cancelled.exists()
+    assert not list(tmp_path.glob("exp/*/*.1.json")) and len(runs[0].job_rows()) == 1
+
+
+def test_a_retry_waits_for_what_is_just_ending_and_says_so_once(tmp_path, monkeypatch, capsys):
+    queue = subprocess.Popen([sys.executable, "-c", "input(); input()"], stdin=subprocess.PIPE)
+    job = local_job(queue.pid, psutil.Process(queue.pid).create_time())
+    run = make_trial(tmp_path, "a", job=job, attempts=[start(1)], cancelled=True)
+    try:
+        wait_for_ending([run], 0)
+        assert queue.poll() is None and capsys.readouterr().err == ""
+        polls = iter([lambda: queue.stdin.write(b"\n"), lambda: queue.communicate(b"\n")])
+        monkeypatch.setattr(time, "sleep", lambda seconds: next(polls)())
+        wait_for_ending([run], 30)
+        assert queue.poll() == 0
+        assert capsys.readouterr().err == "runner: waiting up to 30 s for jobs to end: a\n"
+    finally:
+        queue.kill()
+        queue.communicate()

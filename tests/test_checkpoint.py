@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,43 @@ def test_a_trial_never_silently_restarts_from_zero(tmp_path):
         checkpoint.newest_valid(run)
 
 
+@pytest.mark.parametrize("known_by", ["the save", "the next attempt", "the end of the attempt"])
+def test_checkpoints_that_are_gone_are_missed(tmp_path, known_by):
+    run = make_run(tmp_path / "trial")
+    attempt = start(run)
+    name = save(run, attempt, 7)
+    if known_by != "the save":
+        run.saved(1).unlink()
+    if known_by == "the next attempt":
+        start(run, resumed_from=name)
+    if known_by == "the end of the attempt":
+        attempt.record_end(step=7, cause="preempted", requeue=True, signal_to_saved_seconds=0.1)
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(CheckpointError, match=rf"{run.checkpoints}: has no checkpoint, but one of step 7 was saved"):
+        checkpoint.newest_valid(run)
+
+
+def test_what_was_never_saved_is_not_missed(tmp_path):
+    run = make_run(tmp_path / "trial")
+    attempt = start(run)
+    attempt.record_end(step=7, cause="killed", requeue=True, signal_to_saved_seconds=None)
+    assert checkpoint.newest_valid(run) == (None, [])
+    save(run, attempt, 3)
+    start(run)
+    shutil.rmtree(run.checkpoints)
+    assert checkpoint.newest_valid(run) == (None, []), "the newest attempt did without"
+
+
+def test_an_export_to_what_is_no_file_is_refused(tmp_path):
+    run = make_run(tmp_path / "trial")
+    run.config.write_text("name: x")
+    save(run, start(run), 1)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/folder: cannot be written: Is a directory"):
+        checkpoint.export(run, tmp_path / "folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "trial"]
+
+
 def test_a_superseded_attempt_cannot_commit_and_its_late_commits_are_not_read(tmp_path):
     run = make_run(tmp_path / "trial")
     old = start(run)
@@ -174,7 +212,7 @@ def test_files_and_folders_reach_the_disk_before_the_rename(tmp_path, monkeypatc
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "rename", rename)
     name = save(run, attempt, 1)
-    assert events == [
+    assert events[:5] == [
         ("fsync", "rank_00000.pt"),
         ("fsync", "manifest.json"),
         ("fsync", f".tmp-{name}"),

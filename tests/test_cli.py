@@ -10,6 +10,7 @@ import time
 import pytest
 
 from runner.cli import run
+from tests.experiments import write_experiment
 from tests.trials import end, local_job, make_trial, slurm_job, start
 
 VERBS = [
@@ -110,7 +111,11 @@ def test_watch_ends_with_1_when_a_trial_failed(runner):
 def test_results_for_programs(runner):
     code, out, err = runner("results", "gamma", "--json")
     rows = json.loads(out)
-    assert code == 0 and err == "" and [sorted(row) for row in rows] == [["metrics", "overrides", "state", "trial"]] * 3
+    assert (
+        code == 0
+        and err == ""
+        and [sorted(row) for row in rows] == [["metrics", "overrides", "settings", "state", "trial"]] * 3
+    )
     assert rows[2]["metrics"] == {"train/loss": None, "test/knn_top1": 0.25} and rows[2]["state"] == "failed"
     (group,) = json.loads(runner("results", "gamma", "--over", "seed", "--json")[1])
     assert group["n"] == 2 and group["missing"] == [{"trial": "bb11", "state": "failed"}]
@@ -137,6 +142,19 @@ def test_show(runner):
     assert [entry["attempt"] for entry in document["history"]] == [1, 2]
     assert document["history"][1]["why"].startswith("ended without a word")
     assert document["failure"] == FAILURE and document["jobs"][0]["job_id"] == GONE["job_id"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("config.yaml", b"a: [1"), ("config.yaml", b"\xff\xfe\x00"), ("config.yaml", b"- 1"), ("provenance.json", b"{")],
+)
+def test_show_says_what_is_damaged_and_goes_on(runner, root, name, content):
+    (root / "gamma" / "bb11" / name).write_bytes(content)
+    code, out, err = runner("show", "bb")
+    (told,) = [line for line in out.splitlines() if "cannot be read" in line]
+    assert code == 0 and err == "" and told.startswith(f"{name} cannot be read: ")
+    assert "rank 1: user code: ValueError: no" in out
+    assert list(json.loads(runner("show", "bb", "--json")[1])["damaged"]) == [name]
 
 
 def test_logs(runner):
@@ -175,7 +193,7 @@ def test_a_user_error_is_one_line_and_exit_code_2(runner, arguments, message):
 
 
 def test_cancel_needs_a_yes_and_then_leaves_word(runner, root):
-    assert runner("cancel", "aa33", "--yes") == (0, "cancelled 1 of 1 trials\n", "")
+    assert runner("cancel", "aa33", "--yes") == (0, "cancelled 1 of 1 trial\n", "")
     assert (root / "other" / "aa33" / "cancelled.json").exists()
     assert runner("cancel", "other") == (0, "nothing to cancel: every trial is final\n", "")
 
@@ -205,7 +223,7 @@ def test_retry_refuses_what_may_still_run(runner, root, monkeypatch):
     make_trial(root, "cc11", "lost", job=slurm_job(), attempts=[start(1)])
     monkeypatch.setenv("PATH", "/nonexistent")
     code, out, err = runner("retry", "lost")
-    assert code == 2 and out == "nothing to retry\n" and "cc11: it may still be running: squeue not found" in err
+    assert code == 2 and out == "" and "cc11: it may still be running: squeue not found" in err
 
 
 def test_the_root_comes_from_the_option_the_environment_or_runs(root, monkeypatch, capfd, tmp_path):
@@ -244,6 +262,35 @@ def test_a_closed_pipe_is_no_error(root):
     command = f"{sys.executable} -m runner logs aa11 --root {root} | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=30)
     assert done.stdout == "line\n" and done.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [["status", "--watch"], ["schema"], ["show", "bb11"], ["results", "gamma"]])
+def test_every_verb_stops_quietly_when_nobody_reads(root, arguments):
+    command = f"{sys.executable} -m runner {' '.join(arguments)} --root {root} | true; echo ${{PIPESTATUS[0]}}"
+    command = command.replace(f" --root {root}", "") if arguments == ["schema"] else command
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30)
+    assert done.stdout in ("141\n", "0\n", "1\n") and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "message"),
+    [(">/dev/full", 1, "runner: stdout: No space left on device\n"), (">&-", 0, ""), (">&- 2>&-", 0, "")],
+)
+def test_a_stdout_that_takes_nothing_is_no_traceback(root, target, code, message):
+    command = f"{sys.executable} -m runner status gamma --root {root} {target}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", message)
+
+
+@pytest.mark.parametrize("verb", [["submit", "--on", "here.yaml"], ["debug"]])
+def test_a_root_that_cannot_be_written_is_one_line(tmp_path, capfd, monkeypatch, verb):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.yaml").write_text("cluster: local")
+    (tmp_path / "file").touch()
+    path = write_experiment(tmp_path)
+    assert run([verb[0], str(path), *verb[1:], "--root", str(tmp_path / "file")]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"runner: {tmp_path}/file/") and err.endswith(": Not a directory\n") and err.count("\n") == 1
 
 
 def test_files_are_private(root):

@@ -1,6 +1,8 @@
 """`runner debug`: one trial in the foreground, on one rank or several, and how its end is told."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -45,7 +47,7 @@ def test_the_first_trial_runs_afresh_each_time(tmp_path, capfd):
     ("words", "code", "message"),
     [
         (["--ranks", "2", "--pdb"], 2, "--pdb: needs one rank, the trial has resources.ranks=2; add --ranks 1"),
-        (["init_from=nowhere.pt"], 2, "init_from"),
+        (["init_from=nowhere.pt"], 2, "override init_from=nowhere.pt: init_from: nowhere.pt does not exist"),
         (["optimizer.lr=1e30", "train.max_grad_norm=null"], 1, "NonFiniteLossError: the loss became"),
     ],
     ids=["pdb", "user error", "failure"],
@@ -61,7 +63,7 @@ def test_how_one_rank_fails(tmp_path, capfd, words, code, message):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["init_from=nowhere.pt"], 2, "runner: init_from"),
+        (["init_from=nowhere.pt"], 2, "init_from: nowhere.pt does not exist"),
         (["optimizer.lr=1e30", "train.max_grad_norm=null"], 1, "failed first: NonFiniteLossError: the loss became"),
     ],
     ids=["user error", "failure"],
@@ -70,3 +72,14 @@ def test_how_several_ranks_fail(tmp_path, words, code, message):
     path = write_experiment(tmp_path, **SMALL)
     done = run_cli("debug", path, *words, "--ranks", 2, "--root", tmp_path / "runs")
     assert done.returncode == code and message in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_closed_pipe_ends_it_quietly(tmp_path, ranks):
+    path = write_experiment(tmp_path, **SMALL, resources={"ranks": ranks})
+    words = f"{sys.executable} -m runner debug {path} --root {tmp_path / 'runs'}"
+    command = f"{words} | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("runner: tiny/") and done.stdout.endswith("\n141\n") and done.stderr == ""

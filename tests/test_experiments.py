@@ -1,10 +1,14 @@
 """Every experiment and every site that ships loads, expands and resolves."""
 
+import re
 from pathlib import Path
+from typing import get_args, get_origin
 
 import pytest
+from pydantic import BaseModel
 
-from runner.config import load_experiment
+from runner import named
+from runner.config import Trial, load_experiment
 from runner.named import resolve_trials
 from runner.profile import load_profile
 from runner.rundir import read_json
@@ -39,3 +43,37 @@ def test_debug_runs(path, tmp_path):
     assert done.returncode == 0, done.stderr
     (result,) = (tmp_path / ".debug").rglob("result.json")
     assert read_json(result)["state"] == "done"
+
+
+FAMILY_OF = {"method": "methods", "encoder": "encoders", "data": "data", "schedule": "schedules"}
+
+
+def is_key(path: list[str]) -> bool:
+    """Whether a dotted key of an experiment file exists, in some plug-in where plug-ins differ."""
+    group, *rest = path
+    if group in FAMILY_OF:
+        configs = [named.load(FAMILY_OF[group], name).Config for name in named.names(FAMILY_OF[group])]
+        return rest == ["name"] or any(has_key(config, rest) for config in configs)
+    return has_key(Trial, path)
+
+
+def has_key(model: type[BaseModel], path: list[str]) -> bool:
+    """Whether a model has a dotted key; what follows a mapping with free keys is not looked at."""
+    if path[0] not in model.model_fields:
+        return False
+    annotation = model.model_fields[path[0]].annotation
+    kinds = [annotation, *get_args(annotation)]
+    models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    if not path[1:] or get_origin(annotation) is dict:
+        return True
+    return any(has_key(inner, path[1:]) for inner in models)
+
+
+def test_every_key_of_the_tables_of_options_exists():
+    tables = [line for line in (ROOT / "experiments" / "README.md").read_text().splitlines() if line.startswith("| ")]
+    cells = [cell for line in tables for cell in line.split("|")[2:]]
+    keys = {key for cell in cells for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)(?::[^`]*)?`", cell)}
+    keys = {key for key in keys if key.split(".")[0] in Trial.model_fields}
+    assert len(keys) > 40
+    missing = [key for key in sorted(keys) if not is_key(key.split("."))]
+    assert not missing, missing

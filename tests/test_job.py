@@ -95,21 +95,31 @@ def scontrol(tmp_path, monkeypatch):
     return answer
 
 
-def test_the_scheduler_is_asked(scontrol):
+def test_the_scheduler_is_asked(scontrol, tmp_path):
+    run = RunDir(tmp_path)
     scontrol("JobId=7 JobState=COMPLETING EndTime=1800000000")
-    assert settle_verdict(REQUEUE, Place(job_id="7")) == (SAVE, "terminated")
+    assert settle_verdict(REQUEUE, Place(job_id="7"), run) == (SAVE, "terminated")
     scontrol("JobId=7 JobState=RUNNING EndTime=99999999999 PreemptTime=None")
-    assert settle_verdict(SAVE, Place(job_id="7")) == (REQUEUE, "terminated")
+    assert settle_verdict(SAVE, Place(job_id="7"), run) == (REQUEUE, "terminated")
 
 
-def test_without_an_answer_a_signal_is_taken_at_its_word(scontrol, monkeypatch):
+def test_without_an_answer_a_signal_is_taken_at_its_word(scontrol, monkeypatch, tmp_path):
+    run = RunDir(tmp_path)
     scontrol("slurm_load_jobs error: Unable to contact slurm controller", code=1)
-    assert settle_verdict(REQUEUE, Place(job_id="7")) == (REQUEUE, "preempted")
-    assert settle_verdict(SAVE, Place(job_id="7")) == (SAVE, "terminated")
+    assert settle_verdict(REQUEUE, Place(job_id="7"), run) == (REQUEUE, "preempted")
+    assert settle_verdict(SAVE, Place(job_id="7"), run) == (SAVE, "terminated")
     scontrol("JobId=7 JobState=COMPLETING")
-    assert settle_verdict(REQUEUE, Place(job_id="debug")) == (REQUEUE, "preempted"), "no job of Slurm's"
+    assert settle_verdict(REQUEUE, Place(job_id="debug"), run) == (REQUEUE, "preempted"), "no job of Slurm's"
     monkeypatch.delenv("SLURM_JOB_ID")
-    assert settle_verdict(REQUEUE, Place(job_id="7")) == (REQUEUE, "preempted")
+    assert settle_verdict(REQUEUE, Place(job_id="7"), run) == (REQUEUE, "preempted")
+
+
+def test_what_the_user_cancelled_is_not_requeued_whatever_slurm_says_yet(scontrol, tmp_path):
+    scontrol(f"JobId=7 JobState=RUNNING PreemptTime={NOW}")
+    run = RunDir(tmp_path)
+    assert settle_verdict(SAVE, Place(job_id="7"), run)[0] is REQUEUE
+    write_json(run.cancelled, {"time": NOW})
+    assert settle_verdict(SAVE, Place(job_id="7"), run) == (SAVE, "cancelled")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import yaml
 
+from runner.cancel import retry
 from runner.cli import run as cli
 from runner.local_queue import Running, choose_gpus
 from runner.rundir import RunDir, find_trials, read_json, read_rows
@@ -162,14 +163,15 @@ def test_failed_cancelled_and_retried(tmp_path, root, capfd):
         wait_for_step(endless, 2)
         waiting.send_signal(signal.SIGINT)
         _, stderr = waiting.communicate(timeout=30)
-    assert waiting.returncode == 130 and "Traceback" not in stderr
+    assert waiting.returncode == 130
+    assert stderr == "runner: interrupted; the trials go on, and `runner cancel tiny` stops them\n"
     assert queues(root) and ranks_of(endless), "the queue goes on"
 
     assert cli(["cancel", f"tiny/{endless.trial}", "--yes", "--root", str(root)]) == 0
-    assert cli(["retry", f"tiny/{endless.trial}", "--root", str(root)]) == 2, "not while it is still leaving"
-    assert "nothing to retry" in capfd.readouterr().out
+    plan = retry([endless], None, patience_seconds=0)
+    assert plan.refused and not plan.runs, "not while it is still leaving"
     wait_until_gone(root)
-    assert not ranks_of(endless) and causes(endless) == ["terminated"] and not endless.failure.exists()
+    assert not ranks_of(endless) and causes(endless) == ["cancelled"] and not endless.failure.exists()
     failed, fine = by_override(root, "optimizer.lr")[1e30], by_override(root, "train.seed")[1]
     assert causes(fine) == ["done"]
     failure = read_json(failed.failure)
@@ -182,10 +184,32 @@ def test_failed_cancelled_and_retried(tmp_path, root, capfd):
     wait_for(lambda: starts(endless), PATIENCE_SECONDS, "the next attempt", until=lambda found: len(found) == 2)
     assert starts(endless) == [0, endless.attempt_rows()[1]["end_step"]], "it goes on where the cancel saved"
     assert cli(["cancel", f"tiny/{endless.trial}", "--yes", "--root", str(root)]) == 0
+    again = run_cli("retry", f"tiny/{endless.trial}", "--root", root)
+    assert again.returncode == 0 and again.stdout == "submitted 1 of 1 trial again\n"
+    assert again.stderr in ("", f"runner: waiting up to 30 s for jobs to end: {endless.trial}\n")
+    assert cli(["cancel", f"tiny/{endless.trial}", "--yes", "--root", str(root)]) == 0
     wait_until_gone(root)
     assert not ranks_of(endless)
-    early, late = spans(endless)
-    assert early[1] < late[0], "one after the other"
+    assert all(early[1] < late[0] for early, late in itertools.pairwise(spans(endless))), "one after the other"
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_ranks_whose_queue_was_killed_can_be_cancelled_and_then_retried(tmp_path, root, capfd):
+    path = write_experiment(tmp_path, **{**SMALL, "train": {"steps": 1_000_000}, "resources": {"ranks": 2}})
+    assert run_cli("submit", path, "--on", profile(tmp_path), "--root", root).returncode == 0
+    (run,) = find_trials(root / "tiny")
+    wait_for_step(run, 2)
+    (queue,) = queues(root)
+    ranks = ranks_of(run)
+    queue.kill()
+    psutil.wait_procs([queue], 10)
+    assert cli(["status", "tiny", "--json", "--root", str(root)]) == 0
+    assert json.loads(capfd.readouterr().out)[0]["state"] == "running"
+    assert cli(["cancel", "tiny", "--yes", "--root", str(root)]) == 0
+    assert not psutil.wait_procs(ranks.values(), PATIENCE_SECONDS)[1]
+    (last,) = [row for row in run.attempt_rows() if row["event"] == "end"]
+    assert last["cause"] == "cancelled" and last["end_step"] > 0 and not last["requeue"]
 
 
 def test_gpus_are_given_out_evenly():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runner.group import Group
-from runner.preemption import Answer, Interrupted, Preemption, Verdict, signals_blocked, watching
+from runner.preemption import Answer, Interrupted, Preemption, Verdict, heeding, signals_blocked, watching
 from tests.ranks import run_ranks
 
 
@@ -36,6 +36,17 @@ def test_the_larger_wish_wins_and_stays():
     assert preemption.flag is Verdict.REQUEUE and preemption.first_signal == first
 
 
+def test_a_file_that_says_cancelled_is_heeded_without_a_signal(tmp_path):
+    preemption = Preemption()
+    with heeding(tmp_path / "cancelled.json", preemption, every_seconds=0.01):
+        assert preemption.flag is Verdict.GO_ON
+        (tmp_path / "cancelled.json").touch()
+        deadline = time.monotonic() + 10
+        while not preemption.flag and time.monotonic() < deadline:
+            os.sched_yield()
+    assert preemption.flag is Verdict.SAVE
+
+
 def test_handlers_are_put_back_when_no_signal_came():
     before = signal.getsignal(signal.SIGUSR2)
     with watching() as preemption:
@@ -51,7 +62,8 @@ torch.set_num_threads(1)
 a = torch.randn(1500, 1500)
 with watching() as preemption:
     print("ready", flush=True)
-    while not preemption.flag:
+    ended = 0.0
+    while not (ended and preemption.flag):
         torch.linalg.svd(a)  # seconds without a Python bytecode
         ended = time.time()
 sent = float(sys.stdin.readline())

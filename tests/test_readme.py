@@ -66,3 +66,10 @@ def test_every_link_and_every_file_it_names_is_there():
         assert (ROOT / target).exists(), target
     for path in re.findall(r"\b(?:experiments|slurm)/[\w/]+\.yaml", README):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", ["README.md", "experiments/README.md"])
+def test_every_link_leads_to_a_file(page):
+    folder = (ROOT / page).parent
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text())
+    assert [target for target in targets if "://" not in target and not (folder / target).exists()] == []

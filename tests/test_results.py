@@ -19,6 +19,7 @@ from runner.results import (
     metric_names,
     read_results,
     results_table,
+    shown_metrics,
     write_csv,
 )
 from runner.status import read_statuses
@@ -49,7 +50,7 @@ def text_of(table) -> str:
 
 def test_spread_is_the_mean_and_the_sample_deviation():
     groups = group_over(sweep(), "seed")
-    assert [group.overrides for group in groups] == [{"method.gamma": 0.0}, {"method.gamma": 1.0}]
+    assert [group.settings for group in groups] == [{"method.gamma": 0.0}, {"method.gamma": 1.0}]
     for group, gamma in zip(groups, (0.0, 1.0), strict=True):
         values = [0.5 + gamma / 10 + seed**2 / 100 for seed in (0, 1, 2)]
         spread = group.spread(TOP1)
@@ -67,8 +68,8 @@ def test_one_trial_has_no_deviation():
 
 def test_what_is_not_done_is_named_and_not_counted():
     results = sweep()
-    results[1] = TrialResult("g0.0s1", results[1].overrides, "failed", {TOP1: 0.01})
-    results[2] = TrialResult("g0.0s2", results[2].overrides, "pending", {})
+    results[1] = TrialResult("g0.0s1", results[1].settings, "failed", {TOP1: 0.01})
+    results[2] = TrialResult("g0.0s2", results[2].settings, "pending", {})
     del results[5]
     first, second = group_over(results, "seed")
     assert first.spread(TOP1).n == 1 and first.spread(TOP1).mean == 0.5
@@ -110,8 +111,14 @@ def test_json_has_the_keys_of_the_contract_and_partial_trials_their_last_values(
     failed = make_trial(tmp_path, "b", metrics=rows, failure={"cause": "killed", "error": "", "rank": 0})
     results = read_results(read_statuses([done, failed]))
     assert [result.as_json() for result in results] == [
-        {"trial": "a", "overrides": {"train.seed": 0}, "state": "done", "metrics": {TOP1: 0.9}},
-        {"trial": "b", "overrides": {}, "state": "failed", "metrics": {TOP1: 0.1, "train/loss": 2.0}},
+        {
+            "trial": "a",
+            "overrides": {"train.seed": 0},
+            "settings": {"train.seed": 0},
+            "state": "done",
+            "metrics": {TOP1: 0.9},
+        },
+        {"trial": "b", "overrides": {}, "settings": {}, "state": "failed", "metrics": {TOP1: 0.1, "train/loss": 2.0}},
     ]
 
 
@@ -164,7 +171,7 @@ def test_a_plot_is_of_the_kind_its_name_says(tmp_path, suffix):
 
 def test_plots_of_numbers_of_words_and_of_curves(tmp_path):
     numbers = sweep(gammas=(0.0, 0.5, 1.0))
-    words = [TrialResult(r.trial, {**r.overrides, "encoder.name": "vit"}, r.state, r.metrics) for r in sweep()]
+    words = [TrialResult(r.trial, {**r.settings, "encoder.name": "vit"}, r.state, r.metrics) for r in sweep()]
     plot_results(tmp_path / "numbers.svg", "exp", [], numbers)
     plot_results(tmp_path / "words.svg", "exp", [], [*sweep(), *words])
     metrics = [{"step": step, "time": 0.0, "attempt": 1, "train/loss": 1 / (step + 1)} for step in range(50)]
@@ -185,3 +192,58 @@ def test_plots_refuse_in_words(tmp_path):
 
 def test_results_are_json(tmp_path):
     json.dumps([group.as_json() for group in group_over(sweep(), "seed")], allow_nan=False)
+
+
+def make_config(root, trial, overrides, text, metric):
+    """A trial that is done, with a config.yaml as a submission writes it."""
+    run = make_trial(root, trial, overrides=overrides, result={TOP1: metric})
+    run.config.write_text(text)
+    return run
+
+
+def config_text(steps=30, seed=0, lr="0.001", keep=3, extra=""):
+    train = f"train:\n  steps: {steps}\n  seed: {seed}\n  betas:\n  - 0.9\n  - 0.99\n"
+    return f"name: exp\noptimizer:\n  name: adamw\n  lr: {lr}\n{train}checkpoint:\n  keep: {keep}\n{extra}"
+
+
+def test_what_the_sweep_did_not_set_sets_trials_apart_too(tmp_path):
+    """A file submitted again with another length in it: two experiments, which no mean may mix."""
+    runs = [
+        make_config(tmp_path, f"t{steps}{seed}", {"train.seed": seed}, config_text(steps, seed, keep=seed + 1), steps)
+        for steps in (30, 60)
+        for seed in (0, 1)
+    ]
+    results = read_results(read_statuses(runs))
+    assert results[2].settings == {"train.seed": 0, "train.steps": 60} and results[2].overrides == {"train.seed": 0}
+    groups = group_over(results, "seed")
+    assert [(group.settings, group.spread(TOP1).mean) for group in groups] == [
+        ({"train.steps": 30}, 30),
+        ({"train.steps": 60}, 60),
+    ]
+    assert [group.as_json()["overrides"] for group in groups] == [{}, {}]
+    head = text_of(results_table(results, "")).splitlines()[0].split()
+    assert head[:4] == ["trial", "seed", "steps", "state"], "how often checkpoints are written is no column"
+    assert group_over(results, "steps")[0].settings == {"train.seed": 0}
+
+
+def test_equal_configs_are_one_setting_whoever_set_them(tmp_path):
+    runs = [
+        make_config(tmp_path, "a", {"train.seed": 0, "optimizer.lr": 1e-3}, config_text(seed=0), 0.1),
+        make_config(tmp_path, "b", {"train.seed": 1}, config_text(seed=1), 0.2),
+        make_config(tmp_path, "c", {"train.seed": 2}, config_text(seed=2, steps="30.0"), 0.3),
+    ]
+    (group,) = group_over(read_results(read_statuses(runs)), "seed")
+    assert len(group.trials) == 3 and group.settings["optimizer.lr"] == 1e-3
+
+
+@pytest.mark.parametrize("damage", ["train: [", b"\xff\xfe", ""], ids=["not YAML", "not UTF-8", "empty"])
+def test_a_damaged_config_is_not_averaged_with_others(tmp_path, damage):
+    runs = [make_config(tmp_path, f"t{seed}", {"train.seed": seed}, config_text(seed=seed), 0.1) for seed in (0, 1)]
+    runs[1].config.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
+    assert len(group_over(read_results(read_statuses(runs)), "seed")) == 2
+
+
+def test_a_table_shows_the_metrics_of_every_data_set(tmp_path):
+    metrics = {"train/loss": 1.0, "validation/knn_top1": 0.5, "few/knn_top1": 0.25, "train/beta": 0.9}
+    results = read_results(read_statuses([make_trial(tmp_path, "a", result=metrics)]))
+    assert shown_metrics(results) == ["validation/knn_top1", "few/knn_top1", "train/loss"]

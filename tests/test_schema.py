@@ -1,5 +1,6 @@
 """Strict YAML, overrides, and errors of one line that say where, what, and what is allowed."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +24,7 @@ from runner.schema import (
     override,
     set_key,
 )
-from runner.strict_yaml import dump_yaml, is_secret, parse_yaml
+from runner.strict_yaml import dump_yaml, flow, is_secret, parse_yaml
 
 
 class Head(Options):
@@ -152,6 +153,17 @@ def test_a_missing_file_and_a_folder(tmp_path):
     assert re.search(r"cannot be read: Is a directory", message(load_yaml, tmp_path))
 
 
+def test_a_pipe_is_read_only_where_a_shell_made_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert message(load_yaml, tmp_path / "pipe") == f"{tmp_path}/pipe: is no regular file"
+    assert message(load_yaml, "/dev/zero") == "/dev/zero: is no regular file"
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"a: 1")
+    os.close(write_end)
+    assert load_yaml(f"/dev/fd/{read_end}").mapping == {"a": 1}
+    os.close(read_end)
+
+
 @pytest.mark.parametrize("key", ["key", "wandb.api_key", "apikey", "authToken", "hf-token", "PASSWORD", "a.secret.0"])
 def test_secrets_are_recognised(key):
     assert is_secret(key)
@@ -278,6 +290,32 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
     max_leaves=10,
 )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (1e-5, "1e-05"),
+        (2.0, "2.0"),
+        ("scl", "scl"),
+        ("null", '"null"'),
+        ("1e3", '"1e3"'),
+        ("a: b", '"a: b"'),
+        ({"name": "scl", "widths": [8, None], "x": {}}, "{name: scl, widths: [8, null], x: {}}"),
+    ],
+)
+def test_a_value_is_shown_as_one_would_type_it(value, text):
+    assert flow(value) == text
+
+
+@given(st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.text(min_size=1), inner), max_leaves=5))
+def test_what_is_shown_reads_back_under_yaml(value):
+    text = flow(value)
+    if text.isprintable():
+        read = yaml.safe_load(text)
+        assert read == value or canonical(parse_yaml(f"a: {text}", "x")[0]["a"]) == canonical(value)
 
 
 @given(st.dictionaries(KEYS, VALUES, min_size=1, max_size=4))

@@ -1,6 +1,7 @@
 """On a real Slurm: whatever interrupts a trial, it ends bit for bit where the uninterrupted one does."""
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -259,3 +260,59 @@ def test_a_users_error_is_not_tried_again(slurm, profile, tmp_path):
     assert slurm_tools.show_job(job_of(run))["Restarts"] == "0"
     done = run_cli("status", "tiny", "--json", "--root", tmp_path / "runs")
     assert '"state": "failed"' in done.stdout
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]], ids=["one job", "an array"])
+def test_a_submission_killed_behind_sbatch_leaves_no_job_that_waits_for_ever(
+    slurm: onebox.Cluster, tmp_path: Path, profile: Path, seeds: list[int]
+) -> None:
+    """sbatch has taken the jobs, and nobody has written down their numbers, nor what they run."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    real = shutil.which("sbatch")
+    (tools / "sbatch").write_text(f'#!/bin/sh\n{real} "$@" | tee {tmp_path}/said\nkill -9 $PPID\n')
+    (tools / "sbatch").chmod(0o755)
+    groups = {"train": {"steps": 20}, "resources": {"ranks": 1}, "evaluate": {"probes": []}}
+    words = ["submit", write_experiment(tmp_path, sweep={"seeds": seeds}, **groups)]
+    words += ["--on", profile, "--root", tmp_path / "runs"]
+    killed = run_cli(*words, env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"})
+    assert killed.returncode == -signal.SIGKILL
+    runs = find_trials(tmp_path / "runs" / "tiny")
+    orphan = (tmp_path / "said").read_text().split()[-1]
+    assert len(runs) == len(seeds) and not any(run.job_rows() for run in runs)
+    again = run_cli(*words)
+    assert again.returncode == 0 and again.stderr.count("of a submission that was cut off is cancelled") == len(seeds)
+    wait_for(
+        lambda: {job.state for job in slurm_tools.squeue([orphan]).values()},
+        PATIENCE_SECONDS,
+        "the orphans to end",
+        until=lambda states: states <= {"CANCELLED"},
+    )
+    for run in runs:
+        wait_until_done(run)
+    assert all(len(run.job_rows()) == 1 and job_of(run).partition("_")[0] != orphan for run in runs)
+
+
+def test_a_job_that_nobody_wrote_down_is_found_again(slurm: onebox.Cluster, tmp_path: Path, profile: Path) -> None:
+    """Everything was there but the row in jobs.jsonl."""
+    (run,) = submit(tmp_path, profile, train={"steps": 20}, resources={"ranks": 1}, evaluate={"probes": []})
+    (row,) = run.job_rows()
+    run.jobs.unlink()
+    again = run_cli("submit", tmp_path / "tiny.yaml", "--on", profile, "--root", tmp_path / "runs")
+    assert again.returncode == 0 and "1 trials, 0 to submit" in again.stdout.replace("1 trial,", "1 trials,")
+    assert [found["job_id"] for found in run.job_rows()] == [row["job_id"]]
+    wait_until_done(run)
+
+
+@pytest.mark.timeout(600)
+def test_all_four_systems_come_back_from_a_preemption(slurm: onebox.Cluster, tmp_path: Path, profile: Path) -> None:
+    """The experiment that ships: a sweep over methods, encoders and data, each trial preempted once."""
+    path = Path(__file__).parents[1] / "experiments" / "four_systems.yaml"
+    done = run_cli("submit", path, "--on", profile, "--root", tmp_path / "runs", "--wait", timeout=560)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = find_trials(tmp_path / "runs" / "four_systems")
+    assert len(runs) == 4 and done.stdout.splitlines()[-1] == "4 done"
+    for run in runs:
+        assert causes(run) == ["preempted", "done"], run.path
+        steps = [row["step"] for row in read_rows(run.metrics)]
+        assert steps == sorted(set(steps)) and steps[-1] == 60

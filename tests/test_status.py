@@ -154,6 +154,28 @@ def test_local_trials_by_the_queue_process(tmp_path):
     assert [row.settled for row in rows] == [True] * 5 + [False]
 
 
+def test_ranks_that_outlive_their_queue_are_running(tmp_path):
+    own = {"pid": os.getpid(), "pid_created": psutil.Process().create_time()}
+    dead = local_job(2**22 + 1)
+    runs = [
+        make_trial(tmp_path, "alive", job=dead, attempts=[{**start(1), **own}]),
+        make_trial(tmp_path, "reused", job=dead, attempts=[{**start(1), **own, "pid_created": 12345.0}]),
+        make_trial(tmp_path, "left", job=dead, attempts=[{**start(1), **own}, end(1, 5, "terminated")]),
+        make_trial(tmp_path, "old", job=dead, attempts=[start(1)]),
+    ]
+    rows = read_statuses(runs)
+    assert [row.state for row in rows] == ["running", "unknown", "unknown", "unknown"]
+    assert [row.settled for row in rows] == [False, True, True, True] and "has ended" in rows[0].note
+
+
+def test_what_is_no_checkpoint_is_no_progress(tmp_path):
+    run = make_trial(tmp_path, "a", checkpoints=["step_00000100.00001"])
+    (run.checkpoints / "step_99999999.00009").mkdir()
+    run.overrides.write_text("a: [1")
+    (row,) = read_statuses([run])
+    assert row.record.step == 100 and row.record.overrides == {}
+
+
 def test_a_zombie_is_not_alive():
     child = subprocess.Popen([sys.executable, "-c", ""])
     created = psutil.Process(child.pid).create_time()

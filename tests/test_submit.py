@@ -184,6 +184,20 @@ def test_only_the_first_trials_are_interrupted_on_purpose(tmp_path):
         (["resources.ranks=5"], "train.batch_size: 24 is not allowed; must be divisible by 5 ranks"),
         (["resources.ranks=5", "train.batch_size=25"], "resources.ranks: 5 is not allowed; cannot be spread evenly"),
         (["name=../x"], "name"),
+        (
+            ["init_from=nowhere.pt"],
+            "override init_from=nowhere.pt: init_from: nowhere.pt does not exist",
+        ),
+        (["init_from=/"], "init_from: / is no file"),
+        (["init_from=/dev/null"], "init_from: /dev/null is no file"),
+        (["init_from=pyproject.toml"], "init_from: pyproject.toml is no exported trial: "),
+        (["train.epochs=1000000001", "train.steps=null"], "1000000001 is not allowed; must be at most 1000000000"),
+        (["train.batch_size=9999999999"], "9999999999 is not allowed; must be at most 1000000000"),
+        (["train.steps=9999999999"], "9999999999 is not allowed; must be at most 1000000000"),
+        (["sweep={seeds: []}"], "sweep.seeds: is empty; leave it out"),
+        (["sweep={grid: {}}"], "sweep.grid: is empty; leave it out"),
+        (["sweep={list: [], seeds: [1]}"], "sweep.list: is empty; leave it out"),
+        (["sweep={grid: {train.seed: []}}"], "sweep.grid.train.seed: [] is not allowed; must have at least one entry"),
         (["--on", "nowhere"], "profile not found"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -265,7 +279,7 @@ def test_two_retries_at_once_submit_a_failed_trial_once(tmp_path):
     command += ["--root", str(tmp_path / "runs")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = sorted(process.communicate(timeout=120)[0] for process in both)
-    assert said == ["nothing to retry\n", "submitted 1 of 1 trials again\n"]
+    assert said == ["nothing to retry\n", "submitted 1 of 1 trial again\n"]
     (job,) = run.job_rows()
     wait_for(lambda: is_alive(job["pid"], job["pid_created"]), 60, "the queue to end", until=lambda alive: not alive)
     assert [row["event"] for row in run.attempt_rows()] == ["start", "end"] and run.result.exists()

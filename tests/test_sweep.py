@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runner.config import Experiment, load_experiment, validate
 from runner.errors import ConfigError
 from runner.schema import Document, get_key
-from runner.sweep import expand, trial_id, trials
+from runner.sweep import advice, expand, trial_id, trials
 from runner.sweep_config import Distribution, draw
 from tests.benchmarks.bench_sweep import ten_thousand_trials, time_sweep
 
@@ -128,6 +128,22 @@ def test_exclude_leaves_out_what_matches_all_of_an_entry():
     assert found == [(0, 1), (1, 1), (1, 2), (1, 3)]
 
 
+def test_conditions_that_match_no_trial_are_told():
+    sweep = {
+        "grid": {"method.gamma": [0, 1]},
+        "when": [
+            {"if": {"method.gamma": 1.0}, "grid": {"optimizer.lr": [1, 2]}},
+            {"if": {"method.gamma": 2}, "seeds": [0, 1]},
+        ],
+        "exclude": [{"method.gamma": 1, "optimizer.lr": 2}, {"method.gamma": [3, 4]}],
+    }
+    assert advice(experiment(sweep)) == [
+        "exp.yaml: sweep.when.1.if: matches no trial",
+        "exp.yaml: sweep.exclude.1: matches no trial",
+    ]
+    assert advice(experiment(None)) == advice(experiment({"seeds": [1]})) == []
+
+
 def test_duplicates_are_one_trial():
     assert len(settings({"grid": {"method.gamma": [1, 1.0, 1.5]}})) == 2
     assert len(settings({"list": [{"method.gamma": 1.0}, {}, {"method.gamma": 1}]})) == 1
@@ -162,16 +178,18 @@ def shuffled(value: Any, data: st.DataObject) -> Any:
     return value
 
 
+KEYS = st.sampled_from(["method.a", "method.b", "train.c", "new.d.e"])
 NUMBERS = st.lists(st.integers(0, 5) | st.floats(0, 1), min_size=1, max_size=3)
 SWEEPS = st.fixed_dictionaries(
     {},
     optional={
-        "grid": st.dictionaries(st.sampled_from(["method.a", "method.b", "train.c", "new.d.e"]), NUMBERS, max_size=3),
-        "seeds": st.lists(st.integers(0, 9), max_size=3),
+        "grid": st.dictionaries(KEYS, NUMBERS, min_size=1, max_size=3),
+        "seeds": st.lists(st.integers(0, 9), min_size=1, max_size=3),
         "zip": st.integers(1, 3).flatmap(
             lambda size: st.dictionaries(
                 st.sampled_from(["optimizer.lr", "optimizer.x"]),
                 st.lists(st.integers(), min_size=size, max_size=size),
+                min_size=1,
             )
         ),
         "random": st.builds(

@@ -228,6 +228,20 @@ def test_nothing_to_take_back_leaves_the_file_alone(tmp_path):
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
+def test_what_is_no_row_goes_and_missing_rows_are_told(tmp_path, capsys):
+    run = RunDir(tmp_path)
+    rows = [{"step": step, "time": 0, "attempt": 1, "train/loss": 0.1} for step in (5, 10)]
+    lines = [json.dumps(row, separators=(",", ":")) for row in rows]
+    run.metrics.write_bytes("\n".join([lines[0], "{}", "[1]", "garbage", lines[1], '{"step": 15']).encode() + b"\xff")
+    Tracker(claim(run), TrackingConfig()).begin(10)
+    assert run.metrics.read_text() == "".join(f"{line}\n" for line in lines) and capsys.readouterr().out == ""
+    Tracker(claim(run), TrackingConfig()).begin(20)
+    assert capsys.readouterr().out == "runner: metrics.jsonl ends at step 10, though there were rows up to step 20\n"
+    run.metrics.write_bytes(b"")
+    Tracker(claim(run), TrackingConfig()).begin(20)
+    assert capsys.readouterr().out == "runner: metrics.jsonl has no rows, though there were rows up to step 20\n"
+
+
 def write_netrc(path: Path, host: str) -> None:
     path.write_text(f"machine {host}\n  login user\n  password {'0' * 40}\n")
     path.chmod(0o600)

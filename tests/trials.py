@@ -45,6 +45,7 @@ def make_trial(
         write_json(run.cancelled, {"time": time.time()})
     for name in checkpoints or []:
         (run.checkpoints / name).mkdir(parents=True)
+        (run.checkpoints / name / "manifest.json").touch()
     return run
 
 

@@ -101,8 +101,7 @@ class ESM2(nn.Module):
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """(B, width) features."""
-        length_B1 = (tokens_BL > 0).sum(1, keepdim=True)
-        return self.residues(tokens_BL).sum(1, dtype=torch.float32) / length_B1.clamp(min=1)
+        return self.pool(self.residues(tokens_BL), tokens_BL)
 
     def residues(self, tokens_BL: Tensor) -> Tensor:
         """(B, L, width) last hidden states; 0 on padding."""
@@ -113,6 +112,11 @@ class ESM2(nn.Module):
         hidden = self.body(ids, attention_mask=(ids != PAD).long()).last_hidden_state
         inner_BLD = hidden[:, 1:-1] * real_BL[:, :longest, None]
         return F.pad(inner_BLD, (0, 0, 0, tokens_BL.shape[1] - longest))
+
+    def pool(self, residues_BLD: Tensor, tokens_BL: Tensor) -> Tensor:
+        """(B, width) what `forward` gives, from what `residues` gave for the same tokens."""
+        length_B1 = (tokens_BL > 0).sum(1, keepdim=True)
+        return residues_BLD.sum(1, dtype=torch.float32) / length_B1.clamp(min=1)
 
     def to_esm(self, tokens_BL: Tensor) -> Tensor:
         """(B, L + 2) ESM-2's ids: <cls>, the residues, <eos>, padding."""

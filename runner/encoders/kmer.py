@@ -47,7 +47,8 @@ class Kmer(nn.Module):
     @torch.no_grad()
     def fit(self, tokens_NL: Tensor) -> None:
         """Standardise by these sequences; what is the same in all of them is only centred."""
-        features_NK = kmer_features(tokens_NL).double()
+        # Part by part: the counts of all pairs take far more memory than the tokens.
+        features_NK = torch.cat([kmer_features(part_NL) for part_NL in torch.split(tokens_NL, 1024)]).double()
         std = features_NK.std(0, correction=0)
         self.mean.copy_(features_NK.mean(0))
         self.std.copy_(torch.where(std > 1e-8, std, 1.0))

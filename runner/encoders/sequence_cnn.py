@@ -91,6 +91,14 @@ class SequenceCNN(nn.Module):
         """(B, L, width) what both stacks find at every residue; 0 on padding."""
         return torch.cat([self._run(self.head, tokens_BL), self._run(self.tail, tokens_BL)], 2)
 
+    def pool(self, residues_BLD: Tensor, tokens_BL: Tensor) -> Tensor:
+        """(B, width) what `forward` gives, from what `residues` gave for the same tokens."""
+        head_BLC, tail_BLC = residues_BLD.chunk(2, 2)
+        length_B1 = (tokens_BL > 0).sum(1, keepdim=True)
+        place_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
+        last_BL1 = (place_L >= length_B1 - self.last)[..., None]
+        return torch.cat([head_BLC[:, : self.first].amax(1), (tail_BLC * last_BL1).amax(1)], 1)
+
     def _run(self, stack: Stack, tokens_BL: Tensor) -> Tensor:
         embedded_BLE = self.dropout(self.embedding(tokens_BL.long()))
         return cast(Tensor, stack(embedded_BLE, (tokens_BL > 0)[..., None]))

@@ -62,6 +62,16 @@ class MultilabelReport:
         found["mcc_macro"] = _mean(self.mcc[row])
         return {name: value for name, value in found.items() if not np.isnan(value)}
 
+    def by_class(self, cutoff: float = 0.5) -> dict[str, float]:
+        """precision, recall, f1, mcc and iou of each class at the nearest cut-off, under flat names."""
+        row = int(np.abs(np.array(self.cutoffs) - cutoff).argmin())
+        return {
+            f"{name}_{label}": float(value)
+            for name in ("precision", "recall", "f1", "mcc", "iou")
+            for label, value in zip(self.classes, getattr(self, name)[row], strict=True)
+            if not np.isnan(value)
+        }
+
 
 def report(
     scores_NC: Floats, labels_NC: Choices, classes: Sequence[str], cutoffs: Sequence[float] = CUTOFFS

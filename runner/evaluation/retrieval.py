@@ -89,7 +89,9 @@ def retrieval(
     """
     query_QD, gallery_GD = (F.normalize(x.double(), dim=1) for x in (query_QD, gallery_GD))
     rows = max(1, BLOCK_VALUES // max(1, len(gallery_GD)))
-    blocks = []
+    # Small results that outlive each block's large ones would keep the allocator from using that memory again.
+    ranks_2Q = query_QD.new_empty(2, len(query_QD))
+    asked = 0
     for index_B in torch.split(torch.arange(len(query_QD), device=query_QD.device), rows):
         # Equal vectors must tie, and the last digits of a sum depend on the order it was taken in.
         scores_BG = (query_QD[index_B] @ gallery_GD.T).round(decimals=9)
@@ -97,10 +99,11 @@ def retrieval(
         candidate_BG = torch.ones_like(positive_BG)
         if leave_out_self:
             candidate_BG[torch.arange(len(index_B), device=index_B.device), index_B] = False
-        blocks.append(rank(scores_BG, positive_BG, candidate_BG))
-    ranks = Ranks(*(torch.cat(column) for column in zip(*blocks, strict=True)))
-    if len(ranks.first) == 0:
+        ranks_2B = torch.stack(rank(scores_BG, positive_BG, candidate_BG))
+        ranks_2Q[:, asked : asked + ranks_2B.shape[1]] = ranks_2B
+        asked += ranks_2B.shape[1]
+    if asked == 0:
         raise DataError(
             f"retrieval: none of {len(query_QD)} queries has its label in the gallery; choose another label"
         )
-    return summarise(ranks, at)
+    return summarise(Ranks(*ranks_2Q[:, :asked]), at)

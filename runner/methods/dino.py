@@ -14,6 +14,7 @@ from runner.method import Task
 from runner.methods._joint_embedding import SelfDistillation, TeacherOptions
 
 IN_BATCH_NEGATIVES = False
+GLOBAL_VIEWS = (2, None)
 
 
 class Config(TeacherOptions):
@@ -56,7 +57,7 @@ class DINO(SelfDistillation):
         self.config = config
         self.register_buffer("centre", torch.zeros(self.width))
         self.register_buffer("started", torch.zeros((), dtype=torch.int64))
-        # Of the micro-batches of one step; empty between steps, so nothing to save.
+        # Of the micro-batches of one step, so nothing to save.
         self.assigned: list[Tensor] = []
 
     def compare(self, batch: Batch, features: list[Tensor], step: int) -> dict[str, Tensor]:
@@ -87,8 +88,10 @@ class DINO(SelfDistillation):
             epoch, config.warmup_teacher_temperature, config.teacher_temperature, config.warmup_epochs
         )
 
+    def before_fit_step(self, step: int) -> None:
+        self.assigned = []
+
     def after_fit_step(self, step: int) -> None:
         """Move the teacher, and the centre towards what the teacher assigned in this step."""
         super().after_fit_step(step)
         update_centre(self.centre, self.started, torch.cat(self.assigned), self.group, self.config.centre_momentum)
-        self.assigned = []

@@ -12,6 +12,7 @@ from runner.methods._joint_embedding import SelfDistillation, TeacherOptions
 from runner.queue import Queue
 
 IN_BATCH_NEGATIVES = False
+GLOBAL_VIEWS, LOCAL_VIEWS = (2, 2), False
 
 
 class Config(TeacherOptions):
@@ -37,7 +38,7 @@ class MoCo(SelfDistillation):
         super().__init__(encoder, config, task)
         self.temperature = config.temperature
         self.queue = Queue(config.queue_size, self.width)
-        # Of the micro-batches of one step; empty between steps, so nothing to save.
+        # Of the micro-batches of one step, so nothing to save.
         self.keys: list[Tensor] = []
 
     def compare(self, batch: Batch, features: list[Tensor], step: int) -> dict[str, Tensor]:
@@ -50,8 +51,10 @@ class MoCo(SelfDistillation):
         )
         return {"ssl_loss": loss}
 
+    def before_fit_step(self, step: int) -> None:
+        self.keys = []
+
     def after_fit_step(self, step: int) -> None:
         """Move the key encoder, and put the keys of this step into the queue."""
         super().after_fit_step(step)
         self.queue.enqueue(torch.cat(self.keys), self.group)
-        self.keys = []

@@ -8,6 +8,8 @@ from runner.losses.nt_xent import nt_xent
 from runner.method import Task
 from runner.methods._joint_embedding import JointEmbedding, JointEmbeddingOptions
 
+GLOBAL_VIEWS, LOCAL_VIEWS = (2, 2), False
+
 
 class Config(JointEmbeddingOptions):
     temperature: float = Field(0.5, gt=0)

@@ -11,6 +11,7 @@ from runner.method import Method, Task
 from runner.schema import Options
 
 IN_BATCH_NEGATIVES = False
+LOCAL_VIEWS = False
 
 
 class Config(Options):

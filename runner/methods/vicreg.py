@@ -8,6 +8,8 @@ from runner.losses.vicreg import vicreg
 from runner.method import Task
 from runner.methods._joint_embedding import JointEmbedding, JointEmbeddingOptions
 
+GLOBAL_VIEWS, LOCAL_VIEWS = (2, 2), False
+
 
 class Config(JointEmbeddingOptions):
     projector_widths: tuple[int, ...] = Field((512, 512), min_length=1)

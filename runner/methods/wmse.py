@@ -9,6 +9,8 @@ from runner.losses.wmse import wmse
 from runner.method import Task
 from runner.methods._joint_embedding import JointEmbedding, JointEmbeddingOptions
 
+GLOBAL_VIEWS, LOCAL_VIEWS = (2, None), False
+
 
 class Config(JointEmbeddingOptions):
     projector_widths: tuple[int, ...] = Field((512, 64), min_length=1)

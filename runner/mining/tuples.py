@@ -122,12 +122,18 @@ def hard_negatives(labels_NC: Choices, anchors_B: Integers, hardness_CC: Floats)
     return np.where(empty_B1, standard_BN, weigh_negatives(labels_NC, anchors_B, hardness_CC) > 0)
 
 
-def draw_anchors(labels_NC: Choices, *, seed: int, epoch: int) -> Integers:
-    """One random member of every class that has any, in the order of the classes: a balanced epoch, as CLEAN's."""
-    generator = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, ANCHORS, 0]))
-    keys_N1 = generator.random((len(labels_NC), 1))
-    first_C: Integers = np.where(labels_NC, keys_N1, np.inf).argmin(0)
-    return first_C[labels_NC.any(0)]
+def draw_anchors(labels_NC: Choices, samples_B: Integers, *, seed: int, epoch: int) -> Integers:
+    """(B,) a random member of a random class in place of each sample: every class is as likely, as in CLEAN.
+
+    What stands in for a sample is a function of (seed, epoch, sample). Without any class everything stays.
+    """
+    held_C = np.flatnonzero(labels_NC.any(0))
+    anchors_B = samples_B.copy()
+    for place, sample in enumerate(samples_B if len(held_C) else ()):
+        philox = np.random.Philox(key=[seed, epoch], counter=[0, 0, ANCHORS, int(sample)])
+        generator = np.random.Generator(philox)
+        anchors_B[place] = generator.choice(np.flatnonzero(labels_NC[:, generator.choice(held_C)]))
+    return anchors_B
 
 
 def _draw_keys(anchors_B: Integers, samples: int, seed: int, epoch: int) -> Floats:

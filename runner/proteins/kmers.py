@@ -35,20 +35,21 @@ def kmer_features(tokens_BL: Tensor) -> Tensor:
     """
     tokens_BL = tokens_BL.long()
     length_B1 = lengths(tokens_BL)[:, None].clamp(min=1)
-    place_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
-    parts = []
-    for window in WINDOWS:
-        inside_BL = place_L < length_B1
-        if window is not None:
-            inside_BL &= place_L < window if window > 0 else place_L >= length_B1 + window
-        parts.append(_frequencies(tokens_BL - 1, inside_BL & (tokens_BL > 0), A))
-    first_BL, second_BL = tokens_BL[:, :-1] - 1, tokens_BL[:, 1:] - 1
-    standard_BL = (first_BL < A) & (second_BL < A)
-    pairs_BL = torch.where(standard_BL, first_BL * A + second_BL, A * A)
-    there_BL = (first_BL >= 0) & (second_BL >= 0)
-    for window in (PAIR_WINDOW - 1, tokens_BL.shape[1]):
-        parts.append(_frequencies(pairs_BL, there_BL & (place_L[:-1] < window), A * A))
+    # Each window is cut out first: counting takes time for every column, also for those that do not count.
+    parts = [_frequencies(_cut(tokens_BL, length_B1, window) - 1, A) for window in WINDOWS]
+    for window in (PAIR_WINDOW, None):
+        first_BL, second_BL = tokens_BL[:, :window][:, :-1] - 1, tokens_BL[:, :window][:, 1:] - 1
+        pairs_BL = torch.where((first_BL < A) & (second_BL < A), first_BL * A + second_BL, A * A)
+        parts.append(_frequencies(pairs_BL.where((first_BL >= 0) & (second_BL >= 0), -1), A * A))
     return torch.cat([*parts, length_B1.float().log()], 1)
+
+
+def _cut(tokens_BL: Tensor, length_B1: Tensor, window: int | None) -> Tensor:
+    """The first `window` tokens of each sequence, or the last -window with padding before those that are shorter."""
+    if window is None or window > 0:
+        return tokens_BL[:, :window]
+    place_BK = length_B1 + torch.arange(window, 0, device=tokens_BL.device)
+    return tokens_BL.gather(1, place_BK.clamp(min=0)).where(place_BK >= 0, 0)
 
 
 def expected_statistics() -> tuple[Tensor, Tensor]:
@@ -65,8 +66,9 @@ def expected_statistics() -> tuple[Tensor, Tensor]:
     return mean.float(), std.float()
 
 
-def _frequencies(kinds_BL: Tensor, counted_BL: Tensor, kinds: int) -> Tensor:
-    """(B, kinds) share of each kind among what is counted; kinds beyond the last only count in the total."""
+def _frequencies(kinds_BL: Tensor, kinds: int) -> Tensor:
+    """(B, kinds) share of each kind; kinds beyond the last only count in the total, -1 counts nothing."""
+    counted_BL = kinds_BL >= 0
     bins_BL = torch.where(counted_BL, kinds_BL.clamp(max=kinds), kinds)
     counts = torch.zeros(len(kinds_BL), kinds + 1, device=kinds_BL.device)
     counts = counts.scatter_add(1, bins_BL, counted_BL.float())

@@ -64,6 +64,17 @@ def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(tmp_path, name
 
 
 @pytest.mark.ddp
+@pytest.mark.parametrize("name", ["dino", "moco"])
+def test_what_a_step_collects_is_collected_once_on_two_ranks(tmp_path, name):
+    """DDP's reducer is warmed by passes without effect: neither queue nor centre may see them."""
+    groups = {"resources": {"ranks": 2}, "train": {"steps": 80, "batch_size": 24}}
+    whole, cut = (prepare(tmp_path / part, name, **groups) for part in ("whole", "cut"))
+    assert train_on_ranks(whole, 2) == ["GO_ON"]
+    assert train_on_ranks(cut, 2, {4: 1}) == ["REQUEUE", "GO_ON"]
+    assert fingerprint(whole) == fingerprint(cut) is not None
+
+
+@pytest.mark.ddp
 @pytest.mark.parametrize("name", ["dino", "relic", "supervised"])
 def test_two_ranks_train_what_one_does(tmp_path, name):
     """Without batch statistics, which every rank takes of its own rows, N ranks are one process."""
@@ -120,7 +131,10 @@ def test_moco_queues_the_keys_of_every_micro_batch(tmp_path):
     train_here(run)
     assert load_trial(run.config).train.accumulate == 2
     method = make("moco").train()
+    method.before_fit_step(0)
     for _ in range(2):
         method(make_batch(), 0)
     method.after_fit_step(1)
-    assert int(method.queue.next) == 12 and method.keys == []
+    assert int(method.queue.next) == 12
+    method.before_fit_step(1)
+    assert method.keys == []

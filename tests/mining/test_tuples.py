@@ -199,14 +199,21 @@ def test_weights_are_sums_over_pairs_of_classes():
         assert found[i, j] == pytest.approx(0 if (labels[i] & labels[j]).any() else pairs)
 
 
-def test_balanced_anchors_are_one_of_each_class():
+def test_balanced_anchors_are_of_all_classes_alike():
+    labels = np.eye(8, dtype=bool)[np.repeat(range(8), [1, 2, 3, 4, 0, 10, 20, 400])]
+    everybody = everyone(labels)
+    drawn = np.array([draw_anchors(labels, everybody, seed=0, epoch=epoch) for epoch in range(10)])
+    shares = labels[drawn.ravel()].mean(0)
+    assert shares[4] == 0 and np.delete(shares, 4) == pytest.approx(np.full(7, 1 / 7), abs=0.02)
+    assert set(drawn[labels[drawn][..., 5]]) == set(np.flatnonzero(labels[:, 5]))
+
+
+def test_a_balanced_anchor_depends_on_the_sample_it_stands_for_alone():
     labels = random_labels(60)
-    labels[:, 5] = False
-    drawn = [draw_anchors(labels, seed=0, epoch=epoch) for epoch in range(50)]
-    for anchors in drawn:
-        assert labels[anchors, [0, 1, 2, 3, 4, 6, 7]].all()
-    members = np.flatnonzero(labels[:, 0])
-    assert set(np.array(drawn)[:, 0]) == set(members)
+    all_of_them = draw_anchors(labels, everyone(labels), seed=1, epoch=2)
+    assert np.array_equal(draw_anchors(labels, np.array([7, 3]), seed=1, epoch=2), all_of_them[[7, 3]])
+    assert not np.array_equal(draw_anchors(labels, everyone(labels), seed=1, epoch=3), all_of_them)
+    assert draw_anchors(np.zeros((4, 8), bool), np.array([2, 1]), seed=1, epoch=2).tolist() == [2, 1]
 
 
 def test_regrouping_keeps_each_anchor_with_its_own():
