@@ -86,7 +86,7 @@ def test_hard_negatives_never_share_a_class(near, shipped):
 
 @given(
     labels=st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=12),
-    seed=st.integers(0, 2**64 - 1),
+    seed=st.integers(0, 2**63 - 1),
     positives=st.integers(1, 5),
     negatives=st.integers(0, 6),
     mining=st.sampled_from([None, False, True]),
