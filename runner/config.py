@@ -201,6 +201,8 @@ class EvaluateConfig(Options):
             raise OptionError("probes", f"{twice[0]} is listed twice; list it once")
         if self.validation_share != 0.1 and self.on != "validation":
             raise OptionError("validation_share", f"{self.validation_share} needs on: validation")
+        if not self.probes and (self.data or self.on == "validation"):
+            raise OptionError("probes", "is empty, so evaluate.on and evaluate.data would do nothing")
         if taken := {"train", "test", "validation"} & set(self.data):
             raise OptionError(f"data.{min(taken)}", "this name is taken; choose another")
         return self
@@ -439,6 +441,8 @@ def _check_together(trial: Trial) -> None:
         raise OptionError("train.batch_size", problem)
     if train.steps == 0 and trial.init_from is None:
         raise OptionError("train.steps", "0 trains nothing, so init_from must name the weights to evaluate")
+    if train.steps == 0 and not trial.evaluate.probes:
+        raise OptionError("evaluate.probes", "is empty and train.steps is 0: nothing would be done")
     if trial.rehearse is not None and train.steps is not None and trial.rehearse.at_step >= train.steps:
         problem = f"{trial.rehearse.at_step} is not allowed; must be less than train.steps, {train.steps}"
         raise OptionError("rehearse.at_step", problem)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from runner.config import load_experiment, warnings
+from runner.config import check_machine, load_experiment, warnings
 from runner.errors import ConfigError, UserError
-from runner.explain import counted
+from runner.explain import OptionError, counted
+from runner.named import resolve_trials
 from runner.provenance import collect
 from runner.requeue import last_attempt, read_crashes
 from runner.rundir import RunDir
@@ -35,6 +36,12 @@ def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps
         overrides = [*overrides, f"resources.ranks={ranks}"]
     experiment = load_experiment(path, overrides)
     (variant, trial) = trials(experiment)[0]
+    # Here, where a mistake costs one line; each rank would find it again, with a folder already written.
+    resolve_trials([(variant, trial)], experiment.document)
+    try:
+        check_machine(trial, torch.cuda.is_available())
+    except OptionError as error:
+        raise experiment.document.locate(error, variant.origins) from None
     check_weights([(variant, trial)], experiment.document)
     for line in warnings(trial, torch.cuda.is_available()):
         print(f"runner: {line}", file=sys.stderr)

@@ -17,8 +17,8 @@ from runner import checkpoint, loader, named
 from runner.attempt import Attempt
 from runner.batch import Batch
 from runner.config import Selection, Trial, check_warmup
-from runner.dataset import Split
-from runner.errors import CheckpointError
+from runner.dataset import ImageSet, Split
+from runner.errors import CheckpointError, ConfigError
 from runner.evaluate import fits
 from runner.group import Group
 from runner.method import Method, Output, Task
@@ -168,11 +168,24 @@ def build_data(trial: Trial, options: named.ResolvedTrial, device: torch.device)
         tests = {"validation": held_out}
     for name, selection in evaluate.data.items():
         tests[name] = named.load("data", selection.name).build(options.more_data[name], "test")
+        check_alike(name, tests[name], train if train is not None else tests["test"])
     if options.probes and hasattr(source, "build_probe"):
         probe_train = source.build_probe(options.data)
     if train is not None:
         train = loader.resident(train, device)
     return Data(train, train if probe_train is None else probe_train, tests)
+
+
+def check_alike(name: str, data: Split, model: Split) -> None:
+    """Raise ConfigError where a method that is made for `model` cannot be evaluated on the data set of this name."""
+    if lacking := [column for column in model.columns if column not in data.columns]:
+        problem = f"has no column {lacking[0]}, which the trial's data have"
+    elif data.inputs != model.inputs:
+        what = "channels" if isinstance(data, ImageSet) else "token ids"
+        problem = f"has {data.inputs} {what}, and the trial's data have {model.inputs}"
+    else:
+        return
+    raise ConfigError(f"evaluate.data.{name}: {problem}; choose data like those")
 
 
 def wrap(method: Method, group: Group, sync_batch_norm: bool) -> Callable[[Batch, int], Output]:

@@ -7,13 +7,14 @@ import torch
 
 from runner import checkpoint
 from runner.config import load_experiment
-from runner.dataset import ImageSet
+from runner.dataset import ImageSet, Records
 from runner.errors import ConfigError
 from runner.loader import hold_out
 from runner.named import resolve_trials
+from runner.run import check_alike
 from runner.rundir import read_json, read_rows
 from runner.sweep import trials
-from tests.experiments import fingerprint, prepare_run, train_here, train_on_ranks, write_experiment
+from tests.experiments import fingerprint, prepare_run, run_cli, train_here, train_on_ranks, write_experiment
 
 SHORT = {"train": {"steps": 6}, "schedule": {"warmup_steps": 0}, "data": {"limit": 128}, "tracking": {"every_steps": 2}}
 
@@ -80,11 +81,17 @@ def test_without_a_step_weights_are_evaluated_only(tmp_path, world):
     ("override", "message"),
     [
         ("train.steps=0", "train.steps: 0 trains nothing, so init_from must name the weights to evaluate"),
+        ("train.steps=0 init_from=w.pt", "evaluate.probes: is empty and train.steps is 0: nothing would be done"),
+        ("evaluate.on=validation", "evaluate.probes: is empty, so evaluate.on and evaluate.data would do nothing"),
+        ("method={name: simclr, projector_widths: [64, 0]}", "0 is not allowed; must be at least 1"),
         ("evaluate.probes=[knn, knn]", "evaluate.probes: knn is listed twice; list it once"),
         ("evaluate.probes=[{name: knn, kk: 3}]", 'evaluate.probes.kk: unknown key; did you mean "k"?'),
-        ("evaluate.data={test: {name: cifar10}}", "evaluate.data.test: this name is taken; choose another"),
         (
-            "evaluate.data={a: {name: cifar11}}",
+            "evaluate={probes: [knn], data: {test: {name: cifar10}}}",
+            "evaluate.data.test: this name is taken; choose another",
+        ),
+        (
+            "evaluate={probes: [knn], data: {a: {name: cifar11}}}",
             'evaluate.data.a.name: "cifar11" is not allowed; did you mean "cifar10"?',
         ),
         ("evaluate.validation_share=0.2", "evaluate.validation_share: 0.2 needs on: validation"),
@@ -98,6 +105,26 @@ def test_without_a_step_weights_are_evaluated_only(tmp_path, world):
 def test_what_does_not_go_together_is_told_in_one_line(tmp_path, override, message):
     path = write_experiment(tmp_path)
     with pytest.raises(ConfigError) as caught:
-        experiment = load_experiment(path, re.split(r" (?=views)", override))
+        experiment = load_experiment(path, re.split(r" (?=views|init_from)", override))
         resolve_trials(trials(experiment), experiment.document)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_data_that_the_model_cannot_read_are_refused_before_the_training():
+    grey = ImageSet(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), None, (), (0.5,), (0.5,))
+    colour = ImageSet(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), None, (), (0.5,) * 3, (0.5,) * 3)
+    text, other = (Records({name: torch.ones(4, 2)}, None, (), 9) for name in ("text", "sequence"))
+    larger = Records({"text": torch.ones(4, 2)}, None, (), 10)
+    with pytest.raises(ConfigError, match=r"evaluate\.data\.few: has 3 channels, and the trial's data have 1"):
+        check_alike("few", colour, grey)
+    with pytest.raises(ConfigError, match=r"evaluate\.data\.few: has no column text"):
+        check_alike("few", other, text)
+    with pytest.raises(ConfigError, match=r"evaluate\.data\.few: has 10 token ids, and the trial's data have 9"):
+        check_alike("few", larger, text)
+    check_alike("few", text, text)
+
+
+def test_debug_refuses_a_mistake_in_a_plug_in_before_it_writes_anything(tmp_path):
+    done = run_cli("debug", write_experiment(tmp_path), "method.name=scll", "--root", tmp_path / "runs")
+    assert done.returncode == 2 and done.stdout == "" and not (tmp_path / "runs").exists()
+    assert done.stderr == 'runner: override method.name=scll: method.name: "scll" is not allowed; did you mean "scl"?\n'

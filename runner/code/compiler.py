@@ -84,10 +84,14 @@ def _ask(path: str, option: str) -> str:
 def units_of(sources: Iterable[Path], flags: str, folder: Path) -> list[Unit]:
     """The files, all compiled with the same flags from the same folder; raises DataError for one not there."""
     units = []
+    try:
+        words = shlex.split(flags)
+    except ValueError as error:
+        raise DataError(f"--flags: {flags!r} is not allowed; {error}") from error
     for path in sources:
         if not path.is_file():
             raise DataError(f"build-triples: no file {path}")
-        units.append(Unit(path.resolve(), folder.resolve(), base_flags(shlex.split(flags))))
+        units.append(Unit(path.resolve(), folder.resolve(), base_flags(words)))
     return units
 
 

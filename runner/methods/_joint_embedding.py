@@ -5,7 +5,7 @@ Shapes: B samples on this rank, V views, D projection width, F feature width.
 
 import copy
 from abc import abstractmethod
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -19,9 +19,11 @@ from runner.online_probe import OnlineProbe
 from runner.projection import build_mlp
 from runner.schema import Options
 
+Width = Annotated[int, Field(ge=1)]
+
 
 class JointEmbeddingOptions(Options):
-    projector_widths: tuple[int, ...] = Field((512, 128), min_length=1)
+    projector_widths: tuple[Width, ...] = Field((512, 128), min_length=1)
     """Widths of the projector's layers after the encoder's; the last one is what is compared."""
 
     online_probe: bool = False

@@ -6,13 +6,13 @@ from torch import Tensor, nn
 from runner.batch import Batch
 from runner.losses.barlow_twins import barlow_twins
 from runner.method import Task
-from runner.methods._joint_embedding import JointEmbedding, JointEmbeddingOptions
+from runner.methods._joint_embedding import JointEmbedding, JointEmbeddingOptions, Width
 
 GLOBAL_VIEWS, LOCAL_VIEWS = (2, 2), False
 
 
 class Config(JointEmbeddingOptions):
-    projector_widths: tuple[int, ...] = Field((512, 512), min_length=1)
+    projector_widths: tuple[Width, ...] = Field((512, 512), min_length=1)
     """Widths of the projector's layers after the encoder's; the last one is what is compared."""
 
     redundancy: float = Field(5e-3, ge=0)

@@ -11,14 +11,14 @@ from runner.batch import Batch
 from runner.errors import ConfigError
 from runner.losses.dino import dino, teacher_temperature, update_centre
 from runner.method import Task
-from runner.methods._joint_embedding import SelfDistillation, TeacherOptions
+from runner.methods._joint_embedding import SelfDistillation, TeacherOptions, Width
 
 IN_BATCH_NEGATIVES = False
 GLOBAL_VIEWS = (2, None)
 
 
 class Config(TeacherOptions):
-    projector_widths: tuple[int, ...] = Field((512, 128, 1024), min_length=1)
+    projector_widths: tuple[Width, ...] = Field((512, 128, 1024), min_length=1)
     """Widths of the projector's layers after the encoder's; the last one is the number of prototypes."""
 
     student_temperature: float = Field(0.1, gt=0)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from runner.batch import Batch
 from runner.losses.cosine import symmetric_negative_cosine
 from runner.method import Task
-from runner.methods._joint_embedding import JointEmbedding, JointEmbeddingOptions
+from runner.methods._joint_embedding import JointEmbedding, JointEmbeddingOptions, Width
 from runner.projection import build_mlp
 
 IN_BATCH_NEGATIVES = False
@@ -14,7 +14,7 @@ GLOBAL_VIEWS, LOCAL_VIEWS = (2, 2), False
 
 
 class Config(JointEmbeddingOptions):
-    projector_widths: tuple[int, ...] = Field((512, 512, 512), min_length=1)
+    projector_widths: tuple[Width, ...] = Field((512, 512, 512), min_length=1)
     """Widths of the projector's layers after the encoder's; batch norm follows the last one, too."""
 
     predictor_hidden: int = Field(128, ge=1)

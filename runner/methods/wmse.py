@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from runner.batch import Batch
 from runner.losses.wmse import wmse
 from runner.method import Task
-from runner.methods._joint_embedding import JointEmbedding, JointEmbeddingOptions
+from runner.methods._joint_embedding import JointEmbedding, JointEmbeddingOptions, Width
 
 GLOBAL_VIEWS, LOCAL_VIEWS = (2, None), False
 
 
 class Config(JointEmbeddingOptions):
-    projector_widths: tuple[int, ...] = Field((512, 64), min_length=1)
+    projector_widths: tuple[Width, ...] = Field((512, 64), min_length=1)
     """Widths of the projector's layers after the encoder's; whitening needs more samples than the last of them."""
 
     sub_batch: int | None = Field(None, ge=2)
