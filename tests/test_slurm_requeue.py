@@ -154,7 +154,8 @@ def test_preempted_by_term_alone(profile, tmp_path, uninterrupted):
 
 def test_signalled_in_the_first_second(slurm, profile, tmp_path, uninterrupted):
     (run,) = submit(tmp_path, profile)
-    wait_for(lambda: job_state(run), PATIENCE_SECONDS, "the start", until=lambda state: state == "RUNNING")
+    # scancel signals steps: of a job that has not started one it signals nobody.
+    wait_for(lambda: ranks_of(run), PATIENCE_SECONDS, "the first process of a rank")
     subprocess.run(["scancel", "--signal=USR2", job_of(run)], check=True)
     wait_until_done(run)
     assert int(slurm_tools.show_job(job_of(run))["Restarts"]) >= 1
