@@ -61,7 +61,7 @@ def evaluate(
         batches = (partial(_view_batch, views=views, seed=seed, number=number) for number in range(count))
         return torch.stack([extract(some, make_batch=make_batch).features for make_batch in batches], 1)
 
-    known = extract(train) if train is not None else None
+    known = extract(train) if train is not None and fits(probes) else None
     metrics: dict[str, float] = {}
     for data_name, test in tests.items():
         try:

@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from runner.batch import Batch
-from runner.errors import ConfigError
 from runner.losses.dino import dino, teacher_temperature, update_centre
 from runner.method import Task
 from runner.methods._joint_embedding import SelfDistillation, TeacherOptions, Width
@@ -62,8 +61,6 @@ class DINO(SelfDistillation):
 
     def compare(self, batch: Batch, features: list[Tensor], step: int) -> dict[str, Tensor]:
         """The loss between the global views of the teacher and all other views of the student."""
-        if not features:
-            raise ConfigError("views.global_views: DINO compares at least 2 views of an image")
         local = [self.encoder(view) for view in batch.local_views]
         student_BVK = torch.stack([self.projector(view) for view in [*features, *local]], 1)
         teacher_BTK = torch.stack([self.teach(view) for view in batch.global_views], 1)
