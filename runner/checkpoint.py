@@ -22,6 +22,7 @@ import torch
 from runner.attempt import Attempt, read_parents
 from runner.errors import CheckpointError, ConfigError
 from runner.explain import OptionError, counted
+from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
 from runner.rundir import RunDir, read_json, read_rows, replacing, sync_path
 
@@ -75,6 +76,7 @@ def save(
     shared: dict[str, Any],
     own: dict[str, Any],
     facts: dict[str, Any],
+    faults: Faults = NO_FAULTS,
 ) -> str:
     """Write a checkpoint with all ranks and return its name; a collective call.
 
@@ -86,6 +88,7 @@ def save(
     error: Exception | None = None
     if group.is_main:
         try:
+            faults.at("checkpoint")
             run.checkpoints.mkdir(exist_ok=True)
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir()
@@ -95,8 +98,10 @@ def save(
     size, digest = 0, bytes(32)
     if error is None:
         try:
+            faults.at("checkpoint.file")
             content = {"shared": shared, "own": own} if group.is_main else {"own": own}
             size, digest = _write(beside / f"rank_{group.rank:05d}.pt", content)
+            faults.at("checkpoint.barrier")
         except (OSError, RuntimeError) as problem:  # torch wraps a full disk in a RuntimeError
             error = problem
     files = _gather_files(group, error is None, size, digest)
@@ -117,7 +122,7 @@ def save(
             "files": {f"rank_{rank:05d}.pt": file for rank, file in enumerate(files)},
             **facts,
         }
-        error = _commit(run, beside, run.checkpoints / name, manifest, attempt)
+        error = _commit(run, beside, run.checkpoints / name, manifest, attempt, faults)
     if group.agree_max(int(error is not None)):
         raise CheckpointError(f"step {step}: rank 0 could not commit it: {error or 'see its log'}") from error
     return name
@@ -142,8 +147,11 @@ def _gather_files(group: Group, written: bool, size: int, digest: bytes) -> list
     return [{"size": int(row[1]), "sha256": bytes(row[2:].tolist()).hex()} if int(row[0]) else None for row in rows]
 
 
-def _commit(run: RunDir, beside: Path, place: Path, manifest: dict[str, Any], attempt: Attempt) -> Exception | None:
+def _commit(
+    run: RunDir, beside: Path, place: Path, manifest: dict[str, Any], attempt: Attempt, faults: Faults
+) -> Exception | None:
     try:
+        faults.at("checkpoint.manifest")
         with (beside / "manifest.json").open("wb") as file:
             file.write(json.dumps(manifest, indent=2).encode())
             file.flush()
@@ -152,8 +160,10 @@ def _commit(run: RunDir, beside: Path, place: Path, manifest: dict[str, Any], at
         # The name carries the attempt, so a commit that slips past this check is never read either.
         attempt.check_fence()
         assert not place.exists(), f"{place.name} was saved twice by one attempt"
+        faults.at("checkpoint.rename")
         os.rename(beside, place)
         sync_path(run.checkpoints)
+        faults.at("checkpoint.renamed")
     except Exception as error:
         return error
     # A disk that is full by now does not take back what is committed.

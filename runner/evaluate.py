@@ -10,6 +10,7 @@ from torch import Tensor
 from runner import named
 from runner.batch import Batch
 from runner.dataset import Split
+from runner.faults import NO_FAULTS, Faults
 from runner.features import extract_features
 from runner.group import Group
 from runner.loader import fetch, train_batch
@@ -33,6 +34,7 @@ def evaluate(
     preemption: Preemption,
     seed: int,
     views: ViewsConfig,
+    faults: Faults = NO_FAULTS,
 ) -> dict[str, float]:
     """The probes' metrics as `<data set>/<probe>_<metric>`, the same on every rank; a collective call.
 
@@ -44,6 +46,7 @@ def evaluate(
     method.before_eval()
 
     def before_batch(index: int) -> None:
+        faults.at("evaluate.batch")
         preemption.check(group)
         method.before_eval_step(index)
 

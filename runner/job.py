@@ -18,6 +18,7 @@ import submitit
 
 from runner import launcher, slurm
 from runner.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, SubmissionError
+from runner.faults import NO_FAULTS, Faults
 from runner.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -75,11 +76,17 @@ def place_in_job(environment: Any) -> "Place":
 
 
 def run_rank(
-    run: RunDir, place: "Place", *, stop_after: int | None = None, redirect: bool = True
+    run: RunDir,
+    place: "Place",
+    *,
+    stop_after: int | None = None,
+    redirect: bool = True,
+    faults: Faults = NO_FAULTS,
 ) -> tuple["Outcome", "Preemption"]:
     """Train as one rank of a launch; what ends it is written into the run folder before this returns or raises.
 
-    `stop_after` ends the run early (debugging); `redirect` sends output to the attempt's own log file.
+    `stop_after` ends the run early (debugging); `redirect` sends output to the attempt's own log file; `faults` are
+    what the proofs of this project inject.
     """
     from runner.preemption import heeding, watching
 
@@ -88,11 +95,14 @@ def run_rank(
         watching() as preemption,
         heeding(run.cancelled, preemption) if place.rank == 0 else contextlib.nullcontext(),
     ):
-        outcome = _attend(run, place, preemption, stop_after, redirect)
+        outcome = _attend(run, place, preemption, stop_after, redirect, faults)
     return outcome, preemption
 
 
-def _attend(run: RunDir, place: "Place", preemption: "Preemption", stop_after: int | None, redirect: bool) -> "Outcome":
+def _attend(
+    run: RunDir, place: "Place", preemption: "Preemption", stop_after: int | None, redirect: bool, faults: Faults
+) -> "Outcome":
+    faults.at("start")
     import torch
 
     from runner.config import check_machine, load_trial
@@ -107,6 +117,7 @@ def _attend(run: RunDir, place: "Place", preemption: "Preemption", stop_after: i
             raise Interrupted(preemption.flag)
 
     try:
+        faults.at("meet")
         check()
         attempt, store = meet(run, place, check)
     except Interrupted as interruption:
@@ -125,8 +136,9 @@ def _attend(run: RunDir, place: "Place", preemption: "Preemption", stop_after: i
         torch.set_num_threads(trial.resources.cpus_per_rank)
         if place.one_host:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        faults.at("join")
         with joined(place.rank, place.world, place.local_rank, store, trial.train.backend) as group:
-            outcome = launch(trial, attempt, group, preemption, place=place, stop_after=stop_after)
+            outcome = launch(trial, attempt, group, preemption, place=place, stop_after=stop_after, faults=faults)
             verdict = Verdict.GO_ON
             if outcome.verdict:
                 facts = settle_verdict(outcome.verdict, place, run) if group.is_main else (outcome.verdict, "")

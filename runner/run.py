@@ -20,6 +20,7 @@ from runner.config import Selection, Trial, check_warmup
 from runner.dataset import ImageSet, Split
 from runner.errors import CheckpointError, ConfigError
 from runner.evaluate import fits
+from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
 from runner.method import Method, Output, Task
 from runner.optimizer import build_optimizer
@@ -76,6 +77,7 @@ class Run:
 
     tracker: Tracker | None
     progress: Progress
+    faults: Faults
     facts: dict[str, Any]
     """What every checkpoint's manifest says of where it comes from."""
 
@@ -101,7 +103,14 @@ class Run:
         self.state.seconds[name] = self.state.seconds.get(name, 0.0) + time.monotonic() - began
 
 
-def build(trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, stop_after: int | None) -> Run:
+def build(
+    trial: Trial,
+    attempt: Attempt,
+    group: Group,
+    preemption: Preemption,
+    stop_after: int | None,
+    faults: Faults = NO_FAULTS,
+) -> Run:
     """Make every part of a trial from its config."""
     options = named.resolve_trial(trial)
     if trial.train.deterministic:
@@ -142,6 +151,7 @@ def build(trial: Trial, attempt: Attempt, group: Group, preemption: Preemption, 
         stop=stop,
         tracker=Tracker(attempt, trial.tracking) if group.is_main else None,
         progress=Progress(stop, 0, shown=group.is_main),
+        faults=faults,
         facts=facts,
     )
 
@@ -207,6 +217,7 @@ def wrap(method: Method, group: Group, sync_batch_norm: bool) -> Callable[[Batch
 
 def restore(run: Run) -> None:
     """Continue from the newest checkpoint that verifies, or start fresh when there is none; a collective call."""
+    run.faults.at("restore")
     found: dict[str, Any] = {}
     if run.group.is_main:
         try:

@@ -39,13 +39,16 @@ def save(run: Run, periodic: bool = False, pruning: bool = False) -> None:
     if run.tracker is not None:
         run.tracker.sync()
     try:
-        checkpoint.save(run.attempt.run, run.group, run.attempt, state.step, state.shared(), state.own(), run.facts)
+        checkpoint.save(
+            run.attempt.run, run.group, run.attempt, state.step, state.shared(), state.own(), run.facts, run.faults
+        )
         run.saved_step = state.step
     except CheckpointError as error:
         if not periodic:
             raise
         run.progress.say(f"checkpoint failed, training goes on: {error}")
     if run.group.is_main and (periodic or pruning):
+        run.faults.at("checkpoint.prune")
         config = run.trial.checkpoint
         checkpoint.prune(
             run.attempt.run,

@@ -16,6 +16,7 @@ from runner.batch import Batch
 from runner.config import Trial
 from runner.errors import NonFiniteLossError
 from runner.evaluate import evaluate
+from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
 from runner.method import BreakAllEpochs, BreakEpoch
 from runner.optimizer import set_learning_rate
@@ -49,13 +50,15 @@ def launch(
     *,
     place: Place,
     stop_after: int | None = None,
+    faults: Faults = NO_FAULTS,
 ) -> Outcome:
     """Train a trial to its end, or to the step at which its ranks agree to leave; a collective call.
 
     Raises: ConfigError, DataError, CheckpointError, NonFiniteLossError; anything a method raises.
     """
     began = time.monotonic()
-    run = build(trial, attempt, group, preemption, stop_after)
+    faults.at("build")
+    run = build(trial, attempt, group, preemption, stop_after, faults)
     restore(run)
     plan_save(run, save_seconds=0.0)
     state = run.state
@@ -71,6 +74,7 @@ def launch(
     run.add_seconds("start", began)
     try:
         preemption.check(group)
+        faults.at("warm")
         warm_reducer(run)
         if state.step == 0:
             run.method.before_fit()
@@ -78,7 +82,9 @@ def launch(
         train(run)
         save(run, pruning=True)
         run.method.after_fit()
+        faults.at("result")
         write_result(run)
+        faults.at("end")
         return Outcome(Verdict.GO_ON, state.step, time.time())
     except Interrupted as interruption:
         # The comparison under way must end on all ranks before anything else goes over the control group.
@@ -121,6 +127,7 @@ def train(run: Run) -> None:
     request = 0
     run.method.train()
     while not run.at_end:
+        run.faults.at("step")
         epoch, index = divmod(run.position, plan.steps_per_epoch)
         if index == 0:
             request = max(request, wish(run.method.before_fit_epoch, epoch))
@@ -131,6 +138,8 @@ def train(run: Run) -> None:
         request = max(request, wish(run.method.after_fit_step, state.step))
         if index + 1 == plan.steps_per_epoch:
             request = max(request, wish(run.method.after_fit_epoch, epoch))
+            run.faults.at("epoch.end")
+        run.faults.at("step.end")
         run.progress.advance(state.step)
         if trial.rehearse is not None:
             rehearse(run)
@@ -177,10 +186,13 @@ def train_step(run: Run, window: list[loader.Part], epoch: int) -> None:
         # Ranks exchange gradients once a step, in the backward pass of the last micro-batch.
         exchange = contextlib.nullcontext() if is_last or run.group.world == 1 else run.model.no_sync()  # type: ignore[attr-defined]
         with exchange:
+            run.faults.at("forward")
             with precision.autocast():
                 output = run.model(batch, state.step)
+            run.faults.at("backward")
             precision.backward(output.loss / len(window) if len(window) > 1 else output.loss)
         state.meters.add(output.measurements)
+    run.faults.at("update")
     norm = precision.step(state.optimizer, run.trial.train.max_grad_norm)
     state.optimizer.zero_grad()
     if norm is not None:
@@ -207,6 +219,7 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
     found: dict[str, float] = {}
     if evaluates:
         began = time.monotonic()
+        run.faults.at("evaluate")
         # Libraries draw from the global generators when they are first imported, which a resumed process does again.
         with rng_untouched():
             found = evaluate(
@@ -218,7 +231,9 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
                 preemption=run.preemption,
                 seed=run.trial.train.seed,
                 views=run.trial.views,
+                faults=run.faults,
             )
+        run.faults.at("evaluate.end")
         run.method.train()
         state.evaluated_step = state.step
         keep_best(run, found)

@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "runner"
 
 _ORDER = """
-errors strict_yaml rundir explain schema views_config config sweep_config sweep profile slurm requeue launcher
+errors faults strict_yaml rundir explain schema views_config config sweep_config sweep profile slurm requeue launcher
 group batch gather reduce queue meters dataset download decoded randomness identifiers code proteins mining
 class_weights color filters view_draws jitter views preemption loader attempt rendezvous wandb_mirror tracking ema
 online_probe projection decoders interpolation curriculum tokenizers method losses methods encoders data schedules
@@ -26,7 +26,7 @@ PLUG_INS = ["methods", "encoders", "data", "schedules", "evaluation"]
 HEAVY = ["torch", "wandb", "sklearn", "matplotlib", "transformers"]
 
 _LIGHT = """
-errors rundir config sweep profile slurm requeue provenance record status tables watch show logs differences
+errors faults rundir config sweep profile slurm requeue provenance record status tables watch show logs differences
 results plot cancel submit job local_queue json_schema onebox doctor cli
 """
 LIGHT = _LIGHT.split()

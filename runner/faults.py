@@ -1,0 +1,105 @@
+"""Named places at which a run can be made to fail on purpose; nothing happens unless a caller has armed one.
+
+`faults.at("checkpoint.rename")` stands in the code at each place. The proof that a run ends the same whatever
+interrupts it needs interruptions at exact places, and time alone does not hit them. Faults are an argument, never an
+environment variable: a job cannot be armed from outside.
+"""
+
+import errno
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PLACES = {
+    "start": "a rank begins: before torch is imported",
+    "meet": "before the ranks meet",
+    "join": "before the process group is made",
+    "build": "before the data and the model are made",
+    "restore": "before the newest checkpoint is looked for",
+    "warm": "before the first batch of an attempt",
+    "step": "before a step",
+    "forward": "before the forward pass of a micro-batch",
+    "backward": "before the backward pass of a micro-batch, where gradients are exchanged",
+    "update": "between the gradients and the optimizer's step",
+    "step.end": "after a step, before the ranks compare their flags",
+    "epoch.end": "after the last step of an epoch",
+    "evaluate": "before an evaluation",
+    "evaluate.batch": "before a batch of an evaluation",
+    "evaluate.end": "after an evaluation, before its row is written",
+    "checkpoint": "before anything of a checkpoint is written",
+    "checkpoint.file": "before a rank writes its file",
+    "checkpoint.barrier": "after a rank has written its file, before all have",
+    "checkpoint.manifest": "before the manifest is written",
+    "checkpoint.rename": "before the folder gets its name",
+    "checkpoint.renamed": "after the folder has its name, before that is known to anybody",
+    "checkpoint.prune": "before older checkpoints are removed",
+    "result": "before the result is written",
+    "end": "after the result is written",
+}
+"""What stands at each place."""
+
+ACTIONS = ("USR2", "TERM", "KILL", "STOP", "raise", "full", "input/output", "slow")
+"""A signal to this process, an exception of the user's code, a full disk, a broken one, two seconds of nothing."""
+
+SLOW_SECONDS = 2.0
+
+
+class InjectedError(Exception):
+    """What a fault raises in place of an error in the user's code."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One failure: at its `nth` passage of a place, by one rank or, with `rank` None, by each."""
+
+    place: str
+    action: str
+    rank: int | None = None
+    nth: int = 1
+
+    def __post_init__(self) -> None:
+        assert self.place in PLACES, self.place
+        assert self.action in ACTIONS, self.action
+
+    def __str__(self) -> str:
+        who = "every rank" if self.rank is None else f"rank {self.rank}"
+        return f"{self.action} for {who} at {self.place}, passage {self.nth}"
+
+
+class Faults:
+    """The faults armed in one process of one launch."""
+
+    def __init__(self, armed: Sequence[Fault] = (), rank: int = 0) -> None:
+        self.armed = tuple(fault for fault in armed if fault.rank in (None, rank))
+        self.passages: Counter[str] = Counter()
+
+    def at(self, place: str) -> None:
+        """Pass a place; fail there if a fault is armed for this passage."""
+        assert place in PLACES, place
+        if not self.armed:
+            return
+        self.passages[place] += 1
+        for fault in self.armed:
+            if fault.place == place and fault.nth == self.passages[place]:
+                print(f"runner: fault: {fault}", flush=True)
+                _act(fault)
+
+
+def _act(fault: Fault) -> None:
+    match fault.action:
+        case "raise":
+            raise InjectedError(str(fault))
+        case "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        case "input/output":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        case "slow":
+            time.sleep(SLOW_SECONDS)
+        case name:
+            os.kill(os.getpid(), getattr(signal, f"SIG{name}"))
+
+
+NO_FAULTS = Faults()
