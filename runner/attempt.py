@@ -40,7 +40,15 @@ class Attempt:
             raise SupersededError(f"attempt {self.number} of {self.run.trial} was superseded by attempt {newest}")
 
     def record_start(
-        self, *, job_id: str, launch: str, world: int, step: int, steps: int, resumed_from: str | None
+        self,
+        *,
+        job_id: str,
+        launch: str,
+        world: int,
+        step: int,
+        steps: int,
+        resumed_from: str | None,
+        exact: str | None = None,
     ) -> None:
         write_json(self.run.token(self.number) / "parent.json", {"resumed_from": resumed_from})
         self._append(
@@ -54,6 +62,7 @@ class Attempt:
             start_step=step,
             steps=steps,
             resumed_from=resumed_from,
+            exact=exact,
         )
 
     def record_end(self, *, step: int, cause: str, requeue: bool, signal_to_saved_seconds: float | None) -> None:

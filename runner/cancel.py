@@ -82,14 +82,23 @@ def plan_retry(rows: list[Row], jobs: list[Job | None]) -> RetryPlan:
     return plan
 
 
-def retry(runs: list[RunDir], profile: str | None, patience_seconds: float = PATIENCE_SECONDS) -> RetryPlan:
+def retry(
+    runs: list[RunDir],
+    profile: str | None,
+    patience_seconds: float = PATIENCE_SECONDS,
+    *,
+    ranks: int | None = None,
+    is_elastic: bool = False,
+) -> RetryPlan:
     """Submit again what can be, to `profile` or to where each went last; they go on from their last checkpoints.
 
     Waits a little for jobs that are just ending. Looks and submits under one lock, so that two retries at once
-    submit a trial once. Raises, before anything is changed: SubmissionError when a trial never went anywhere and no
-    profile is given, ConfigError for a profile or a config that cannot be read. Raises: SubmissionError when the
-    cluster refuses.
+    submit a trial once. With `ranks` they train on that many from now on, which `is_elastic` allows where there is a
+    checkpoint of another number. Raises, before anything is changed: SubmissionError when a trial never went anywhere
+    and no profile is given, ConfigError for a profile or a config that cannot be read, or ranks that it cannot have.
+    Raises: SubmissionError when the cluster refuses.
     """
+    from runner.reshape import plan_reshape, reshape
     from runner.submit import plan_shipments, ship
 
     if profile is not None:
@@ -102,7 +111,10 @@ def retry(runs: list[RunDir], profile: str | None, patience_seconds: float = PAT
             for run in plan.runs:
                 if profile is None and not run.job_rows():
                     raise SubmissionError(f"trial {run.trial}: it was never submitted; say where with --on PROFILE")
-            shipments = plan_shipments(plan.runs, profile)
+            reshaped = plan_reshape(plan.runs, ranks, is_elastic)
+            shipments = plan_shipments(plan.runs, profile, {run: trial.resources for run, trial in reshaped.items()})
+            for run, trial in reshaped.items():
+                reshape(run, trial)
             for run in plan.runs:
                 set_aside(run)
             ship(shipments, folder)

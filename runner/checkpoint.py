@@ -120,7 +120,8 @@ def save(
             "world_size": group.world,
             "time": time.time(),
             "files": {f"rank_{rank:05d}.pt": file for rank, file in enumerate(files)},
-            **facts,
+            "trial": run.trial,
+            "facts": facts,
         }
         error = _commit(run, beside, run.checkpoints / name, manifest, attempt, faults)
     if group.agree_max(int(error is not None)):
@@ -301,7 +302,7 @@ def last_saved_step(run: RunDir, parents: dict[int, str | None]) -> int:
 def load(run: RunDir, group: Group, name: str, refused: list[str]) -> Checkpoint:
     """This rank's view of a verified checkpoint.
 
-    Raises: CheckpointError when it was saved by another number of ranks.
+    Raises: CheckpointError when it was saved by another number of ranks; `load_parts` reads those.
     """
     folder = run.checkpoints / name
     manifest = read_json(folder / "manifest.json")
@@ -309,13 +310,28 @@ def load(run: RunDir, group: Group, name: str, refused: list[str]) -> Checkpoint
     if manifest["world_size"] != group.world:
         raise CheckpointError(
             f"{name}: saved by {counted(manifest['world_size'], 'rank')}, resumed on {group.world}; "
-            f"set resources.ranks={manifest['world_size']}"
+            f"set resources.ranks={manifest['world_size']}, or `runner retry --elastic` with the new number"
         )
     main = _read(folder / "rank_00000.pt")
     own = main["own"] if group.is_main else _read(folder / f"rank_{group.rank:05d}.pt")["own"]
     if main["shared"]["step"] != manifest["step"]:
         raise CheckpointError(f"{name}: holds step {main['shared']['step']}")
     return Checkpoint(name, manifest["step"], manifest, main["shared"], own, tuple(refused))
+
+
+def world_size(run: RunDir, name: str) -> int:
+    """How many ranks saved a verified checkpoint."""
+    manifest = read_json(run.checkpoints / name / "manifest.json")
+    assert manifest is not None, name
+    return int(manifest["world_size"])
+
+
+def load_parts(run: RunDir, name: str, refused: list[str]) -> tuple[Checkpoint, list[dict[str, Any]]]:
+    """A verified checkpoint as rank 0 sees it, and the own parts of all ranks that saved it."""
+    world = world_size(run, name)
+    whole = load(run, Group(world=world), name, refused)
+    others = [_read(run.checkpoints / name / f"rank_{rank:05d}.pt")["own"] for rank in range(1, world)]
+    return whole, [whole.own, *others]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -160,14 +160,47 @@ def cancel(target: Target, yes: Yes = False, root: Root = None) -> None:
         print(f"cancelled {len(cancel(row.run for row in active))} of {counted(len(rows), 'trial')}")
 
 
+@app.command("verify-resume")
+def verify_resume(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Ranks on this machine.")] = None,
+    kills: Annotated[int, typer.Option(min=1, help="Interruptions: signals, and kill -9.")] = 4,
+    steps: Annotated[int | None, typer.Option(min=4, help="Steps of each run; else at most 60.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the interruptions.")] = 0,
+    as_json: Json = False,
+    root: Root = None,
+) -> None:
+    """Train a trial twice, straight and with interruptions, and compare every bit of every rank."""
+    from runner.tables import make_console
+    from runner.verify import print_verdict, verify_resume
+
+    verdict = verify_resume(
+        Path(experiment), overrides or [], _root(root), ranks=ranks, kills=kills, steps=steps, seed=seed
+    )
+    if as_json:
+        _print_json(verdict.as_json())
+    else:
+        print_verdict(verdict, make_console())
+    _exit(0 if verdict.equal else EXIT_FAILED)
+
+
 @app.command()
-def retry(target: Target, on: MaybeProfile = None, root: Root = None) -> None:
+def retry(
+    target: Target,
+    on: MaybeProfile = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Train on so many ranks from now on.")] = None,
+    is_elastic: Annotated[
+        bool, typer.Option("--elastic", help="Take up checkpoints of another number of ranks: equal but for rounding.")
+    ] = False,
+    root: Root = None,
+) -> None:
     """Submit again what failed, was cancelled or got lost."""
     from runner.cancel import retry
     from runner.explain import counted
 
     runs = _find_target(target, _root(root))
-    plan = retry(runs, on)
+    plan = retry(runs, on, ranks=ranks, is_elastic=is_elastic)
     for line in plan.refused:
         print(f"runner: {line}", file=sys.stderr)
     if not plan.runs:

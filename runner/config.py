@@ -256,6 +256,8 @@ class ResourcesConfig(Options):
     """Processes that train together, one for each GPU where there are GPUs."""
 
     cpus_per_rank: Count = 1
+    elastic: bool = False
+    """Whether a checkpoint of another number of ranks is taken up; see `runner retry --elastic`."""
 
 
 class RehearseConfig(Options):

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 PLACES = {
     "start": "a rank begins: before torch is imported",
@@ -103,3 +104,18 @@ def _act(fault: Fault) -> None:
 
 
 NO_FAULTS = Faults()
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a proof asks of the ranks of a launch; an ordinary run is asked nothing."""
+
+    faults: tuple[Fault, ...] = ()
+    journal: Path | None = None
+    """Folder in which each rank writes what its state is after every step."""
+
+    prompt: bool = False
+    """Whether ranks compare their flags at every step, however short: the step at which they leave is then known."""
+
+
+NO_PROOF = Proof()

@@ -18,7 +18,7 @@ import submitit
 
 from runner import launcher, slurm
 from runner.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, SubmissionError
-from runner.faults import NO_FAULTS, Faults
+from runner.faults import NO_PROOF, Faults, Proof
 from runner.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -81,32 +81,34 @@ def run_rank(
     *,
     stop_after: int | None = None,
     redirect: bool = True,
-    faults: Faults = NO_FAULTS,
+    proof: Proof = NO_PROOF,
 ) -> tuple["Outcome", "Preemption"]:
     """Train as one rank of a launch; what ends it is written into the run folder before this returns or raises.
 
-    `stop_after` ends the run early (debugging); `redirect` sends output to the attempt's own log file; `faults` are
-    what the proofs of this project inject.
+    `stop_after` ends the run early (debugging); `redirect` sends output to the attempt's own log file; `proof` is
+    for those that interrupt a run on purpose.
     """
-    from runner.preemption import heeding, watching
+    from runner.preemption import LATENCY_SECONDS, heeding, watching
 
     os.umask(0o077)
     with (
-        watching() as preemption,
+        watching(0.0 if proof.prompt else LATENCY_SECONDS) as preemption,
         heeding(run.cancelled, preemption) if place.rank == 0 else contextlib.nullcontext(),
     ):
-        outcome = _attend(run, place, preemption, stop_after, redirect, faults)
+        outcome = _attend(run, place, preemption, stop_after, redirect, proof)
     return outcome, preemption
 
 
 def _attend(
-    run: RunDir, place: "Place", preemption: "Preemption", stop_after: int | None, redirect: bool, faults: Faults
+    run: RunDir, place: "Place", preemption: "Preemption", stop_after: int | None, redirect: bool, proof: Proof
 ) -> "Outcome":
+    faults = Faults(proof.faults, place.rank)
     faults.at("start")
     import torch
 
     from runner.config import check_machine, load_trial
     from runner.group import joined
+    from runner.journal import Journal
     from runner.preemption import Interrupted, Verdict
     from runner.rendezvous import meet
     from runner.trainer import Outcome, launch
@@ -138,7 +140,17 @@ def _attend(
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         faults.at("join")
         with joined(place.rank, place.world, place.local_rank, store, trial.train.backend) as group:
-            outcome = launch(trial, attempt, group, preemption, place=place, stop_after=stop_after, faults=faults)
+            journal = Journal(proof.journal, place.rank) if proof.journal else None
+            outcome = launch(
+                trial,
+                attempt,
+                group,
+                preemption,
+                place=place,
+                stop_after=stop_after,
+                faults=faults,
+                journal=journal,
+            )
             verdict = Verdict.GO_ON
             if outcome.verdict:
                 facts = settle_verdict(outcome.verdict, place, run) if group.is_main else (outcome.verdict, "")

@@ -63,8 +63,11 @@ class Answer:
 class Preemption:
     """The flag of this rank, and the agreement of all."""
 
-    def __init__(self) -> None:
+    def __init__(self, latency_seconds: float = LATENCY_SECONDS) -> None:
         self.flag = Verdict.GO_ON
+        self.latency_seconds = latency_seconds
+        """How long a flag may go unnoticed by the other ranks, about."""
+
         self.first_signal: float | None = None
         """time.time() of the first signal this process got."""
 
@@ -112,7 +115,7 @@ class Preemption:
         wanted = 1
         if self._last is not None and step > self._last[0]:
             seconds_per_step = (now - self._last[1]) / (step - self._last[0])
-            wanted = int(min(max(LATENCY_SECONDS / 2 / max(seconds_per_step, 1e-6), 1), MAX_STEPS_BETWEEN_POLLS))
+            wanted = int(min(max(self.latency_seconds / 2 / max(seconds_per_step, 1e-6), 1), MAX_STEPS_BETWEEN_POLLS))
         self._last = (step, now)
         # What was just agreed on must not be asked for again by the request already under way.
         again = save_due and not answer.save, request if not answer.request else 0
@@ -130,13 +133,13 @@ class Preemption:
 
 
 @contextmanager
-def watching() -> Iterator[Preemption]:
+def watching(latency_seconds: float = LATENCY_SECONDS) -> Iterator[Preemption]:
     """Turn USR2 and TERM into the flag of a Preemption, even while the main thread is in C++ or they were blocked.
 
     Must be entered in the main thread. Once a signal came, the handlers stay installed at the end: a job that is
     leaving must not die of a second signal before it has requeued.
     """
-    preemption = Preemption()
+    preemption = Preemption(latency_seconds)
     handler = signal.getsignal(signal.SIGUSR2)
     preemption.previous_usr2 = handler
     read_end, write_end = os.pipe()

@@ -13,15 +13,17 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from runner import checkpoint, loader, named
+from runner import checkpoint, elastic, loader, named
 from runner.attempt import Attempt
 from runner.batch import Batch
 from runner.config import Selection, Trial, check_warmup
 from runner.dataset import ImageSet, Split
 from runner.errors import CheckpointError, ConfigError
 from runner.evaluate import fits
+from runner.exactness import gather_facts, why_inexact
 from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
+from runner.journal import Journal
 from runner.method import Method, Output, Task
 from runner.optimizer import build_optimizer
 from runner.precision import Precision
@@ -81,7 +83,13 @@ class Run:
     facts: dict[str, Any]
     """What every checkpoint's manifest says of where it comes from."""
 
+    journal: Journal | None = None
+    """Kept only where a run is to be compared with another, step by step."""
+
     resumed_from: str | None = None
+    exact: str | None = None
+    """Whether it goes on from there bit for bit: `yes`, or `no, because` of what; None for a fresh start."""
+
     saved_step: int = -1
     """The step of the newest checkpoint of this attempt's lineage."""
 
@@ -134,7 +142,7 @@ def build(
     state = TrainState(method, build_optimizer(method, trial.optimizer), Precision(trial.train.precision, group.device))
     seed_everything(trial.train.seed, rank=1 + group.rank)
     stop = min(steps, stop_after) if stop_after else steps
-    facts = {"trial": attempt.run.trial, "torch": torch.__version__, "device": _device_name(group)}
+    facts = gather_facts(group, trial.train.deterministic)
     return Run(
         trial=trial,
         attempt=attempt,
@@ -231,21 +239,26 @@ def restore(run: Run) -> None:
     for refused in found["refused"]:
         run.progress.say(f"refused {refused}")
     if found["name"] is not None:
-        saved = checkpoint.load(run.attempt.run, run.group, found["name"], found["refused"])
-        run.state.restore(saved.shared, saved.own, run.group.device)
+        saved, own = _load(run, found["name"], found["refused"])
+        run.state.restore(saved.shared, own, run.group.device)
         run.resumed_from = saved.name
         run.saved_step = run.state.step
-        differing = [
-            f"{key} was {saved.manifest[key]}, is {value}"
-            for key, value in run.facts.items()
-            if saved.manifest.get(key) != value
-        ]
-        exact = f"no, because {'; '.join(differing)}" if differing else "yes"
-        run.progress.say(f"resumed from {saved.name} at step {saved.step} of {run.steps}; exact: {exact}")
+        reasons = why_inexact(saved.manifest.get("facts", {}), run.facts)
+        if saved.manifest["world_size"] != run.group.world and (note := elastic.dropout_note(run.method)):
+            reasons.append(note)
+        run.exact = f"no, because {'; '.join(reasons)}" if reasons else "yes"
+        run.progress.say(f"resumed from {saved.name} at step {saved.step} of {run.steps}; exact: {run.exact}")
     run.progress.start = run.state.step
     if run.tracker is not None:
         run.tracker.begin(run.state.tracked_step)
 
 
-def _device_name(group: Group) -> str:
-    return torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else "cpu"
+def _load(run: Run, name: str, refused: list[str]) -> tuple[checkpoint.Checkpoint, dict[str, Any]]:
+    """A checkpoint and this rank's own part of it, made anew where other ranks saved it and that is allowed."""
+    trial, group = run.trial, run.group
+    if not trial.resources.elastic or checkpoint.world_size(run.attempt.run, name) == group.world:
+        saved = checkpoint.load(run.attempt.run, group, name, refused)
+        return saved, saved.own
+    saved, parts = checkpoint.load_parts(run.attempt.run, name, refused)
+    elastic.check_batch_norm(saved.shared["method"], trial.train.sync_batch_norm)
+    return saved, elastic.merge(parts, seed=trial.train.seed, rank=group.rank, step=saved.step)

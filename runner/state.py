@@ -6,7 +6,7 @@ seed, so they are not state. What is saved is listed once, here, and the fingerp
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +94,27 @@ class TrainState:
         # Last: loading must not be able to draw from the generators afterwards.
         set_rng_state(own["rng"])
 
+    def digests(self) -> dict[str, str]:
+        """A short digest of everything that this rank's fingerprint hashes, piece by piece, by dotted name."""
+        found = {}
+        for part, value in self._parts().items():
+            for name, leaf in _leaves(part, value):
+                digest = hashlib.blake2b(digest_size=8)
+                for piece in _bytes_of(leaf):
+                    digest.update(piece)
+                found[name] = digest.hexdigest()
+        return found
+
+    def _parts(self) -> dict[str, Any]:
+        """What the fingerprint hashes, in its order."""
+        shared = self.shared()
+        counters = {name: shared[name] for name in self.COUNTERS}
+        return {
+            "counters": counters,
+            **{name: shared[name] for name in ("method", "optimizer", "scaler")},
+            "own": self.own(),
+        }
+
     def fingerprint(self, group: Group) -> str:
         """sha256 of the whole training state on all ranks; equal for equal runs, however often interrupted.
 
@@ -103,11 +124,7 @@ class TrainState:
         are left out.
         """
         digest = hashlib.sha256()
-        shared = self.shared()
-        del shared["seconds"]
-        counters = {name: shared.pop(name) for name in self.COUNTERS}
-        parts = (counters, shared["method"], shared["optimizer"], shared["scaler"], self.own())
-        for part in parts:
+        for part in self._parts().values():
             for piece in _bytes_of(part):
                 digest.update(piece)
         own = torch.tensor(list(digest.digest()), dtype=torch.int64)
@@ -117,6 +134,20 @@ class TrainState:
             rows = [torch.empty_like(own) for _ in range(group.world)]
             torch.distributed.all_gather(rows, own, group=group.control)
         return hashlib.sha256(b"".join(bytes(row.tolist()) for row in rows)).hexdigest()
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Everything in a tree of dicts and lists that is neither, by its dotted name."""
+    items: Iterable[tuple[Any, Any]]
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    else:
+        yield name, value
+        return
+    for key, inner in items:
+        yield from _leaves(f"{name}.{key}", inner)
 
 
 def _bytes_of(value: Any) -> Iterator[bytes]:
@@ -169,9 +200,10 @@ def rng_untouched() -> Iterator[None]:
         set_rng_state(before)
 
 
-def seed_everything(seed: int, rank: int) -> None:
-    """Seed the global generators; each rank gets its own stream, the same on every start."""
-    words = np.random.SeedSequence([seed, rank]).generate_state(3, dtype=np.uint32)
+def seed_everything(seed: int, rank: int, step: int = 0) -> None:
+    """Seed the global generators; each rank gets its own stream, the same on every start from that step."""
+    key = [seed, rank, step] if step else [seed, rank]
+    words = np.random.SeedSequence(key).generate_state(3, dtype=np.uint32)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
     torch.manual_seed(int(words[2]))

@@ -5,8 +5,10 @@ import shlex
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from runner import sweep
@@ -123,8 +125,12 @@ Shipment = tuple[Profile, list[tuple[RunDir, ResourcesConfig]]]
 """Trials of one experiment, with what each runs on, that go to one place."""
 
 
-def plan_shipments(runs: list[RunDir], profile: str | None) -> list[Shipment]:
+def plan_shipments(
+    runs: list[RunDir], profile: str | None, resources: Mapping[RunDir, ResourcesConfig] = MappingProxyType({})
+) -> list[Shipment]:
     """Where trials go once more: to `profile`, else each where it went last. Changes nothing.
+
+    What a trial runs on is what `resources` says, else what its config does.
 
     Raises: ConfigError for a profile or a config that cannot be read.
     """
@@ -133,7 +139,7 @@ def plan_shipments(runs: list[RunDir], profile: str | None) -> list[Shipment]:
         place = profile or str(Path(run.job_rows()[-1]["submission"]) / "profile.yaml")
         by_profile.setdefault(place, []).append(run)
     return [
-        (load_profile(place), [(run, load_trial(run.config).resources) for run in members])
+        (load_profile(place), [(run, resources.get(run) or load_trial(run.config).resources) for run in members])
         for place, members in by_profile.items()
     ]
 

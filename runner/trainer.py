@@ -18,6 +18,7 @@ from runner.errors import NonFiniteLossError
 from runner.evaluate import evaluate
 from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
+from runner.journal import Journal
 from runner.method import BreakAllEpochs, BreakEpoch
 from runner.optimizer import set_learning_rate
 from runner.preemption import Interrupted, Preemption, Verdict
@@ -51,6 +52,7 @@ def launch(
     place: Place,
     stop_after: int | None = None,
     faults: Faults = NO_FAULTS,
+    journal: Journal | None = None,
 ) -> Outcome:
     """Train a trial to its end, or to the step at which its ranks agree to leave; a collective call.
 
@@ -59,6 +61,7 @@ def launch(
     began = time.monotonic()
     faults.at("build")
     run = build(trial, attempt, group, preemption, stop_after, faults)
+    run.journal = journal
     restore(run)
     plan_save(run, save_seconds=0.0)
     state = run.state
@@ -70,6 +73,7 @@ def launch(
             step=state.step,
             steps=run.steps,
             resumed_from=run.resumed_from,
+            exact=run.exact,
         )
     run.add_seconds("start", began)
     try:
@@ -79,6 +83,7 @@ def launch(
         if state.step == 0:
             run.method.before_fit()
         close_step(run)
+        keep_journal(run)
         train(run)
         save(run, pruning=True)
         run.method.after_fit()
@@ -151,6 +156,7 @@ def train(run: Run) -> None:
             state.skipped += -run.position % plan.steps_per_epoch
             batches = _batches(run)
         close_step(run, answer.verdict)
+        keep_journal(run)
         every_steps = trial.checkpoint.every_steps
         if answer.save or (every_steps and state.step % every_steps == 0):
             save(run, periodic=True)
@@ -249,6 +255,11 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
     if run.tracker is not None:
         run.tracker.write(state.step, row | found)
     run.progress.report(state.step, row | found)
+
+
+def keep_journal(run: Run) -> None:
+    if run.journal is not None:
+        run.journal.write(run.state)
 
 
 def evaluation_is_due(run: Run) -> bool:
