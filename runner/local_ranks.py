@@ -17,6 +17,16 @@ from runner.rundir import RunDir
 LEAVE_SECONDS = 10
 """How long ranks have to end after the first of them has."""
 
+PRELOAD = [
+    "runner.local_ranks",
+    "runner.job",
+    "runner.trainer",
+    "torch._dynamo",
+    "torch._inductor",
+    "sklearn.linear_model",
+]
+"""What a rank imports sooner or later; torch's compiler comes with every optimizer."""
+
 DONE, LEFT, REFUSED = 0, 75, 2
 """Exit codes of a rank: the trial is done; saved and to be resumed; a mistake of the user."""
 
@@ -28,7 +38,7 @@ class LocalRanks:
         self, run: RunDir, world: int, launch: str, *, stop_after: int | None = None, proof: Proof = NO_PROOF
     ) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["runner.job", "runner.trainer", "runner.local_ranks"])
+        context.set_forkserver_preload(PRELOAD)
         self.processes = [
             context.Process(
                 target=_rank, args=(str(run.path), rank, world, launch, stop_after, proof), name=f"rank {rank}"

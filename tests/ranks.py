@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from runner.group import joined
+from runner.local_ranks import PRELOAD
 
 # One server imports torch once; ranks are forked from it in milliseconds.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "runner.group", "tests.ranks"])
+CONTEXT.set_forkserver_preload([*PRELOAD, "tests.ranks"])
 
 
 def run_ranks(world: int, function: Callable[..., Any], *args: Any, timeout_seconds: float = 120) -> list[Any]:
