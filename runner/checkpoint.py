@@ -343,6 +343,8 @@ def _read(path: Path) -> dict[str, Any]:
 def export(run: RunDir, file: Path) -> None:
     """Write one portable file `{"state_dict", "config", "history"}` from the newest checkpoint that verifies.
 
+    `tokenizer` is in it, too, where the data have a choice: what its token ids mean, as the data set's `describe`.
+
     Raises: ConfigError when the trial has no checkpoint, or the file cannot be written.
     """
     import yaml
@@ -356,6 +358,8 @@ def export(run: RunDir, file: Path) -> None:
         "config": yaml.safe_load(run.config.read_text()),
         "history": read_rows(run.metrics),
     }
+    if run.tokenizer.exists():
+        portable["tokenizer"] = run.tokenizer.read_text()
     if not file.parent.is_dir():
         raise ConfigError(f"{file}: its folder does not exist")
     try:
@@ -378,6 +382,13 @@ def read_export(file: Path) -> dict[str, Any]:
     if not isinstance(weights, dict):
         raise OptionError("init_from", f"{file} is no exported trial: its state_dict is no mapping")
     return weights
+
+
+def read_tokenizer(file: Path) -> str | None:
+    """What the token ids of an exported file mean; None where it does not say. Call `read_export` first."""
+    # Mapped, so that the weights stay where they are.
+    tokenizer = torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("tokenizer")
+    return tokenizer if isinstance(tokenizer, str) else None
 
 
 def load_weights(module: torch.nn.Module, file: Path) -> None:

@@ -73,6 +73,9 @@ class Records:
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """What evaluations read beside the tensors, such as names; one string a sample."""
 
+    tokenizer: str | None = None
+    """What the token ids mean, where a choice of tokenizers makes them: its `describe`."""
+
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 

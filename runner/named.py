@@ -6,6 +6,7 @@ KIND                "records" where it gives or takes them; images otherwise
 IN_BATCH_NEGATIVES  False for a method whose loss takes no negatives from the batch
 GLOBAL_VIEWS        (fewest, most or None) global views that a method looks at
 LOCAL_VIEWS         False for a method that does not look at local views
+TOKENIZES           True for a data set with a choice of tokenizers: its `build` takes the one of the model, too
 SPLITS              of a data set, where it has a validation part of its own
 build_probe         of a data set, a function: what probes are fitted on where that is not the training part
 FITS                False for an evaluation that does not look at the training samples

@@ -45,6 +45,11 @@ class RunDir:
         return self.path / "provenance.json"
 
     @property
+    def tokenizer(self) -> Path:
+        """What made the token ids that the trial is trained on, where the data have a choice."""
+        return self.path / "tokenizer.json"
+
+    @property
     def attempts(self) -> Path:
         """One JSON row at each start and each end of an attempt."""
         return self.path / "attempts.jsonl"
