@@ -19,10 +19,10 @@ from runner.batch import Batch
 from runner.config import Selection, Trial, check_warmup
 from runner.dataset import ImageSet, Records, Split
 from runner.errors import CheckpointError, ConfigError
-from runner.evaluate import fits
+from runner.evaluate import check_probes, fits
 from runner.exactness import gather_facts, why_inexact
-from runner.faults import NO_FAULTS, Faults
 from runner.explain import OptionError
+from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
 from runner.journal import Journal
 from runner.method import Method, Output, Task
@@ -145,6 +145,7 @@ def build(
     method = named.load("methods", trial.method.name).build(options.method, encoder, task).to(group.device)
     if trial.init_path is not None:
         checkpoint.load_weights(method, trial.init_path)
+    check_probes(method, options.probes, data.probe_train, data.tests, group)
     state = TrainState(method, build_optimizer(method, trial.optimizer), Precision(trial.train.precision, group.device))
     seed_everything(trial.train.seed, rank=1 + group.rank)
     stop = min(steps, stop_after) if stop_after else steps

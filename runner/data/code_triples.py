@@ -26,6 +26,8 @@ from runner.tokenizers.tokenizer import PADDING, Kind, encode_all
 KIND = "records"
 SPLITS = ("train", "validation", "test")
 TOKENIZES = True
+LABELS = "one"
+TEXTS = ("name", "comment", "function", "package", "level", "compiler")
 
 Split = Literal["train", "validation", "test"]
 Form = Literal["O0", "O1", "O2", "O3", "ir"]

@@ -26,6 +26,8 @@ from runner.schema import Options
 
 KIND = "records"
 SPLITS = ("train", "validation", "test")
+LABELS = "several"
+TEXTS: tuple[str, ...] = ()
 
 SHIPPED = Path(__file__).parents[2] / "experiments" / "samples" / "proteins" / "proteins.csv.gz"
 CLASSES = "Nucleus", "ER", "Peroxisome", "Mitochondrion", "Nucleus_export", "SIGNAL", "chloroplast", "Thylakoid"

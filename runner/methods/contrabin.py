@@ -96,6 +96,11 @@ class Config(Options):
     detach_targets: bool = False
     """Send no gradient through the soft targets."""
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What `embed` gives."""
+        return ("features", *MODALITIES)
+
 
 def build(config: Config, encoder: nn.Module, task: Task) -> "ContraBin":
     """Raises ConfigError if nothing of the binary encoder could be trained."""

@@ -91,6 +91,12 @@ class Config(Options):
     mutation: MutationOptions | None = None
     """Changes of the rows that heads and anchors are trained on; null: none."""
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What `embed` gives."""
+        parts = {"projections": self.supcon.apply, "scores": self.classes, "motif_scores": self.position}
+        return ("features", *(name for name, part in parts.items() if part))
+
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         heads = self.classes is not None or self.position is not None

@@ -259,7 +259,10 @@ def code_trial(path, **groups):
 
 def test_a_model_meets_the_token_ids_of_its_own_training_whatever_data_it_is_evaluated_on(tmp_path, path):
     """A trained tokenizer would make other ids of other texts: the ids are those of the training, and go on with it."""
-    other = write(tmp_path / "other.jsonl", [row("t", f"zyzyz{i}") for i in range(20)] + [row("held", f"x{3**i}") for i in range(6)])
+    other = write(
+        tmp_path / "other.jsonl",
+        [row("t", f"zyzyz{i}") for i in range(20)] + [row("held", f"x{3**i}") for i in range(6)],
+    )
     more = {**code_trial(other)["data"], "name": "code_triples"}
     evaluate = {"probes": ["rankme"], "data": {"more": more}}
     run = prepare_run(tmp_path / "first", **code_trial(path, evaluate=evaluate))
