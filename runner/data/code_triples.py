@@ -143,7 +143,10 @@ def read_all(config: Config) -> list[Triple]:
     """The functions of all files, in order; of equal ones the first, so that none is on both sides of a split."""
     found: dict[str, Triple] = {}
     for path in config.paths or [str(SHIPPED)]:
-        for triple in read_triples(Path(path).expanduser()):
+        triples = list(read_triples(Path(path).expanduser()))
+        if not triples:
+            raise DataError(f"{path}: holds no triples; `runner data build-triples` writes such a file")
+        for triple in triples:
             found.setdefault(triple.key, triple)
     return list(found.values())
 

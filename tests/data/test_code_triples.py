@@ -212,6 +212,13 @@ def test_a_missing_or_torn_file_is_named(tmp_path):
         list(read_triples(path))
 
 
+@pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz"])
+def test_an_empty_file_is_named(tmp_path, path, name):
+    empty = write(tmp_path / name, [])
+    with pytest.raises(DataError, match=rf"{empty}: holds no triples"):
+        build(path, paths=[str(path), str(empty)])
+
+
 def test_the_shipped_sample_is_what_its_readme_says():
     readme = (SHIPPED.parent / "README.md").read_text()
     assert hashlib.sha256(SHIPPED.read_bytes()).hexdigest() in readme
