@@ -11,7 +11,7 @@ SPLITS              of a data set, where it has a validation part of its own
 LABELS              of a data set, "one", "several" or "none" a sample, where all its splits have so many
 TEXTS               of a data set of records, the names of its texts
 outputs             of a method's Config, the names that its `embed` gives; what is not said is found out later
-check               of an evaluation, a function: refuses what cannot work before anything is trained
+check               of an evaluation or a method, a function: refuses what cannot work before anything is trained
 build_probe         of a data set, a function: what probes are fitted on where that is not the training part
 FITS                False for an evaluation that does not look at the training samples
 """
@@ -111,7 +111,9 @@ def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
     _check_kinds(trial)
     _check_views(trial)
     _check_probes(trial, options)
-    if getattr(load("methods", trial.method.name), "IN_BATCH_NEGATIVES", True):
+    if hasattr(module := load("methods", trial.method.name), "check"):
+        module.check(method, trial.train)
+    if getattr(module, "IN_BATCH_NEGATIVES", True):
         check_negatives(trial)
     if trial.train.steps:
         check_warmup(getattr(options.schedule, "warmup_steps", 0), trial.train.steps)

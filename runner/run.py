@@ -4,7 +4,8 @@ import inspect
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from runner.attempt import Attempt
 from runner.batch import Batch
 from runner.config import Selection, Trial, check_warmup
 from runner.dataset import ImageSet, Records, Split
-from runner.errors import CheckpointError, ConfigError
+from runner.errors import CheckpointError, ConfigError, DataError
 from runner.evaluate import check_probes, fits
 from runner.exactness import gather_facts, why_inexact
 from runner.explain import OptionError
@@ -140,7 +141,7 @@ def build(
     if steps:
         check_warmup(getattr(options.schedule, "warmup_steps", 0), steps)
     encoder = build_encoder(trial.encoder, inputs=some.inputs)
-    more = partial(build_encoder, inputs=some.inputs)
+    more = partial(_build_more_encoder, options.method, some.inputs)
     task = Task(steps, group, plan.steps_per_epoch, some.classes, trial.train.seed, data.train, more)
     method = named.load("methods", trial.method.name).build(options.method, encoder, task).to(group.device)
     if trial.init_path is not None:
@@ -175,6 +176,28 @@ def build_encoder(selection: Selection, inputs: int) -> nn.Module:
     """An encoder by its name and options, for data of so many channels or token ids."""
     encoder: nn.Module = named.load("encoders", selection.name).build(named.resolve("encoders", selection), inputs)
     return encoder
+
+
+def _build_more_encoder(method: Options, inputs: int, selection: Selection) -> nn.Module:
+    """An encoder that an option of the method selects; raises ConfigError by the key of that option."""
+    (option,) = (name for name, value in method if value is selection)
+    with _errors_about("encoder", f"method.{option}"):
+        return build_encoder(selection, inputs)
+
+
+@contextmanager
+def _errors_about(group: str, key: str) -> Iterator[None]:
+    """What a plug-in says of its own group is said of the dotted key that the plug-in was selected by."""
+    try:
+        yield
+    except OptionError as error:
+        raise OptionError(_moved(error.key, group, key), error.problem) from None
+    except (ConfigError, DataError) as error:
+        raise type(error)(_moved(str(error), group, key)) from None
+
+
+def _moved(text: str, group: str, key: str) -> str:
+    return key + text.removeprefix(group) if text.startswith((f"{group}.", f"{group}:")) else text
 
 
 def known_tokenizer(trial: Trial, options: named.ResolvedTrial, run: RunDir) -> str | None:
@@ -225,7 +248,8 @@ def build_data(trial: Trial, options: named.ResolvedTrial, device: torch.device,
     model = train if train is not None else tests["test"]
     check_tokenizer("data", model, tokenizer)
     for name, selection in evaluate.data.items():
-        tests[name] = build_split(selection.name, options.more_data[name], "test", tokenizer_of(model))
+        with _errors_about("data", f"evaluate.data.{name}"):
+            tests[name] = build_split(selection.name, options.more_data[name], "test", tokenizer_of(model))
         check_alike(name, tests[name], model)
     if options.probes and hasattr(source, "build_probe"):
         probe_train = source.build_probe(options.data)

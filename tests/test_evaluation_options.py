@@ -170,11 +170,26 @@ def test_a_probe_that_cannot_work_is_refused_once_data_and_method_are_there(tmp_
         r"\[retrieval\]\.pairs: \[comment, comment\] is not allowed: no label of the \d+ samples is found twice": probe,
         r"\[provenance\]\.heads: \"level\" is not allowed: all \d+ training samples have the same": "provenance",
     }
-    for number, (message, probe) in enumerate(refused.items()):
-        run = prepare_run(tmp_path / str(number), **CODE, evaluate={"probes": [probe]})
+    data = {**CODE["data"], "binaries": ["O0", "O2"], "limit": 40}
+    copies = r"\[retrieval\]\.pairs: \[source, source\] is not allowed: all samples with one label have the same source"
+    settings = [(message, probe, CODE) for message, probe in refused.items()]
+    settings.append((copies, probe | {"pairs": [["binary", "binary"], ["source", "source"]]}, CODE | {"data": data}))
+    for number, (message, probe, groups) in enumerate(settings):
+        run = prepare_run(tmp_path / str(number), **groups, evaluate={"probes": [probe]})
         with pytest.raises(ConfigError, match=message):
             train_here(run)
         assert not run.metrics.exists() or read_rows(run.metrics) == []
+
+
+def test_a_plug_in_is_named_by_the_key_that_selected_it(tmp_path):
+    method = {"name": "contrabin", "freeze_anchor": False, "binary_encoder": {"name": "kmer"}}
+    run = prepare_run(tmp_path / "encoder", **{**CODE, "method": method})
+    with pytest.raises(ConfigError, match=r"^method\.binary_encoder\.name: kmer reads the"):
+        train_here(run)
+    more = {"more": {"name": "protein_localisation", "test": [7]}}
+    run = prepare_run(tmp_path / "data", **PROTEINS, evaluate={"probes": ["multilabel"], "data": more})
+    with pytest.raises(ConfigError, match=r"^evaluate\.data\.more\.test: \[7\] is not allowed; .* no partition 7"):
+        train_here(run)
 
 
 def test_the_labels_of_each_data_set_are_checked():

@@ -56,6 +56,11 @@ def check(config: Config, train: Facts | None, test: Facts) -> None:
         if len(set(labels_N.tolist())) == len(labels_N):
             problem = f"[{', '.join(alone[0])}] is not allowed: no label of the {len(labels_N)} samples is found twice"
             raise OptionError("pairs", f"{problem}; set label, or pair two columns")
+        columns = test.data.columns if isinstance(test.data, Records) else {}
+        for name, _ in alone:
+            if name in columns and _copies(columns[name], labels_N):
+                problem = f"[{name}, {name}] is not allowed: all samples with one label have the same {name}"
+                raise OptionError("pairs", f"{problem}, so each finds its copy; set label, or pair two columns")
 
 
 def run(
@@ -79,6 +84,12 @@ def draw_pool(samples: int, pool: int | None) -> Tensor:
     """(N,) the samples that are ranked, in order."""
     order_N = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
     return order_N[:pool].sort().values
+
+
+def _copies(column_N: Tensor, labels_N: Tensor) -> bool:
+    """Whether the rows of a label are equal throughout, so that to find one among the others says nothing."""
+    rows = {(label, bytes(row)) for label, row in zip(labels_N.tolist(), column_N.cpu().numpy(), strict=True)}
+    return len(rows) == len(set(labels_N.tolist()))
 
 
 def _label_numbers(data: Split, name: str | None) -> Tensor:
