@@ -9,6 +9,7 @@ import torch
 from runner import checkpoint, named
 from runner.config import load_experiment
 from runner.dataset import ImageSet, Records
+from runner.decoded import map_pixels
 from runner.errors import ConfigError
 from runner.evaluate import check_probes
 from runner.group import Group
@@ -54,13 +55,31 @@ def test_a_validation_part_is_held_out_of_the_training(tmp_path):
     assert "validation/knn_top1" in metrics(run) and "test/knn_top1" not in metrics(run)
 
 
+def test_holding_out_copies_no_pixels(tmp_path):
+    """A set that is mapped from a file, because it is larger than the memory, stays there."""
+    (tmp_path / "pixels").write_bytes(bytes(range(40)) * 4)
+    images = map_pixels(tmp_path / "pixels", (40, 1, 2, 2))
+    data = ImageSet(images, torch.arange(40), ("a",), (0.5,), (0.5,))
+    for part in hold_out(data, 0.25, seed=3):
+        assert part.images.data_ptr() == images.data_ptr()
+        copied = data.subset(part.labels)
+        for ids in (torch.tensor([3, 0]), torch.arange(len(part))):
+            assert torch.equal(part.take(ids)["images"], copied.take(ids)["images"])
+
+
 def test_what_is_held_out_is_not_trained_on_and_nothing_is_lost():
     images = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(40, 1, 2, 2)
     data = ImageSet(images, torch.arange(40), ("a",), (0.5,), (0.5,))
     train, held_out = hold_out(data, 0.25, seed=3)
     assert len(held_out) == 10 and not set(train.labels.tolist()) & set(held_out.labels.tolist())
     assert sorted([*train.labels.tolist(), *held_out.labels.tolist()]) == list(range(40))
-    assert torch.equal(train.images[:, 0, 0, 0], train.labels.to(torch.uint8))
+    for part in (train, held_out):
+        pixels = part.take(torch.arange(len(part)))["images"]
+        assert torch.equal(pixels[:, 0, 0, 0], part.labels.to(torch.uint8))
+        assert torch.equal(part.to(torch.device("cpu")).images, pixels) and part.nbytes == pixels.nbytes
+        some = part.subset(torch.tensor([4, 1]))
+        assert torch.equal(some.images, pixels[[4, 1]]) and torch.equal(some.labels, part.labels[[4, 1]])
+        assert torch.equal(part.part(torch.tensor([4, 1])).take(torch.tensor([1]))["images"], pixels[[1]])
     assert not torch.equal(held_out.labels, hold_out(data, 0.25, seed=4)[1].labels)
 
 
