@@ -191,7 +191,9 @@ def _plan(expanded: list[tuple[Variant, Trial]], runs: list[RunDir]) -> tuple[It
         row = rows.get(run.trial)
         # A folder without a job is what a killed submission leaves.
         state = "new" if row is None or (row.state == "pending" and not run.job_rows()) else row.state
-        items.append(Item(run, trial, variant.overrides, state, decide(state, row is None or row.settled)))
+        # What is damaged may hold a result: nothing is done over it.
+        settled = row is None or (row.settled and not row.record.damaged)
+        items.append(Item(run, trial, variant.overrides, state, decide(state, settled)))
     return tuple(items)
 
 

@@ -14,7 +14,7 @@ group batch gather reduce queue meters dataset download decoded randomness ident
 class_weights color filters view_draws jitter views preemption loader attempt rendezvous wandb_mirror tracking ema
 online_probe projection decoders interpolation curriculum tokenizers method losses methods encoders data schedules
 lars optimizer precision facts features ranking text_metrics evaluation named evaluate state elastic exactness journal
-checkpoint progress run saving trainer job local_queue record status tables watch show logs differences results plot
+checkpoint progress run saving trainer job local_queue record status tables differences watch show logs results plot
 provenance orphans submit local_ranks verify reshape debug cancel json_schema onebox cli_onebox cli_data doctor
 interruption cli __main__
 """
