@@ -180,8 +180,8 @@ def build_encoder(selection: Selection, inputs: int) -> nn.Module:
 
 def _build_more_encoder(method: Options, inputs: int, selection: Selection) -> nn.Module:
     """An encoder that an option of the method selects; raises ConfigError by the key of that option."""
-    (option,) = (name for name, value in method if value is selection)
-    with _errors_about("encoder", f"method.{option}"):
+    key = next((f"method.{option}" for option, value in method if value is selection), "encoder")
+    with _errors_about("encoder", key):
         return build_encoder(selection, inputs)
 
 
@@ -201,11 +201,11 @@ def _moved(text: str, group: str, key: str) -> str:
 
 
 def known_tokenizer(trial: Trial, options: named.ResolvedTrial, run: RunDir) -> str | None:
-    """The tokenizer that the model is trained with: of an earlier attempt, else of `init_from`; None before either.
+    """The tokenizer that the model is trained with: of the checkpoints there are, else of `init_from`; or None.
 
     Raises ConfigError for weights that do not say it, where the trial's own training texts would make other ids.
     """
-    if run.tokenizer.exists():
+    if run.tokenizer.exists() and checkpoint.list_names(run):
         return run.tokenizer.read_text()
     if trial.init_path is None:
         return None

@@ -9,8 +9,11 @@ import torch
 from runner import checkpoint
 from runner.code.strip import strip_asm, strip_ir
 from runner.code.triple import read_triples
+from runner.config import load_trial
 from runner.data import code_triples
 from runner.errors import ConfigError, DataError
+from runner.named import resolve_trial
+from runner.run import known_tokenizer
 from runner.rundir import read_json
 from runner.schema import build as build_config
 from tests.experiments import prepare_run, train_here
@@ -275,6 +278,9 @@ def test_a_model_meets_the_token_ids_of_its_own_training_whatever_data_it_is_eva
     run = prepare_run(tmp_path / "first", **code_trial(path, evaluate=evaluate))
     train_here(run)
     assert run.tokenizer.read_text() == build(path, tokenizer=BPE).tokenizer
+    # An attempt that goes on from a checkpoint asks for no other ids, whatever became of the texts meanwhile.
+    trial = load_trial(run.config)
+    assert known_tokenizer(trial, resolve_trial(trial), run) == run.tokenizer.read_text()
     checkpoint.export(run, tmp_path / "weights.pt")
     only = {"train": {"steps": 0, "batch_size": 2}, "init_from": str(tmp_path / "weights.pt")}
     again = prepare_run(tmp_path / "again", **code_trial(other, **only, evaluate={"probes": ["rankme"]}))
