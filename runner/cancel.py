@@ -68,7 +68,9 @@ def plan_retry(rows: list[Row], jobs: list[Job | None]) -> RetryPlan:
     for row, job in zip(rows, jobs, strict=True):
         if row.state not in RETRIED_STATES:
             continue
-        if job is not None and job.phase == "running":
+        if row.record.damaged:
+            plan.refused.append(f"{row.trial}: {row.note}")
+        elif job is not None and job.phase == "running":
             plan.refused.append(f"{row.trial}: job {row.job_id} is still ending; retry in a moment")
             plan.ending.append(row.run)
         elif job is not None and job.phase == "waiting" and not (row.is_local and row.state == "failed"):

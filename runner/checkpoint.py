@@ -10,9 +10,11 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -25,6 +27,7 @@ from runner.explain import OptionError, counted
 from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
 from runner.rundir import RunDir, read_json, read_rows, replacing, sync_path
+from runner.strict_yaml import one_line
 
 FORMAT = 1
 NAME = re.compile(r"step_(\d{8})\.(\d{5,})")
@@ -343,6 +346,8 @@ def _read(path: Path) -> dict[str, Any]:
 def export(run: RunDir, file: Path) -> None:
     """Write one portable file `{"state_dict", "config", "history"}` from the newest checkpoint that verifies.
 
+    `tokenizer` is in it, too, where the data have a choice: what its token ids mean, as the data set's `describe`.
+
     Raises: ConfigError when the trial has no checkpoint, or the file cannot be written.
     """
     import yaml
@@ -356,6 +361,8 @@ def export(run: RunDir, file: Path) -> None:
         "config": yaml.safe_load(run.config.read_text()),
         "history": read_rows(run.metrics),
     }
+    if run.tokenizer.exists():
+        portable["tokenizer"] = run.tokenizer.read_text()
     if not file.parent.is_dir():
         raise ConfigError(f"{file}: its folder does not exist")
     try:
@@ -371,13 +378,26 @@ def read_export(file: Path) -> dict[str, Any]:
         raise OptionError("init_from", f"{file} does not exist; `runner export TRIAL FILE` writes one")
     if not file.is_file():
         raise OptionError("init_from", f"{file} is no file; `runner export TRIAL FILE` writes one")
+    refused = f"{file} is no exported trial"
+    if not zipfile.is_zipfile(file):
+        raise OptionError("init_from", f"{refused}: it is not in torch's format; `runner export TRIAL FILE` writes one")
     try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        # torch advises at length to trust such a file.
+        raise OptionError("init_from", f"{refused}: it holds other objects than tensors and plain values") from None
     except Exception as error:
-        raise OptionError("init_from", f"{file} is no exported trial: {str(error).splitlines()[0]}") from error
-    if not isinstance(weights, dict):
-        raise OptionError("init_from", f"{file} is no exported trial: its state_dict is no mapping")
+        raise OptionError("init_from", f"{refused}: it cannot be read: {one_line(str(error))}") from error
+    if not isinstance(content, dict) or not isinstance(weights := content.get("state_dict"), dict):
+        raise OptionError("init_from", f"{refused}: it has no mapping state_dict")
     return weights
+
+
+def read_tokenizer(file: Path) -> str | None:
+    """What the token ids of an exported file mean; None where it does not say. Call `read_export` first."""
+    # Mapped, so that the weights stay where they are.
+    tokenizer = torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("tokenizer")
+    return tokenizer if isinstance(tokenizer, str) else None
 
 
 def load_weights(module: torch.nn.Module, file: Path) -> None:

@@ -17,7 +17,7 @@ class ImageSet:
     """One split of an image data set: uint8 pixels, so that even large sets fit in memory."""
 
     images: Tensor
-    """(N, C, H, W) uint8."""
+    """(N, C, H, W) uint8; with `rows`, of other samples, too."""
 
     labels: Tensor | None
     """(N,) int64 in 0..len(classes)-1, or None for unlabelled images."""
@@ -27,9 +27,17 @@ class ImageSet:
     """Per channel, of pixels scaled to 0..1; what `normalise` subtracts."""
 
     std: tuple[float, ...]
+    rows: Tensor | None = None
+    """(N,) int64 on the CPU: which of `images` are the samples, so that a part of a mapped file needs no copy.
+    None: all of them."""
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.images if self.rows is None else self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """What the pixels of the samples take."""
+        return len(self) * self.images[:1].nbytes
 
     @property
     def columns(self) -> dict[str, Tensor]:
@@ -42,15 +50,24 @@ class ImageSet:
 
     def take(self, ids_B: Tensor) -> dict[str, Tensor]:
         """The columns of some samples; `ids_B` lies on the CPU."""
-        return {"images": self.images[ids_B.to(self.images.device)]}
+        return {"images": self.images[self._places(ids_B).to(self.images.device)]}
 
     def subset(self, ids_B: Tensor) -> Self:
         """The data set of these samples only."""
-        return replace(self, images=self.images[ids_B], labels=_select(self.labels, ids_B))
+        images = self.images[self._places(ids_B)]
+        return replace(self, images=images, labels=_select(self.labels, ids_B), rows=None)
+
+    def part(self, ids_B: Tensor) -> Self:
+        """The data set of these samples only, over the same pixels."""
+        return replace(self, labels=_select(self.labels, ids_B), rows=self._places(ids_B))
 
     def to(self, device: torch.device) -> Self:
         """The same samples on a device."""
-        return replace(self, images=self.images.to(device), labels=_move(self.labels, device))
+        images = self.images if self.rows is None else self.images[self.rows]
+        return replace(self, images=images.to(device), labels=_move(self.labels, device), rows=None)
+
+    def _places(self, ids_B: Tensor) -> Tensor:
+        return ids_B if self.rows is None else self.rows[ids_B]
 
 
 @dataclass(frozen=True)
@@ -73,8 +90,16 @@ class Records:
     texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """What evaluations read beside the tensors, such as names; one string a sample."""
 
+    tokenizer: str | None = None
+    """What the token ids mean, where a choice of tokenizers makes them: its `describe`."""
+
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
+
+    @property
+    def nbytes(self) -> int:
+        """What the columns take."""
+        return sum(column.nbytes for column in self.columns.values())
 
     @property
     def inputs(self) -> int:
@@ -100,6 +125,10 @@ class Records:
             lengths={name: length[ids_B] for name, length in self.lengths.items()},
             texts={name: tuple(text[i] for i in ids_B.tolist()) for name, text in self.texts.items()},
         )
+
+    def part(self, ids_B: Tensor) -> Self:
+        """The same as `subset`: records are in memory, and small beside pixels."""
+        return self.subset(ids_B)
 
     def to(self, device: torch.device) -> Self:
         """The same samples on a device; lengths stay on the CPU, where batches are planned."""

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from runner import named
 from runner.batch import Batch
-from runner.dataset import Split
+from runner.dataset import Records, Split
+from runner.facts import Facts
 from runner.faults import NO_FAULTS, Faults
 from runner.features import extract_features
 from runner.group import Group
-from runner.loader import fetch, train_batch
-from runner.method import BreakEpoch, Method
+from runner.loader import fetch, plain_batch, train_batch
+from runner.method import BreakEpoch, Method, evaluating
 from runner.preemption import Preemption
 from runner.schema import Options
 from runner.views_config import ViewsConfig
@@ -80,6 +81,28 @@ def evaluate(
             metrics |= {f"{data_name}/{name}_{metric}": value for metric, value in found.items()}
     method.after_eval()
     return metrics
+
+
+def check_probes(
+    method: Method, probes: Mapping[str, Options], train: Split | None, tests: Mapping[str, Split], group: Group
+) -> None:
+    """Raise OptionError for a probe that could not work, by what the method gives of one sample; a collective call."""
+    if not probes or not tests:
+        return
+    with torch.no_grad(), evaluating(method):
+        outputs = tuple(method.embed(plain_batch(next(iter(tests.values())), torch.arange(1), group.device)))
+    known = None if train is None else _facts(train, outputs)
+    for data_name, test in tests.items():
+        where = "" if data_name in ("test", "validation") else f" (evaluate.data.{data_name})"
+        for name, config in probes.items():
+            named.check_probe(name, config, known, _facts(test, outputs), where)
+
+
+def _facts(data: Split, outputs: tuple[str, ...]) -> Facts:
+    texts = tuple(data.texts) if isinstance(data, Records) else ()
+    if data.labels is None:
+        return Facts(outputs, "none", texts, data)
+    return Facts(outputs, "one" if data.labels.ndim == 1 else "several", texts, data)
 
 
 def _view_batch(

@@ -47,9 +47,10 @@ def explain(error: ValidationError, annotation: Any, value: Any, key: str = "") 
 
 
 def first_of(errors: Sequence[OptionError]) -> OptionError:
-    """The first of several errors, with the number of the others."""
-    first, more = errors[0], len(errors) - 1
-    return OptionError(first.key, f"{first.problem} (+{more} more)") if more else first
+    """The first of several errors, with the keys of the others."""
+    first, *others = errors
+    keys = [key for key in dict.fromkeys(error.key for error in others) if key != first.key]
+    return OptionError(first.key, f"{first.problem} (also refused: {', '.join(keys)})") if keys else first
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

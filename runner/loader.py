@@ -145,7 +145,7 @@ def resident(data: Split, device: torch.device) -> Split:
     if device.type != "cuda":
         return data
     free, _ = torch.cuda.mem_get_info(device)
-    if sum(column.nbytes for column in data.columns.values()) > free // 4:
+    if data.nbytes > free // 4:
         return data
     return data.to(device)
 
@@ -173,7 +173,7 @@ def plain_batch(data: Split, ids_B: Tensor, device: torch.device) -> Batch:
 
 
 def hold_out(data: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """A training set without, and of only, a random `share` of its samples; at least one of each."""
+    """A training set without, and of only, a random `share` of its samples; at least one of each, over its pixels."""
     count = min(max(round(share * len(data)), 1), len(data) - 1)
     order = torch.from_numpy(permutation(seed, HOLD_OUT_EPOCH, len(data)))
-    return data.subset(order[count:].sort().values), data.subset(order[:count].sort().values)
+    return data.part(order[count:].sort().values), data.part(order[:count].sort().values)

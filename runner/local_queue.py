@@ -22,11 +22,14 @@ from runner.config import ResourcesConfig
 from runner.job import EXIT_TERMINATED, NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.profile import Profile, load_profile
 from runner.requeue import judge
-from runner.rundir import RunDir, read_json
+from runner.rundir import RunDir, read_json, write_json
 
 POLL_SECONDS = 0.2
 MANIFEST = "trials.txt"
 """The run folders of a submission, one a line, in the order of its array."""
+
+LOOK_SECONDS = 1.0
+"""Between two looks for cancelled ones among the trials that wait."""
 
 MANIFEST_TIMEOUT_SECONDS = 60
 MINUTES_PER_MONTH = 30 * 24 * 60
@@ -68,7 +71,7 @@ def work_off(runs: list[RunDir], resources: ResourcesConfig, site: Profile, subm
 
     What still runs when this is interrupted is told to save and leave.
     """
-    waiting, running = list(runs), list[Running]()
+    waiting, running, looked = list(runs), list[Running](), time.monotonic()
     try:
         while waiting or running:
             while waiting and len(running) < site.parallel:
@@ -78,6 +81,8 @@ def work_off(runs: list[RunDir], resources: ResourcesConfig, site: Profile, subm
                     job = _submit(run, resources, site, gpus, submission)
                     print(f"{run.trial}: submitit job {job.job_id}", flush=True)
                     running.append(Running(run, job, gpus))
+                else:
+                    let_go(run, submission)
             for entry in list(running):
                 if not is_ours(entry.run, submission) and not entry.terminated:
                     entry.terminated = terminate(entry)
@@ -85,6 +90,13 @@ def work_off(runs: list[RunDir], resources: ResourcesConfig, site: Profile, subm
                     running.remove(entry)
                     if _judge(entry, site.max_failures) and not entry.terminated:
                         waiting.insert(0, entry.run)
+                    else:
+                        let_go(entry.run, submission)
+            if time.monotonic() - looked >= LOOK_SECONDS:
+                for run in [run for run in waiting if run.cancelled.exists()]:
+                    waiting.remove(run)
+                    let_go(run, submission)
+                looked = time.monotonic()
             time.sleep(POLL_SECONDS)
     finally:
         for entry in running:
@@ -116,6 +128,14 @@ def terminate(entry: Running) -> bool:
 def is_ours(run: RunDir, submission: Path) -> bool:
     """Whether a trial is still this queue's: not cancelled, and not submitted anew since."""
     return not run.cancelled.exists() and run.job_rows()[-1]["submission"] == str(submission)
+
+
+def let_go(run: RunDir, submission: Path) -> None:
+    """Leave word that this queue will not touch a cancelled trial any more, however long it goes on with others."""
+    with contextlib.suppress(ValueError):
+        cancelled = read_json(run.cancelled)
+        if cancelled is not None and run.job_rows()[-1]["submission"] == str(submission):
+            write_json(run.cancelled, {**cancelled, "let_go": str(submission)})
 
 
 def _submit(run: RunDir, resources: ResourcesConfig, site: Profile, gpus: tuple[int, ...], submission: Path) -> Any:

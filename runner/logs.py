@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from runner.errors import ConfigError
+from runner.errors import ConfigError, DataError
 from runner.rundir import RunDir, read_json
 from runner.status import Ask, read_statuses
 
@@ -23,7 +23,10 @@ def find_log(run: RunDir, rank: int | None = None, attempt: int | None = None) -
     Where no attempt started, that is what the job wrote. Raises: ConfigError when there is no such log.
     """
     there = list_logs(run)
-    failure = read_json(run.failure) or {}
+    try:
+        failure = read_json(run.failure) or {}
+    except ValueError as error:
+        raise DataError(str(error)) from None
     if attempt is None and (not there or failure.get("cause") == "launch failed"):
         return _submission_log(run, rank or 0)
     attempts = sorted({number for number, _ in there})

@@ -6,7 +6,12 @@ KIND                "records" where it gives or takes them; images otherwise
 IN_BATCH_NEGATIVES  False for a method whose loss takes no negatives from the batch
 GLOBAL_VIEWS        (fewest, most or None) global views that a method looks at
 LOCAL_VIEWS         False for a method that does not look at local views
+TOKENIZES           True for a data set with a choice of tokenizers: its `build` takes the one of the model, too
 SPLITS              of a data set, where it has a validation part of its own
+LABELS              of a data set, "one", "several" or "none" a sample, where all its splits have so many
+TEXTS               of a data set of records, the names of its texts
+outputs             of a method's Config, the names that its `embed` gives; what is not said is found out later
+check               of an evaluation or a method, a function: refuses what cannot work before anything is trained
 build_probe         of a data set, a function: what probes are fitted on where that is not the training part
 FITS                False for an evaluation that does not look at the training samples
 """
@@ -22,6 +27,7 @@ from typing import Any
 
 from runner.config import EvaluateConfig, Selection, Trial, check_negatives, check_warmup
 from runner.explain import OptionError, did_you_mean
+from runner.facts import Facts
 from runner.schema import Document, Options, build
 from runner.strict_yaml import show
 from runner.sweep import Variant
@@ -104,7 +110,10 @@ def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
     options = ResolvedTrial(method, encoder, data, schedule, probes, more_data)
     _check_kinds(trial)
     _check_views(trial)
-    if getattr(load("methods", trial.method.name), "IN_BATCH_NEGATIVES", True):
+    _check_probes(trial, options)
+    if hasattr(module := load("methods", trial.method.name), "check"):
+        module.check(method, trial.train)
+    if getattr(module, "IN_BATCH_NEGATIVES", True):
         check_negatives(trial)
     if trial.train.steps:
         check_warmup(getattr(options.schedule, "warmup_steps", 0), trial.train.steps)
@@ -141,6 +150,34 @@ def _resolve_probes(evaluate: EvaluateConfig) -> tuple[dict[str, Options], dict[
 def kind_of(family: str, name: str) -> str:
     """`images` or `records`: what a data set gives, and a method or an encoder takes."""
     return getattr(load(family, name), "KIND", "images")
+
+
+def check_probe(name: str, config: Options, train: Facts | None, test: Facts, where: str = "") -> None:
+    """Raise OptionError for a probe that cannot work with what is known; `where` says with which data."""
+    try:
+        getattr(load("evaluation", name), "check", _nothing_to_check)(config, train, test)
+    except OptionError as error:
+        key = f"evaluate.probes[{name}]" + (f".{error.key}" if error.key else "")
+        raise OptionError(key, error.problem + where) from None
+
+
+def _nothing_to_check(config: Options, train: Facts | None, test: Facts) -> None:
+    """Of a probe without a `check` of its own."""
+
+
+def _check_probes(trial: Trial, options: ResolvedTrial) -> None:
+    """Raise OptionError for a probe that cannot work, as far as the plug-ins say without loading any data."""
+    outputs = getattr(options.method, "outputs", None)
+    datasets = {"": trial.data.name} | {f" (evaluate.data.{k})": v.name for k, v in trial.evaluate.data.items()}
+    facts = {where: _facts(name, outputs) for where, name in datasets.items()}
+    for name, config in options.probes.items():
+        for where, test in facts.items():
+            check_probe(name, config, facts[""], test, where)
+
+
+def _facts(data: str, outputs: tuple[str, ...] | None) -> Facts:
+    module, of_images = load("data", data), kind_of("data", data) == "images"
+    return Facts(outputs, getattr(module, "LABELS", None), getattr(module, "TEXTS", () if of_images else None))
 
 
 def _check_kinds(trial: Trial) -> None:

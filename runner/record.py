@@ -28,6 +28,12 @@ class Record:
     result: dict[str, Any] | None = None
     failure: dict[str, Any] | None = None
     cancelled: bool = False
+    damaged: str = ""
+    """Why a file that would tell its end cannot be read, with the file's name."""
+
+    let_go: str | None = None
+    """The submission whose local queue will not touch the cancelled trial any more."""
+
     attempts: list[dict[str, Any]] = field(default_factory=list)
     """Rows of attempts.jsonl."""
 
@@ -70,24 +76,44 @@ def read_record(run: RunDir) -> Record:
     with os.scandir(run.path) as entries:
         there = {entry.name: entry for entry in entries}
 
-    def document(name: str) -> dict[str, Any] | None:
-        return read_json(run.path / name) if name in there else None
+    damaged: list[str] = []
 
-    result = document("result.json")
+    def document(name: str, *keys: str) -> dict[str, Any] | None:
+        try:
+            found = read_json(run.path / name) if name in there else None
+        except ValueError as error:
+            damaged.append(str(error))
+            return None
+        if found is not None and (missing := [key for key in keys if key not in found]):
+            damaged.append(f"{run.path / name}: has no {missing[0]}")
+            return None
+        return found
+
+    result = document("result.json", "step", "metrics")
+    failure = document("failure.json")
     attempts = run.attempt_rows() if "attempts.jsonl" in there else []
     jobs = run.job_rows() if "jobs.jsonl" in there else []
     logged = _last_metrics(run) if "metrics.jsonl" in there and result is None else {}
     return Record(
         overrides=_read_overrides(run) if "overrides.yaml" in there else {},
         result=result,
-        failure=document("failure.json"),
+        failure=failure,
         cancelled="cancelled.json" in there,
+        damaged="; ".join(damaged),
+        let_go=_let_go(run) if "cancelled.json" in there else None,
         attempts=attempts,
         job=jobs[-1] if jobs else None,
         step=result["step"] if result else _step(run, attempts, logged, "checkpoints" in there),
         metrics=result["metrics"] if result else {name: x for name, x in logged.items() if "/" in name},
         updated=max((there[name].stat().st_mtime for name in _DATED if name in there), default=None),
     )
+
+
+def _let_go(run: RunDir) -> str | None:
+    try:
+        return (read_json(run.cancelled) or {}).get("let_go")
+    except ValueError:
+        return None
 
 
 def main_metric(metrics: Iterable[str]) -> str | None:

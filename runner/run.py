@@ -4,7 +4,8 @@ import inspect
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,10 +18,11 @@ from runner import checkpoint, elastic, loader, named
 from runner.attempt import Attempt
 from runner.batch import Batch
 from runner.config import Selection, Trial, check_warmup
-from runner.dataset import ImageSet, Split
-from runner.errors import CheckpointError, ConfigError
-from runner.evaluate import fits
+from runner.dataset import ImageSet, Records, Split
+from runner.errors import CheckpointError, ConfigError, DataError
+from runner.evaluate import check_probes, fits
 from runner.exactness import gather_facts, why_inexact
+from runner.explain import OptionError
 from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
 from runner.journal import Journal
@@ -29,8 +31,10 @@ from runner.optimizer import build_optimizer
 from runner.precision import Precision
 from runner.preemption import Preemption
 from runner.progress import Progress
+from runner.rundir import RunDir, replacing
 from runner.schema import Options
 from runner.state import TrainState, seed_everything
+from runner.tokenizers.choice import name_of
 from runner.tracking import Tracker
 
 _DDP_OPTIONS = inspect.signature(DistributedDataParallel).parameters
@@ -127,18 +131,22 @@ def build(
         torch.backends.cudnn.benchmark = False
     # The same weights on every rank; the per-rank streams start after the model is made.
     seed_everything(trial.train.seed, rank=0)
-    data = build_data(trial, options, group.device)
+    data = build_data(trial, options, group.device, known_tokenizer(trial, options, attempt.run))
     some = data.train if data.train is not None else next(iter(data.tests.values()))
+    if group.is_main and isinstance(some, Records) and some.tokenizer is not None:
+        with replacing(attempt.run.tokenizer) as file:
+            file.write(some.tokenizer.encode())
     plan = loader.Plan(len(some), trial.train.batch_size, trial.train.accumulate, trial.train.seed)
     steps = (trial.train.epochs or 0) * plan.steps_per_epoch if trial.train.steps is None else trial.train.steps
     if steps:
         check_warmup(getattr(options.schedule, "warmup_steps", 0), steps)
     encoder = build_encoder(trial.encoder, inputs=some.inputs)
-    more = partial(build_encoder, inputs=some.inputs)
+    more = partial(_build_more_encoder, options.method, some.inputs)
     task = Task(steps, group, plan.steps_per_epoch, some.classes, trial.train.seed, data.train, more)
     method = named.load("methods", trial.method.name).build(options.method, encoder, task).to(group.device)
     if trial.init_path is not None:
         checkpoint.load_weights(method, trial.init_path)
+    check_probes(method, options.probes, data.probe_train, data.tests, group)
     state = TrainState(method, build_optimizer(method, trial.optimizer), Precision(trial.train.precision, group.device))
     seed_everything(trial.train.seed, rank=1 + group.rank)
     stop = min(steps, stop_after) if stop_after else steps
@@ -170,28 +178,99 @@ def build_encoder(selection: Selection, inputs: int) -> nn.Module:
     return encoder
 
 
-def build_data(trial: Trial, options: named.ResolvedTrial, device: torch.device) -> Data:
-    """The samples of a trial: to train on, to fit probes on, and to evaluate."""
+def _build_more_encoder(method: Options, inputs: int, selection: Selection) -> nn.Module:
+    """An encoder that an option of the method selects; raises ConfigError by the key of that option."""
+    key = next((f"method.{option}" for option, value in method if value is selection), "encoder")
+    with _errors_about("encoder", key):
+        return build_encoder(selection, inputs)
+
+
+@contextmanager
+def _errors_about(group: str, key: str) -> Iterator[None]:
+    """What a plug-in says of its own group is said of the dotted key that the plug-in was selected by."""
+    try:
+        yield
+    except OptionError as error:
+        raise OptionError(_moved(error.key, group, key), error.problem) from None
+    except (ConfigError, DataError) as error:
+        raise type(error)(_moved(str(error), group, key)) from None
+
+
+def _moved(text: str, group: str, key: str) -> str:
+    return key + text.removeprefix(group) if text.startswith((f"{group}.", f"{group}:")) else text
+
+
+def known_tokenizer(trial: Trial, options: named.ResolvedTrial, run: RunDir) -> str | None:
+    """The tokenizer that the model is trained with: of the checkpoints there are, else of `init_from`; or None.
+
+    Raises ConfigError for weights that do not say it, where the trial's own training texts would make other ids.
+    """
+    if run.tokenizer.exists() and checkpoint.list_names(run):
+        return run.tokenizer.read_text()
+    if trial.init_path is None:
+        return None
+    checkpoint.read_export(trial.init_path)
+    tokenizer = checkpoint.read_tokenizer(trial.init_path)
+    if tokenizer is None and getattr(options.data, "trains_tokenizer", False):
+        problem = f'"bpe" is not allowed without a source: {trial.init_path} does not say what its token ids mean'
+        raise OptionError("data.tokenizer.name", f"{problem}; export its trial again, or set data.tokenizer.source")
+    return tokenizer
+
+
+def build_split(name: str, options: Options, split: str, tokenizer: str | None) -> Split:
+    """A split of a data set by its name, with the model's token ids."""
+    source = named.load("data", name)
+    more = {"tokenizer": tokenizer} if getattr(source, "TOKENIZES", False) else {}
+    built: Split = source.build(options, split, **more)
+    return built
+
+
+def build_data(trial: Trial, options: named.ResolvedTrial, device: torch.device, tokenizer: str | None = None) -> Data:
+    """The samples of a trial: to train on, to fit probes on, and to evaluate.
+
+    `tokenizer` is the one that the model was trained with, as far as it was. Raises ConfigError for other data
+    than the model's.
+    """
     source, evaluate = named.load("data", trial.data.name), trial.evaluate
     train = tests = probe_train = None
     if trial.train.steps != 0 or fits(options.probes) or evaluate.on == "validation":
-        train = source.build(options.data, "train")
+        train = build_split(trial.data.name, options.data, "train", tokenizer)
+        check_tokenizer("data", train, tokenizer)
+        tokenizer = tokenizer_of(train)
     if evaluate.on == "test":
-        tests = {"test": source.build(options.data, "test")} if options.probes else {}
+        tests = {"test": build_split(trial.data.name, options.data, "test", tokenizer)} if options.probes else {}
     elif "validation" in getattr(source, "SPLITS", ()):
-        tests = {"validation": source.build(options.data, "validation")}
+        tests = {"validation": build_split(trial.data.name, options.data, "validation", tokenizer)}
     else:
         assert train is not None
         train, held_out = loader.hold_out(train, evaluate.validation_share, trial.train.seed)
         tests = {"validation": held_out}
+    model = train if train is not None else tests["test"]
+    check_tokenizer("data", model, tokenizer)
     for name, selection in evaluate.data.items():
-        tests[name] = named.load("data", selection.name).build(options.more_data[name], "test")
-        check_alike(name, tests[name], train if train is not None else tests["test"])
+        with _errors_about("data", f"evaluate.data.{name}"):
+            tests[name] = build_split(selection.name, options.more_data[name], "test", tokenizer_of(model))
+        check_alike(name, tests[name], model)
     if options.probes and hasattr(source, "build_probe"):
         probe_train = source.build_probe(options.data)
     if train is not None:
         train = loader.resident(train, device)
     return Data(train, train if probe_train is None else probe_train, tests)
+
+
+def tokenizer_of(data: Split) -> str | None:
+    """What the token ids of a split mean; None where there is no choice."""
+    return data.tokenizer if isinstance(data, Records) else None
+
+
+def check_tokenizer(key: str, data: Split, model: str | None) -> None:
+    """Raise OptionError where token ids mean something else to the model, by what its tokenizer is described as."""
+    found = tokenizer_of(data)
+    if found is not None and model is not None and found != model:
+        given, wanted = name_of(found), name_of(model)
+        other = f'another "{wanted}"' if given == wanted else f'"{wanted}"'
+        problem = f'"{given}" is not allowed; the model was trained on the token ids of {other}: choose that one'
+        raise OptionError(f"{key}.tokenizer", problem)
 
 
 def check_alike(name: str, data: Split, model: Split) -> None:
@@ -202,6 +281,7 @@ def check_alike(name: str, data: Split, model: Split) -> None:
         what = "channels" if isinstance(data, ImageSet) else "token ids"
         problem = f"has {data.inputs} {what}, and the trial's data have {model.inputs}"
     else:
+        check_tokenizer(f"evaluate.data.{name}", data, tokenizer_of(model))
         return
     raise ConfigError(f"evaluate.data.{name}: {problem}; choose data like those")
 

@@ -45,6 +45,11 @@ class RunDir:
         return self.path / "provenance.json"
 
     @property
+    def tokenizer(self) -> Path:
+        """What made the token ids that the trial is trained on, where the data have a choice."""
+        return self.path / "tokenizer.json"
+
+    @property
     def attempts(self) -> Path:
         """One JSON row at each start and each end of an attempt."""
         return self.path / "attempts.jsonl"
@@ -158,11 +163,13 @@ def find_sweep(root: Path, name: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The document, or None when the file does not exist. Raises: ValueError when it holds no JSON mapping."""
+    """The document, or None when the file does not exist. Raises: ValueError, naming it, without a JSON mapping."""
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError:
+        raise ValueError(f"{path}: holds no JSON") from None
     if not isinstance(document, dict):
         raise ValueError(f"{path}: holds no mapping")
     return document

@@ -20,6 +20,7 @@ TrialState = Literal["pending", "running", "requeued", "done", "failed", "cancel
 STATES: tuple[TrialState, ...] = ("pending", "running", "requeued", "done", "failed", "cancelled", "unknown")
 
 _RETRY = "`runner retry` goes on from the last checkpoint"
+_MOVE = "move the file away, then `runner retry` goes on from the last checkpoint"
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ def read_statuses(runs: list[RunDir], ask: Ask | None = None) -> list[Row]:
 
 def decide_state(record: Record, job: Job | None) -> tuple[TrialState, str]:
     """The state and a note, from what files and scheduler say; `job` is None when there was never one."""
+    if record.damaged:
+        return "unknown", f"{record.damaged}; {_MOVE}"
     if record.result is not None:
         return "done", ""
     if record.cancelled:
@@ -188,7 +191,7 @@ def _read_all(runs: list[RunDir]) -> list[Record]:
 
 def _row(run: RunDir, record: Record, job: Job | None) -> Row:
     state, note = decide_state(record, job)
-    settled = record.is_final or job is None or job.phase in ("ended", "gone")
+    settled = record.is_final or bool(record.damaged) or job is None or job.phase in ("ended", "gone")
     return Row(run, record, state, note, settled)
 
 
@@ -211,4 +214,6 @@ def _local_job(job: dict[str, Any], record: Record) -> Job:
             # The ranks of a queue that was killed go on without it.
             return Job("running", f"its local queue (pid {job.get('pid')}) has ended, and nothing would restart it")
         return Job("gone", f"its local queue (pid {job.get('pid')}) has ended")
+    if record.let_go is not None and record.let_go == job.get("submission"):
+        return Job("ended", "its local queue has let go of it")
     return Job("running" if record.has_open_attempt else "waiting")

@@ -88,7 +88,9 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
         for resources in {trial.resources for _, trial in expanded}:
             layout(resources.ranks, site.gpus_per_node)
     folder = experiment_dir(root.absolute(), experiment.name)
-    lines = [*advice(site), *sweep.advice(experiment), *(line for _, trial in expanded for line in warnings(trial))]
+    cuda = has_gpus(site)
+    lines = [*advice(site), *sweep.advice(experiment)]
+    lines += [line for _, trial in expanded for line in warnings(trial, cuda)]
     for line in dict.fromkeys(lines):
         print(f"runner: {line}", file=sys.stderr)
     runs = [RunDir(folder / variant.trial_id) for variant, _ in expanded]
@@ -105,6 +107,15 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
             prepare(item.run, choose_rehearsal(item.trial, index), item.overrides, origin)
         _send([(item.run, item.trial.resources) for item in chosen], site, folder)
     return Submission(experiment.name, items)
+
+
+def has_gpus(site: Profile) -> bool:
+    """Whether trials run on GPUs: what the profile says of a cluster, and what this machine has without one."""
+    if site.cluster == "slurm":
+        return site.gpus_per_node is not None
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def check_weights(expanded: list[tuple[Variant, Trial]], document: Document) -> None:
@@ -180,7 +191,9 @@ def _plan(expanded: list[tuple[Variant, Trial]], runs: list[RunDir]) -> tuple[It
         row = rows.get(run.trial)
         # A folder without a job is what a killed submission leaves.
         state = "new" if row is None or (row.state == "pending" and not run.job_rows()) else row.state
-        items.append(Item(run, trial, variant.overrides, state, decide(state, row is None or row.settled)))
+        # What is damaged may hold a result: nothing is done over it.
+        settled = row is None or (row.settled and not row.record.damaged)
+        items.append(Item(run, trial, variant.overrides, state, decide(state, settled)))
     return tuple(items)
 
 

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from runner.differences import read_settings
 from runner.record import describe_end
 from runner.rundir import RunDir
 from runner.status import Ask, Row, count_states, read_statuses
@@ -44,13 +45,13 @@ _STYLES = {
 def status_table(rows: list[Row], width: int = PIPED_WIDTH) -> Table:
     """One line a trial: what was set, how far it is, what happened to it."""
     narrow = width < NARROW
-    keys = varying_keys([row.record.overrides for row in rows])
+    keys, settings = _differences(rows)
     several = len({row.experiment for row in rows}) > 1
     heads = ["experiment"] * several + ["trial", *short_names(keys), "state", "step"]
     heads += ["metric", ""] if narrow else ["attempts", "job", "updated", "metric", ""]
     table = new_table(heads, count_states(rows))
-    for row in rows:
-        values = [format_value(row.record.overrides.get(key, "")) for key in keys]
+    for row, own in zip(rows, settings, strict=True):
+        values = [format_value(own.get(key, "")) for key in keys]
         table.add_row(
             *map(Text, [row.experiment] * several + [row.trial, *values]),
             Text(row.state, style=_STYLES[row.state]),
@@ -107,6 +108,21 @@ def changes(rows: list[Row], seen: dict[RunDir, tuple[int, str]]) -> list[str]:
             news.append((at or time.time(), row.trial, words))
         seen[row.run] = (len(record.attempts), row.state)
     return [f"{time.strftime('%H:%M:%S', time.localtime(at))} {trial} {words}" for at, trial, words in sorted(news)]
+
+
+def _differences(rows: list[Row]) -> tuple[list[str], list[dict[str, Any]]]:
+    """What sets trials of one experiment apart, whoever set it, or overrides of any two; and each trial's values."""
+    settings: list[dict[str, Any]] = [{} for _ in rows]
+    keys = dict.fromkeys(varying_keys([row.record.overrides for row in rows]))
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row.experiment, []).append(place)
+    for members in places.values():
+        found = read_settings([rows[i].run for i in members], [rows[i].record.overrides for i in members])
+        keys |= dict.fromkeys(varying_keys(found))
+        for place, own in zip(members, found, strict=True):
+            settings[place] = own
+    return list(keys), settings
 
 
 def _progress_cells(row: Row, narrow: bool) -> list[str]:

@@ -319,8 +319,21 @@ def test_export_and_init_from(tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         checkpoint.load_weights(other, tmp_path / "absent.pt")
     (tmp_path / "evil.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(ConfigError, match="is no exported trial"):
-        checkpoint.load_weights(other, tmp_path / "evil.pt")
+    torch.save({"state_dict": run}, tmp_path / "object.pt")
+    torch.save({"weights": layer.state_dict()}, tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("name: tiny\n")
+    (tmp_path / "torn.pt").write_bytes((tmp_path / "model.pt").read_bytes()[:-100])
+    for name, reason in {
+        "evil.pt": "it is not in torch's format; `runner export TRIAL FILE` writes one",
+        "text.pt": "it is not in torch's format; `runner export TRIAL FILE` writes one",
+        "torn.pt": "it is not in torch's format; `runner export TRIAL FILE` writes one",
+        "object.pt": "it holds other objects than tensors and plain values",
+        "other.pt": "it has no mapping state_dict",
+    }.items():
+        with pytest.raises(ConfigError) as caught:
+            checkpoint.load_weights(other, tmp_path / name)
+        told = f"init_from: {tmp_path / name} is no exported trial: {reason}"
+        assert str(caught.value) == told
 
 
 def test_parents_of_attempts_that_never_restored_are_left_out(tmp_path):

@@ -122,7 +122,7 @@ BAD = {
     "rehearse={at_step: 5, signal: HUP}": '"HUP" is not allowed; must be "USR2", "TERM" or "KILL"',
     "train.seed": "override train.seed: has no `=`; write KEY=VALUE",
     "sweep=3": "override sweep=3: sweep: 3 is not allowed; must be a mapping",
-    "train={epochs: 0, batch_size: 0}": "train.epochs: 0 is not allowed; must be at least 1 (+1 ",
+    "train={epochs: 0, batch_size: 0}": "train.epochs: 0 is not allowed; must be at least 1 (also refused: train.ba",
 }
 
 

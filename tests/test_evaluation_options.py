@@ -1,15 +1,20 @@
 """What is evaluated: the test part, a held-out part, more data sets, or weights that nothing trains."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
-from runner import checkpoint
+from runner import checkpoint, named
 from runner.config import load_experiment
 from runner.dataset import ImageSet, Records
+from runner.decoded import map_pixels
 from runner.errors import ConfigError
+from runner.evaluate import check_probes
+from runner.group import Group
 from runner.loader import hold_out
+from runner.method import Method
 from runner.named import resolve_trials
 from runner.run import check_alike
 from runner.rundir import read_json, read_rows
@@ -50,13 +55,31 @@ def test_a_validation_part_is_held_out_of_the_training(tmp_path):
     assert "validation/knn_top1" in metrics(run) and "test/knn_top1" not in metrics(run)
 
 
+def test_holding_out_copies_no_pixels(tmp_path):
+    """A set that is mapped from a file, because it is larger than the memory, stays there."""
+    (tmp_path / "pixels").write_bytes(bytes(range(40)) * 4)
+    images = map_pixels(tmp_path / "pixels", (40, 1, 2, 2))
+    data = ImageSet(images, torch.arange(40), ("a",), (0.5,), (0.5,))
+    for part in hold_out(data, 0.25, seed=3):
+        assert part.images.data_ptr() == images.data_ptr()
+        copied = data.subset(part.labels)
+        for ids in (torch.tensor([3, 0]), torch.arange(len(part))):
+            assert torch.equal(part.take(ids)["images"], copied.take(ids)["images"])
+
+
 def test_what_is_held_out_is_not_trained_on_and_nothing_is_lost():
     images = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(40, 1, 2, 2)
     data = ImageSet(images, torch.arange(40), ("a",), (0.5,), (0.5,))
     train, held_out = hold_out(data, 0.25, seed=3)
     assert len(held_out) == 10 and not set(train.labels.tolist()) & set(held_out.labels.tolist())
     assert sorted([*train.labels.tolist(), *held_out.labels.tolist()]) == list(range(40))
-    assert torch.equal(train.images[:, 0, 0, 0], train.labels.to(torch.uint8))
+    for part in (train, held_out):
+        pixels = part.take(torch.arange(len(part)))["images"]
+        assert torch.equal(pixels[:, 0, 0, 0], part.labels.to(torch.uint8))
+        assert torch.equal(part.to(torch.device("cpu")).images, pixels) and part.nbytes == pixels.nbytes
+        some = part.subset(torch.tensor([4, 1]))
+        assert torch.equal(some.images, pixels[[4, 1]]) and torch.equal(some.labels, part.labels[[4, 1]])
+        assert torch.equal(part.part(torch.tensor([4, 1])).take(torch.tensor([1]))["images"], pixels[[1]])
     assert not torch.equal(held_out.labels, hold_out(data, 0.25, seed=4)[1].labels)
 
 
@@ -108,6 +131,104 @@ def test_what_does_not_go_together_is_told_in_one_line(tmp_path, override, messa
         experiment = load_experiment(path, re.split(r" (?=views|init_from)", override))
         resolve_trials(trials(experiment), experiment.document)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+CODE = {
+    "method": {"name": "contrabin"},
+    "encoder": {"name": "bag_of_tokens"},
+    "data": {"name": "code_triples", "test_packages": ["libpng"]},
+    "train": {"steps": 2, "batch_size": 8},
+    "optimizer": {"name": "adamw", "lr": 1e-3},
+    "schedule": {"warmup_steps": 0},
+    "without": ("method", "encoder", "data", "views", "optimizer"),
+}
+PROTEINS = CODE | {
+    "method": {"name": "supcon_hard"},
+    "encoder": {"name": "kmer"},
+    "data": {"name": "protein_localisation"},
+}
+
+
+@pytest.mark.parametrize(
+    ("groups", "probe", "message"),
+    [
+        ({}, "accuracy", "[accuracy]: needs a method that predicts classes, and this one does not; choose linear or"),
+        ({}, {"name": "provenance"}, '[provenance].heads: "level" is not allowed; the data set has no texts'),
+        (PROTEINS, "knn", "[knn]: needs one label a sample, and these have several; choose multilabel or class_calls"),
+        (PROTEINS, "linear", "[linear]: needs one label a sample, and these have several"),
+        (PROTEINS, "retrieval", "[retrieval].label: is missing: these samples have several of their own"),
+        (
+            CODE,
+            {"name": "retrieval", "pairs": [["coment", "binary"]]},
+            '[retrieval].pairs: "coment" is not allowed; the method gives features, source, binary, comment',
+        ),
+        (
+            CODE,
+            {"name": "retrieval", "label": "pakage"},
+            '[retrieval].label: "pakage" is not allowed; the data set has name, comment, function, package, level',
+        ),
+        (CODE, {"name": "provenance", "heads": ["linker"]}, '[provenance].heads: "linker" is not allowed; the data'),
+        (CODE, {"name": "name_recovery", "text": "names"}, '[name_recovery].text: "names" is not allowed; the data'),
+        (CODE, {"name": "summarization", "query": "ir"}, '[summarization].query: "ir" is not allowed; the method'),
+        (CODE, {"name": "class_calls", "space": "projections"}, '[class_calls].space: "projections" is not allowed'),
+    ],
+)
+def test_a_probe_that_cannot_work_is_refused_before_anything_is_written(tmp_path, groups, probe, message):
+    path = write_experiment(tmp_path, **groups, evaluate={"probes": [probe]})
+    experiment = load_experiment(path)
+    with pytest.raises(ConfigError) as caught:
+        resolve_trials(trials(experiment), experiment.document)
+    line = next(n for n, text in enumerate(path.read_text().splitlines(), 1) if text == "  probes:")
+    assert str(caught.value).startswith(f"{path}:{line}: evaluate.probes{message}"), caught.value
+
+
+def test_a_probe_that_cannot_work_is_refused_once_data_and_method_are_there(tmp_path):
+    """What only the samples tell: each would end at the first evaluation, with the training done."""
+    probe = {"name": "retrieval", "pairs": [["comment", "comment"]]}
+    refused = {
+        r"\[retrieval\]\.pairs: \[comment, comment\] is not allowed: no label of the \d+ samples is found twice": probe,
+        r"\[provenance\]\.heads: \"level\" is not allowed: all \d+ training samples have the same": "provenance",
+    }
+    data = {**CODE["data"], "binaries": ["O0", "O2"], "limit": 40}
+    copies = r"\[retrieval\]\.pairs: \[source, source\] is not allowed: all samples with one label have the same source"
+    settings = [(message, probe, CODE) for message, probe in refused.items()]
+    settings.append((copies, probe | {"pairs": [["binary", "binary"], ["source", "source"]]}, CODE | {"data": data}))
+    for number, (message, probe, groups) in enumerate(settings):
+        run = prepare_run(tmp_path / str(number), **groups, evaluate={"probes": [probe]})
+        with pytest.raises(ConfigError, match=message):
+            train_here(run)
+        assert not run.metrics.exists() or read_rows(run.metrics) == []
+
+
+def test_a_plug_in_is_named_by_the_key_that_selected_it(tmp_path):
+    method = {"name": "contrabin", "freeze_anchor": False, "binary_encoder": {"name": "kmer"}}
+    run = prepare_run(tmp_path / "encoder", **{**CODE, "method": method})
+    with pytest.raises(ConfigError, match=r"^method\.binary_encoder\.name: kmer reads the"):
+        train_here(run)
+    more = {"more": {"name": "protein_localisation", "test": [7]}}
+    run = prepare_run(tmp_path / "data", **PROTEINS, evaluate={"probes": ["multilabel"], "data": more})
+    with pytest.raises(ConfigError, match=r"^evaluate\.data\.more\.test: \[7\] is not allowed; .* no partition 7"):
+        train_here(run)
+
+
+def test_the_labels_of_each_data_set_are_checked():
+    class Plain(Method):
+        def encode(self, images_BCHW):
+            return images_BCHW.flatten(1).float()
+
+    images, labels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+    known = ImageSet(images, labels, ("a", "b"), (0.5,), (0.5,))
+    hidden, one = replace(known, labels=None), replace(known, labels=torch.zeros(4, dtype=torch.int64))
+    probes = {"knn": named.load("evaluation", "knn").Config()}
+    check_probes(Plain(), probes, known, {"test": known, "more": known}, Group())
+    for train, test, more, message in (
+        (hidden, known, known, r"\[knn\]: needs one label a sample, and these have none$"),
+        (known, hidden, known, r"\[knn\]: needs one label a sample, and these have none$"),
+        (known, known, hidden, r"\[knn\]: needs one label a sample, and these have none \(evaluate.data.more\)$"),
+        (one, known, known, r"\[knn\]: needs at least 2 classes to train on; 4 samples hold fewer$"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_probes(Plain(), probes, train, {"test": test, "more": more}, Group())
 
 
 def test_data_that_the_model_cannot_read_are_refused_before_the_training():

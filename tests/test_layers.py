@@ -13,8 +13,8 @@ errors faults strict_yaml rundir explain schema views_config config sweep_config
 group batch gather reduce queue meters dataset download decoded randomness identifiers code proteins mining
 class_weights color filters view_draws jitter views preemption loader attempt rendezvous wandb_mirror tracking ema
 online_probe projection decoders interpolation curriculum tokenizers method losses methods encoders data schedules
-lars optimizer precision features ranking text_metrics evaluation named evaluate state elastic exactness journal
-checkpoint progress run saving trainer job local_queue record status tables watch show logs differences results plot
+lars optimizer precision facts features ranking text_metrics evaluation named evaluate state elastic exactness journal
+checkpoint progress run saving trainer job local_queue record status tables differences watch show logs results plot
 provenance orphans submit local_ranks verify reshape debug cancel json_schema onebox cli_onebox cli_data doctor
 interruption cli __main__
 """

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 
-from runner.cancel import retry
+from runner.cancel import cancel, retry
 from runner.cli import run as cli
 from runner.local_queue import Running, choose_gpus
 from runner.rundir import RunDir, find_trials, read_json, read_rows
@@ -146,6 +146,23 @@ def test_two_ranks_lose_no_step_to_a_preemption_a_kill_and_the_end_of_their_queu
     assert run_cli(*command, "--wait").returncode == 0
     assert starts(run)[3] == run.attempt_rows()[5]["end_step"] > starts(run)[2], "saved when it left"
     assert [row["step"] for row in read_rows(run.metrics)] == list(range(2, 301, 2))
+
+
+@pytest.mark.slow
+def test_a_cancelled_trial_is_retried_while_its_queue_goes_on_with_another(tmp_path, root):
+    path = write_experiment(tmp_path, sweep={"seeds": [0, 1]}, **{**SMALL, "train": {"steps": 1_000_000}})
+    assert run_cli("submit", path, "--on", profile(tmp_path), "--root", root).returncode == 0
+    first, second = (by_override(root, "train.seed")[seed] for seed in range(2))
+    wait_for_step(first, 2)
+    (queue,) = queues(root)
+    cancel([second])
+    again = run_cli("retry", f"tiny/{second.trial}", "--root", root)
+    assert again.returncode == 0 and again.stdout == "submitted 1 of 1 trial again\n", again.stderr
+    wait_for_step(second, 2)
+    assert queue.is_running() and ranks_of(first) and second.job_rows()[-1]["pid"] != queue.pid
+    cancel([first])
+    wait_for(queue.is_running, PATIENCE_SECONDS, "the first queue to end", until=lambda alive: not alive)
+    assert len(starts(second)) == 1, "the first queue does not start it, too"
 
 
 @pytest.mark.slow

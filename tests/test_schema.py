@@ -254,7 +254,7 @@ def test_bad_overrides_name_the_override(text, expected):
         ([1], "o: [1] is not allowed; must be a mapping of keys"),
         (
             {"lable": 1, "steps": 0, "nesterov": 0},
-            "o.steps: 0 is not allowed; must be at least 1 (+2 more)",
+            "o.steps: 0 is not allowed; must be at least 1 (also refused: o.nesterov, o.lable)",
         ),
         (
             {"label": "a\nb" * 99, "steps": "a\nb\u2028"},

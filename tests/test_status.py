@@ -7,8 +7,11 @@ import time
 
 import psutil
 import pytest
+import yaml
 from rich.console import Console
 
+from runner.cancel import retry
+from runner.cli import run as cli
 from runner.errors import SubmissionError
 from runner.record import Record, main_metric, read_record
 from runner.rundir import RunDir, append_row, find_trials, write_json
@@ -352,3 +355,42 @@ def test_table_shows_what_the_sweep_set_and_survives_markup(tmp_path):
     assert "gamma" in text and "[red]" in text and "data.name" not in text and " x " not in text
     assert "120/500" in text and "1 (1 preempted)" in text and "BeginTime" in text
     assert "user code: ValueError: no" in text and "1 requeued, 1 failed" in text
+
+
+def test_columns_are_the_settings_that_differ_whoever_set_them(tmp_path):
+    """A file that was submitted again with another value in it leaves no word in the overrides."""
+    for trial, lr, seed in (("a", 0.1, 0), ("b", 0.1, 1), ("c", 0.2, 1)):
+        run = make_trial(tmp_path, trial, overrides={"train.seed": seed})
+        config = {"name": "exp", "optimizer": {"lr": lr, "momentum": 0.9}, "train": {"steps": 500, "seed": seed}}
+        run.config.write_text(yaml.safe_dump(config))
+    other = make_trial(tmp_path, "d", experiment="other")
+    other.config.write_text("name: other\noptimizer: {lr: 7.5, momentum: 0.7}\n")
+    rows = read_statuses([*find_trials(tmp_path / "exp"), other])
+    table = status_table(rows)
+    heads = [str(column.header) for column in table.columns]
+    assert heads[: heads.index("state")] == ["experiment", "trial", "seed", "lr"]
+    assert [str(cell) for cell in table.columns[heads.index("lr")].cells] == ["0.1", "0.1", "0.2", ""]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\x00", b'{"state": "done"}'])
+def test_a_damaged_result_is_unknown_and_names_the_file(tmp_path, content):
+    run = make_trial(tmp_path, "a", job=slurm_job(), attempts=PREEMPTED)
+    run.result.write_bytes(content)
+    (row,) = read_statuses([run], slurm_is_silent)
+    assert row.state == "unknown" and row.settled and str(run.result) in row.note and "\n" not in row.note
+    assert "move the file away, then `runner retry`" in row.note
+    plan = retry([run], None, patience_seconds=0)
+    assert not plan.runs and plan.refused == [f"a: {row.note}"] and run.result.read_bytes() == content
+
+
+@pytest.mark.parametrize("verb", ["status", "results", "retry", "logs", "show"])
+def test_a_damaged_file_is_one_line(tmp_path, capsys, verb):
+    run = make_trial(tmp_path, "a", job=slurm_job(), failure=FAILURE)
+    run.failure.write_bytes(b"{")
+    code = cli([verb, "exp/a" if verb in ("logs", "show") else "exp", "--root", str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert code == (2 if verb in ("retry", "logs") else 0) and "Traceback" not in err
+    told = err if code else out
+    if verb != "results":
+        assert "failure.json" in told.replace("\n", "")
+    assert "unknown" in out or code

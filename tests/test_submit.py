@@ -89,6 +89,14 @@ def test_a_plan_reads_the_run_folders(tmp_path, site, monkeypatch):
     assert plan.runs == runs
 
 
+@pytest.mark.parametrize(("gpus", "advised"), [(4, False), (None, True)])
+def test_advice_is_about_where_the_trial_runs_and_not_about_the_login_node(tmp_path, site, capfd, gpus, advised):
+    site.write_text(yaml.safe_dump(SITE | {"gpus_per_node": gpus}))
+    path = write_experiment(tmp_path, train={"precision": "fp16"})
+    assert cli(["submit", str(path), "--on", str(site), "--dry-run", "--root", str(tmp_path / "runs")]) == 0
+    assert ("is slow on a CPU" in capfd.readouterr().err) is advised
+
+
 def test_a_dry_run_prints_the_script_and_touches_nothing(tmp_path, site, capfd):
     path = write_experiment(tmp_path, sweep={"seeds": [0, 1, 2]}, resources={"ranks": 8})
     before = tree(tmp_path)

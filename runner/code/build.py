@@ -17,8 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from runner.code.comments import clean_comment, find_comment
-from runner.code.compiler import LEVELS, CompileError, Tools, Unit, compile_unit
+from runner.code.assembly import MIN_INSTRUCTIONS
+from runner.code.comments import MIN_WORDS, clean_comment, find_comment
+from runner.code.compiler import LEVELS, CompileError, Tools, Unit, check_unit, compile_unit
 from runner.code.functions import find_functions
 from runner.code.lexer import lex, without_comments
 from runner.code.strip import strip_asm, strip_ir
@@ -28,7 +29,7 @@ from runner.rundir import read_json, replacing, write_json
 MIN_CHARACTERS = 60
 """Of a function without comments."""
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when the same sources and compilers give other rows: parts of before are not used then."""
 
 Names = Literal["kept", "stripped"]
@@ -92,7 +93,8 @@ def build_triples(
     `jobs` units are compiled at once, by default one for each core that this process may use. `told` gets a
     line for each failure as it comes. Headers are not watched: delete the folder of parts after changing them.
 
-    Raises DataError if there are no units, or none of them compiles.
+    Raises DataError, with no output written, if there are no units, none of them compiles, or they have no
+    function to take.
     """
     if not units:
         raise DataError("build-triples: no C files")
@@ -113,6 +115,14 @@ def build_triples(
         raise DataError(f"build-triples: none of {len(units)} files compiles; the first is {path}: {reason}")
     built = [_read_part(paths[unit], unit, root, origin) for unit in units if paths[unit].exists()]
     report.barren = built.count([])
+    if report.barren == len(built):
+        if not report.failures:
+            shutil.rmtree(parts)
+        failed = f", and {len(report.failures)} failed" if report.failures else ""
+        raise DataError(
+            f"build-triples: {out} is not written: no function to take in {len(built)} of {len(units)} files{failed}; "
+            f"one needs a comment of {MIN_WORDS} words, {MIN_CHARACTERS} characters and {MIN_INSTRUCTIONS} instructions"
+        )
     _write(out, _without_duplicates([row for rows in built for row in rows], report))
     if not report.failures:
         shutil.rmtree(parts)
@@ -150,7 +160,7 @@ def build_rows(unit: Unit, tools: Tools, names: Names) -> Iterator[dict[str, Any
     """The functions of a file that have a comment and a binary, in order: name, comment, source, asm, ir.
 
     A name defined more than once, as in branches of #if, is left out: which one was compiled is not known.
-    A file without such a function is not compiled at all. Raises CompileError.
+    A file without such a function is only checked. Raises CompileError.
     """
     text = unit.path.read_text(errors="replace")
     source = lex(text)
@@ -163,6 +173,7 @@ def build_rows(unit: Unit, tools: Tools, names: Names) -> Iterator[dict[str, Any
         if comment and len(code) >= MIN_CHARACTERS and names_there.count(function.name) == 1:
             described.append((function, comment, code))
     if not described:
+        check_unit(unit, tools)
         return
     asm, ir = compile_unit(unit, tools)
     for function, comment, code in described:

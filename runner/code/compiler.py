@@ -148,6 +148,11 @@ def compile_unit(unit: Unit, tools: Tools) -> tuple[dict[str, dict[str, str]], d
         return built, read_ir(Path(target).read_text(errors="replace"))
 
 
+def check_unit(unit: Unit, tools: Tools) -> None:
+    """Raise CompileError for a file that does not compile, without the work of compiling it."""
+    _run([tools.gcc, *unit.flags, "-w", "-fsyntax-only", str(unit.path)], unit.folder)
+
+
 def _run(command: Sequence[str], folder: Path) -> str:
     """The output of a command; raises CompileError with its first complaint."""
     program = Path(command[0]).name

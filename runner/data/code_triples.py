@@ -25,6 +25,9 @@ from runner.tokenizers.tokenizer import PADDING, Kind, encode_all
 
 KIND = "records"
 SPLITS = ("train", "validation", "test")
+TOKENIZES = True
+LABELS = "one"
+TEXTS = ("name", "comment", "function", "package", "level", "compiler")
 
 Split = Literal["train", "validation", "test"]
 Form = Literal["O0", "O1", "O2", "O3", "ir"]
@@ -65,10 +68,16 @@ class Config(Options):
     """Tokens of a comment at most."""
 
     tokenizer: TokenizerOptions = TokenizerOptions()
-    """One for all three texts."""
+    """One for all three texts. bpe is trained on the training texts; data that are evaluated beside them, and
+    weights that start from `init_from`, keep the ids of the model's own training."""
 
     limit: Length | None = None
     """At most this many rows of a split, the first ones. None: all."""
+
+    @property
+    def trains_tokenizer(self) -> bool:
+        """Whether token ids depend on these training texts."""
+        return self.tokenizer.is_trained
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
@@ -91,8 +100,11 @@ class Example(NamedTuple):
         return "ir" if self.form == "ir" else "asm"
 
 
-def build(config: Config, split: Split) -> Records:
+def build(config: Config, split: Split, tokenizer: str | None = None) -> Records:
     """Columns `source`, `binary` and `comment`, each (N, L) int64 with 0 for padding.
+
+    `tokenizer` describes the one of the model; a tokenizer that would be trained on this config's own training texts
+    is that one instead, so that other data have the ids that the model knows.
 
     Texts: `name`, `comment`, `function` (unique, unlike its name), `package`, `level` (as in `binaries`), `compiler`.
 
@@ -100,11 +112,11 @@ def build(config: Config, split: Split) -> Records:
     """
     triples = read_all(config)
     rows = choose_examples(config, split, triples)
-    tokenizer = build_tokenizer(config.tokenizer, lambda: _texts(choose_examples(config, "train", triples)))
+    encoder = build_tokenizer(config.tokenizer, lambda: _texts(choose_examples(config, "train", triples)), tokenizer)
     columns = {
-        "source": encode_all(tokenizer, [("source", row.triple.source) for row in rows], config.source_length),
-        "binary": encode_all(tokenizer, [(row.kind, row.binary) for row in rows], config.binary_length),
-        "comment": encode_all(tokenizer, [("comment", row.triple.comment) for row in rows], config.comment_length),
+        "source": encode_all(encoder, [("source", row.triple.source) for row in rows], config.source_length),
+        "binary": encode_all(encoder, [(row.kind, row.binary) for row in rows], config.binary_length),
+        "comment": encode_all(encoder, [("comment", row.triple.comment) for row in rows], config.comment_length),
     }
     classes = list_classes(config, triples)
     place = {name: index for index, name in enumerate(classes)}
@@ -113,7 +125,7 @@ def build(config: Config, split: Split) -> Records:
         columns,
         labels_N,
         classes,
-        tokenizer.vocabulary,
+        encoder.vocabulary,
         lengths={name: (column != PADDING).sum(dim=1) for name, column in columns.items()},
         texts={
             "name": tuple(row.triple.name for row in rows),
@@ -123,6 +135,7 @@ def build(config: Config, split: Split) -> Records:
             "level": tuple(row.form for row in rows),
             "compiler": tuple("clang" if row.form == "ir" else "gcc" for row in rows),
         },
+        tokenizer=encoder.describe(),
     )
 
 
@@ -130,7 +143,10 @@ def read_all(config: Config) -> list[Triple]:
     """The functions of all files, in order; of equal ones the first, so that none is on both sides of a split."""
     found: dict[str, Triple] = {}
     for path in config.paths or [str(SHIPPED)]:
-        for triple in read_triples(Path(path).expanduser()):
+        triples = list(read_triples(Path(path).expanduser()))
+        if not triples:
+            raise DataError(f"{path}: holds no triples; `runner data build-triples` writes such a file")
+        for triple in triples:
             found.setdefault(triple.key, triple)
     return list(found.values())
 

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from runner.dataset import Records
 from runner.errors import DataError
+from runner.explain import OptionError
 from runner.proteins.alphabet import VOCABULARY, Alphabet, tokenise
 from runner.proteins.fragments import fragment_starts
 from runner.proteins.motifs import MotifTarget, motif_targets
@@ -26,6 +27,8 @@ from runner.schema import Options
 
 KIND = "records"
 SPLITS = ("train", "validation", "test")
+LABELS = "several"
+TEXTS: tuple[str, ...] = ()
 
 SHIPPED = Path(__file__).parents[2] / "experiments" / "samples" / "proteins" / "proteins.csv.gz"
 CLASSES = "Nucleus", "ER", "Peroxisome", "Mitochondrion", "Nucleus_export", "SIGNAL", "chloroplast", "Thylakoid"
@@ -68,13 +71,17 @@ class Config(Options):
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         if self.fragments and self.overlap >= self.max_length:
-            raise ValueError(f"overlap: {self.overlap} is not below max_length {self.max_length}")
+            problem = f"{self.overlap} is not allowed; must be less than max_length, {self.max_length}"
+            raise OptionError("overlap", problem)
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         seen: dict[int, str] = {}
         for split, partitions in splits.items():
             for partition in partitions:
                 if partition in seen:
-                    raise ValueError(f"{split}: partition {partition} is in {seen[partition]} already")
+                    problem = (
+                        f"{list(partitions)} is not allowed; partition {partition} is in {seen[partition]} already"
+                    )
+                    raise OptionError(split, problem)
                 seen[partition] = split
         return self
 
@@ -88,17 +95,35 @@ class Row(NamedTuple):
 
 
 def build(config: Config, split: Literal["train", "validation", "test"]) -> Records:
-    """Raises DataError if the table is missing or broken, or has no protein for the split."""
+    """Raises DataError if the table is missing or broken, OptionError for a partition that it does not have."""
     path = Path(config.path).expanduser() if config.path else SHIPPED
     if config.path is None and not path.is_file():
         raise DataError(
-            f"proteins: no {path.name} in {path.parent}; it comes with a checkout of the repository "
+            f"data.path: no {path.name} in {path.parent}; it comes with a checkout of the repository "
             "(pip install -e .): set data.path to its experiments/samples/proteins/proteins.csv.gz"
         )
-    partitions = {"train": config.train, "validation": config.validation, "test": config.test}[split]
-    if not partitions:
-        raise DataError(f"proteins: data.{split} names no partition")
-    return to_records(read_proteins(path, CLASSES, partitions)[: config.limit], config)
+    try:
+        proteins = read_proteins(path, CLASSES)
+    except DataError as error:
+        raise DataError(f"data.path: {error}") from None
+    return to_records(choose_partitions(proteins, config, split)[: config.limit], config)
+
+
+def choose_partitions(
+    proteins: Sequence[Protein], config: Config, split: Literal["train", "validation", "test"]
+) -> list[Protein]:
+    """The proteins of a split; raises OptionError where it, or any other split, names a partition that is not there."""
+    partitions = {"train": config.train, "validation": config.validation, "test": config.test}
+    there = sorted({protein.partition for protein in proteins})
+    for name, wanted in partitions.items():
+        if unknown := [partition for partition in wanted if partition not in there]:
+            problem = f"{list(wanted)} is not allowed; the table has no partition {unknown[0]}, it has "
+            raise OptionError(f"data.{name}", problem + ", ".join(map(str, there)))
+    if not partitions[split]:
+        free = [partition for partition in there if partition not in (*config.train, *config.test)]
+        remedy = f"name one that no other split has, such as {free[0]}" if free else "take one out of train or test"
+        raise OptionError(f"data.{split}", f"[] is not allowed here; {remedy}")
+    return [protein for protein in proteins if protein.partition in partitions[split]]
 
 
 def to_records(proteins: Sequence[Protein], config: Config) -> Records:

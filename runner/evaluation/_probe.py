@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from runner.dataset import Records
 from runner.errors import ConfigError, DataError
+from runner.explain import OptionError
+from runner.facts import Facts
 from runner.features import FrozenFeatures
 
 
@@ -43,6 +45,16 @@ def count_classes(train: Labelled, test: Labelled) -> int:
     if len(train.labels) == 0 or bool((train.labels == train.labels[0]).all()):
         raise DataError(f"a probe needs at least 2 classes to train on; {len(train.labels)} samples hold fewer")
     return int(torch.cat([train.labels, test.labels]).max()) + 1
+
+
+def check_labels(train: Facts | None, test: Facts) -> None:
+    """Raise OptionError for samples without one label each, or training samples of one class."""
+    for facts in filter(None, (train, test)):
+        facts.need_one_label()
+    if train is not None and train.data is not None and train.data.labels is not None:
+        labels_N = train.data.labels
+        if bool((labels_N == labels_N[:1]).all()):
+            raise OptionError("", f"needs at least 2 classes to train on; {len(labels_N)} samples hold fewer")
 
 
 def accuracies(scores_NC: Tensor, labels_N: Tensor) -> dict[str, float]:

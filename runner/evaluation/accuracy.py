@@ -7,6 +7,8 @@ import torch
 
 from runner.errors import ConfigError, DataError
 from runner.evaluation._probe import accuracies
+from runner.explain import OptionError
+from runner.facts import Facts
 from runner.features import FrozenFeatures
 from runner.schema import Options
 
@@ -16,6 +18,13 @@ FITS = False
 
 class Config(Options):
     pass
+
+
+def check(config: Config, train: Facts | None, test: Facts) -> None:
+    """Raises OptionError for a method without a classifier, or samples without one label each."""
+    if test.outputs is not None and "scores" not in test.outputs:
+        raise OptionError("", "needs a method that predicts classes, and this one does not; choose linear or knn")
+    test.need_one_label()
 
 
 def run(

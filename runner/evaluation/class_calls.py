@@ -21,6 +21,7 @@ from runner.evaluation._class_calls import (
 )
 from runner.evaluation._probe import class_matrix
 from runner.evaluation._proteins import pool_proteins
+from runner.facts import Facts
 from runner.features import FrozenFeatures
 from runner.mining.distances import class_centres
 from runner.schema import Options
@@ -35,6 +36,13 @@ class Config(Options):
 
     space: Literal["features", "projections"] = "features"
     """Where distances are measured: in the encoder's features, or, as CLEAN, behind the projection of the method."""
+
+
+def check(config: Config, train: Facts | None, test: Facts) -> None:
+    """Raises OptionError for samples without labels, or projections of a method that has none."""
+    for facts in filter(None, (train, test)):
+        facts.need_labels()
+    test.need_output("space", config.space)
 
 
 def run(

@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from runner.evaluation._probe import Labelled, accuracies, count_classes, unit_rows
+from runner.evaluation._probe import Labelled, accuracies, check_labels, count_classes, unit_rows
+from runner.facts import Facts
 from runner.features import FrozenFeatures
 from runner.schema import Options
 
@@ -23,6 +24,11 @@ class Config(Options):
 
     temperature: float = Field(default=0.1, gt=0)
     """A neighbour's vote is exp(cosine similarity / temperature)."""
+
+
+def check(config: Config, train: Facts | None, test: Facts) -> None:
+    """Raises OptionError for samples without one label each, or of one class."""
+    check_labels(train, test)
 
 
 def run(

@@ -6,7 +6,8 @@ Shapes: N samples, C classes.
 import torch
 from pydantic import Field
 
-from runner.evaluation._probe import accuracies, count_classes, unit_rows
+from runner.evaluation._probe import accuracies, check_labels, count_classes, unit_rows
+from runner.facts import Facts
 from runner.features import FrozenFeatures
 from runner.schema import Options
 
@@ -19,6 +20,11 @@ class Config(Options):
 
     max_iterations: int = Field(default=1000, ge=1)
     """scikit-learn warns when the solver stops here before it has converged."""
+
+
+def check(config: Config, train: Facts | None, test: Facts) -> None:
+    """Raises OptionError for samples without one label each, or of one class."""
+    check_labels(train, test)
 
 
 def run(

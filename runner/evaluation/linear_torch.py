@@ -11,7 +11,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from runner.evaluation._probe import Labelled, accuracies, count_classes, unit_rows
+from runner.evaluation._probe import Labelled, accuracies, check_labels, count_classes, unit_rows
+from runner.facts import Facts
 from runner.features import FrozenFeatures
 from runner.schema import Options
 
@@ -25,6 +26,11 @@ class Config(Options):
 
     max_iterations: int = Field(default=200, ge=1)
     """L-BFGS iterations at most; a small gradient ends it earlier."""
+
+
+def check(config: Config, train: Facts | None, test: Facts) -> None:
+    """Raises OptionError for samples without one label each, or of one class."""
+    check_labels(train, test)
 
 
 def run(

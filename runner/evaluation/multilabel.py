@@ -13,6 +13,7 @@ from torch import Tensor
 from runner.evaluation._multilabel import CUTOFFS, Choices, Floats, report
 from runner.evaluation._probe import class_matrix
 from runner.evaluation._proteins import motif_accuracy, pool_proteins
+from runner.facts import Facts
 from runner.features import FrozenFeatures
 from runner.schema import Options
 
@@ -29,6 +30,12 @@ class Config(Options):
 
     every_cutoff: bool = False
     """Figures of every class at the cut-offs 0.1 to 0.9, too, for the method's own classifier."""
+
+
+def check(config: Config, train: Facts | None, test: Facts) -> None:
+    """Raises OptionError for samples without labels."""
+    for facts in filter(None, (train, test)):
+        facts.need_labels()
 
 
 def run(

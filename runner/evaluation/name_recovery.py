@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from runner.errors import DataError
 from runner.evaluation._probe import take_embedding, take_texts
 from runner.evaluation._standardise import standardise
+from runner.facts import Facts
 from runner.features import FrozenFeatures
 from runner.identifiers import split_name
 from runner.schema import Options
@@ -40,6 +41,13 @@ class Config(Options):
 
     max_iterations: int = Field(200, ge=1)
     """Steps of the solver at most."""
+
+
+def check(config: Config, train: Facts | None, test: Facts) -> None:
+    """Raises OptionError for a missing output or text."""
+    test.need_output("embedding", config.embedding)
+    for facts in filter(None, (train, test)):
+        facts.need_text("text", config.text)
 
 
 def run(

@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from runner.dataset import Records
 from runner.errors import DataError
 from runner.evaluation._probe import number_texts, take_embedding, take_texts
 from runner.evaluation._standardise import standardise
+from runner.explain import OptionError
+from runner.facts import Facts
 from runner.features import FrozenFeatures
 from runner.schema import Options
 
@@ -30,6 +33,16 @@ class Config(Options):
 
     max_iterations: int = Field(1000, ge=1)
     """scikit-learn warns when the solver stops here before it has converged."""
+
+
+def check(config: Config, train: Facts | None, test: Facts) -> None:
+    """Raises OptionError for a head that is no text of the data set or has one answer, or a missing output."""
+    test.need_output("embedding", config.embedding)
+    for head in config.heads:
+        for facts in filter(None, (train, test)):
+            facts.need_text("heads", head)
+        if train is not None and isinstance(train.data, Records) and len(set(train.data.texts[head])) < 2:
+            raise OptionError("heads", f'"{head}" is not allowed: all {len(train.data)} training samples have the same')
 
 
 def run(

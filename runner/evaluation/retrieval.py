@@ -11,8 +11,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from runner.dataset import Records, Split
 from runner.errors import DataError
 from runner.evaluation._probe import number_texts, take_embedding, take_texts
+from runner.explain import OptionError
+from runner.facts import Facts
 from runner.features import FrozenFeatures
 from runner.ranking import Ranks, rank, summarise
 from runner.schema import Options
@@ -39,6 +42,27 @@ class Config(Options):
     """Recall among the first so many places."""
 
 
+def check(config: Config, train: Facts | None, test: Facts) -> None:
+    """Raises OptionError for an output or a text that is missing, or labels of which none is found twice."""
+    for name in (name for pair in config.pairs for name in pair):
+        test.need_output("pairs", name)
+    if config.label is not None:
+        test.need_text("label", config.label)
+    elif test.labels in ("none", "several"):
+        problem = f"is missing: these samples have {test.labels} of their own; choose a text of theirs"
+        raise OptionError("label", problem)
+    if test.data is not None and (alone := [pair for pair in config.pairs if pair[0] == pair[1]]):
+        labels_N = _label_numbers(test.data, config.label)
+        if len(set(labels_N.tolist())) == len(labels_N):
+            problem = f"[{', '.join(alone[0])}] is not allowed: no label of the {len(labels_N)} samples is found twice"
+            raise OptionError("pairs", f"{problem}; set label, or pair two columns")
+        columns = test.data.columns if isinstance(test.data, Records) else {}
+        for name, _ in alone:
+            if name in columns and _copies(columns[name], labels_N):
+                problem = f"[{name}, {name}] is not allowed: all samples with one label have the same {name}"
+                raise OptionError("pairs", f"{problem}, so each finds its copy; set label, or pair two columns")
+
+
 def run(
     config: Config, train: FrozenFeatures | None, test: FrozenFeatures, device: torch.device, seed: int
 ) -> dict[str, float]:
@@ -60,6 +84,20 @@ def draw_pool(samples: int, pool: int | None) -> Tensor:
     """(N,) the samples that are ranked, in order."""
     order_N = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
     return order_N[:pool].sort().values
+
+
+def _copies(column_N: Tensor, labels_N: Tensor) -> bool:
+    """Whether the rows of a label are equal throughout, so that to find one among the others says nothing."""
+    rows = {(label, bytes(row)) for label, row in zip(labels_N.tolist(), column_N.cpu().numpy(), strict=True)}
+    return len(rows) == len(set(labels_N.tolist()))
+
+
+def _label_numbers(data: Split, name: str | None) -> Tensor:
+    if name is not None:
+        assert isinstance(data, Records)
+        return number_texts(data.texts[name])[0]
+    assert data.labels is not None
+    return data.labels
 
 
 def _labels(test: FrozenFeatures, name: str | None) -> Tensor:

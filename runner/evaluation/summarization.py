@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from runner.evaluation._probe import take_embedding, take_texts
+from runner.facts import Facts
 from runner.features import FrozenFeatures
 from runner.schema import Options
 from runner.text_metrics import bleu, rouge_l, split_words
@@ -27,6 +28,14 @@ class Config(Options):
 
     text: str = "comment"
     """Which text of the data set is the summary."""
+
+
+def check(config: Config, train: Facts | None, test: Facts) -> None:
+    """Raises OptionError for a missing output or text."""
+    test.need_output("query", config.query)
+    test.need_output("gallery", config.gallery)
+    for facts in filter(None, (train, test)):
+        facts.need_text("text", config.text)
 
 
 def run(

@@ -29,6 +29,11 @@ class JointEmbeddingOptions(Options):
     online_probe: bool = False
     """Train a linear classifier beside the method, on detached features; it is what `accuracy` evaluates."""
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What `embed` gives."""
+        return ("features", "scores") if self.online_probe else ("features",)
+
 
 class TeacherOptions(JointEmbeddingOptions):
     momentum: float = Field(0.996, ge=0, lt=1)

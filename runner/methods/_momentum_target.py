@@ -50,6 +50,11 @@ class MomentumTargetOptions(Options):
     projector_batch_norm: bool = True
     """Batch normalisation in the projector's hidden layer."""
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What `embed` gives."""
+        return ("features",)
+
     @model_validator(mode="after")
     def _scale_in_bounds(self) -> Self:
         if self.max_scale is not None and self.init_scale > self.max_scale:

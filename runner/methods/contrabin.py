@@ -96,6 +96,11 @@ class Config(Options):
     detach_targets: bool = False
     """Send no gradient through the soft targets."""
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What `embed` gives."""
+        return ("features", *MODALITIES)
+
 
 def build(config: Config, encoder: nn.Module, task: Task) -> "ContraBin":
     """Raises ConfigError if nothing of the binary encoder could be trained."""
@@ -104,7 +109,8 @@ def build(config: Config, encoder: nn.Module, task: Task) -> "ContraBin":
     else:
         binary_encoder = task.build_encoder(config.binary_encoder)
     if not any(parameter.requires_grad for parameter in binary_encoder.parameters()):
-        raise ConfigError("encoder: its copy for binary code has nothing to train; freeze by method.freeze_anchor")
+        key = "encoder" if config.binary_encoder is None else "method.binary_encoder"
+        raise ConfigError(f"{key}: for binary code it has nothing to train; freeze by method.freeze_anchor")
     return ContraBin(config, encoder, binary_encoder, task)
 
 

@@ -6,6 +6,7 @@ Khosla et al. 2020 (supervised contrastive learning).
 Shapes: B rows (proteins or fragments) on this rank, N of the training set, L residues, C classes, D width of features.
 """
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from runner import class_weights
 from runner.batch import Batch
+from runner.config import TrainConfig
 from runner.dataset import Records
 from runner.decoders import DecoderType, build_decoder
 from runner.errors import ConfigError
@@ -91,6 +93,12 @@ class Config(Options):
     mutation: MutationOptions | None = None
     """Changes of the rows that heads and anchors are trained on; null: none."""
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What `embed` gives."""
+        parts = {"projections": self.supcon.apply, "scores": self.classes, "motif_scores": self.position}
+        return ("features", *(name for name, part in parts.items() if part))
+
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         heads = self.classes is not None or self.position is not None
@@ -103,11 +111,25 @@ class Config(Options):
         return self
 
 
+def check_warm_start(config: Config, epochs: int | None) -> None:
+    """Raise OptionError for a warm start that takes the whole training; `epochs` is None where it is not known."""
+    warm_start = config.supcon.warm_start
+    if epochs is not None and warm_start >= epochs:
+        problem = f"{warm_start} is not allowed; must be less than {epochs}, the epochs of the whole training"
+        raise OptionError("method.supcon.warm_start", problem)
+
+
+def check(config: Config, train: TrainConfig) -> None:
+    """Raises OptionError for a warm start that takes the whole training."""
+    check_warm_start(config, train.epochs)
+
+
 def build(config: Config, encoder: nn.Module, task: Task) -> "SupConHard":
     """SupCon-Hard on `encoder`; one that standardises its inputs takes their statistics from the training data.
 
     Raises ConfigError where data or encoder lack what the options ask for, DataError for a broken distance map.
     """
+    check_warm_start(config, math.ceil(task.steps / task.steps_per_epoch) if task.steps else None)
     if not task.classes:
         raise ConfigError("method.name: supcon_hard needs data with classes, and these have none")
     if task.data is not None:

@@ -18,6 +18,11 @@ class Config(Options):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the target that is spread evenly over all classes."""
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What `embed` gives."""
+        return ("features", "scores")
+
 
 def build(config: Config, encoder: nn.Module, task: Task) -> "Supervised":
     """Raises ConfigError for data without classes."""

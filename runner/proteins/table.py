@@ -11,7 +11,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,25 +45,30 @@ class Protein(NamedTuple):
     motifs: tuple[Motif, ...]
 
 
-def read_proteins(path: Path, classes: Sequence[str], partitions: Collection[int] | None = None) -> list[Protein]:
-    """The proteins of a table in its order, of some partitions or of all.
+def read_proteins(path: Path, classes: Sequence[str]) -> list[Protein]:
+    """The proteins of a table in its order.
 
-    Raises DataError, one line with the line of the file, if the table is missing or broken.
+    Raises DataError, one line with the line of the file, if the table is missing, empty or broken, or names an entry
+    twice.
     """
+    line_of: dict[str, int] = {}
     proteins = []
-    reader = csv.DictReader(io.StringIO(_read_text(path), newline=""))
+    text = _read_text(path)
+    if not text.strip():
+        raise DataError(f"{path}: is empty; its first line should name the columns {', '.join(COLUMNS)}")
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
             raise ValueError(f"has no column {missing[0]}; it needs {', '.join(COLUMNS)}")
         for row in reader:
             protein = _parse_row(row, classes)
-            if partitions is None or protein.partition in partitions:
-                proteins.append(protein)
+            if line_of.setdefault(protein.entry, reader.line_num) != reader.line_num:
+                raise ValueError(f"Entry: {protein.entry!r} is on line {line_of[protein.entry]} already")
+            proteins.append(protein)
     except (ValueError, csv.Error) as error:
         raise DataError(f"{path}:{reader.line_num}: {error}") from None
     if not proteins:
-        wanted = "" if partitions is None else f" of partitions {', '.join(map(str, sorted(partitions)))}"
-        raise DataError(f"{path}: holds no proteins{wanted}")
+        raise DataError(f"{path}: holds no proteins, only the line that names its columns")
     return proteins
 
 

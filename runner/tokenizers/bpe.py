@@ -31,10 +31,15 @@ class BpeTokenizer:
         ids: list[int] = self.merges.encode(text or SPACE, add_special_tokens=False).ids
         return ids[:length]
 
+    def describe(self) -> str:
+        """What its ids mean: the JSON that `parse_bpe` reads."""
+        text: str = self.merges.to_str(pretty=True)
+        return text
+
     def save(self, path: Path) -> None:
         """Write the JSON file that `load_bpe` reads, whole or not at all."""
         with replacing(path) as file:
-            file.write(self.merges.to_str(pretty=True).encode())
+            file.write(self.describe().encode())
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int) -> BpeTokenizer:
@@ -58,15 +63,23 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> BpeTokenizer:
 
 def load_bpe(path: Path) -> BpeTokenizer:
     """What `save` wrote; raises DataError if the file is missing, broken, or its id 0 is not padding."""
+    try:
+        return parse_bpe(path.read_text(), str(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a tokenizer file: it is not UTF-8") from None
+
+
+def parse_bpe(text: str, place: str) -> BpeTokenizer:
+    """What `describe` said; `place` is where the text is from, for the DataError of one that is broken."""
     from tokenizers import Tokenizer
 
     try:
-        merges = Tokenizer.from_str(path.read_text())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        merges = Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing more specific
-        raise DataError(f"{path}: not a tokenizer file: {error}") from None
+        raise DataError(f"{place}: not a tokenizer file: {error}") from None
     if merges.id_to_token(0) != PAD:
-        raise DataError(f"{path}: its id 0 is {merges.id_to_token(0)!r}, should be {PAD!r}; let BPE train its own")
+        raise DataError(f"{place}: its id 0 is {merges.id_to_token(0)!r}, should be {PAD!r}; let BPE train its own")
     merges.encode_special_tokens = True
     return BpeTokenizer(merges)

@@ -4,6 +4,7 @@ Texts that differ by one byte at the start share no token; the word tokenizer is
 """
 
 import hashlib
+import json
 
 from runner.tokenizers.tokenizer import Kind
 
@@ -21,6 +22,10 @@ class ByteHashTokenizer:
         data = text.encode()[: CHUNK_BYTES * length]
         chunks = [data[at : at + CHUNK_BYTES] for at in range(0, len(data), CHUNK_BYTES)]
         return [self._hash(chunk) for chunk in chunks] or [1]
+
+    def describe(self) -> str:
+        """What its ids mean, as JSON."""
+        return json.dumps({"name": "byte_hash", "vocabulary": self.vocabulary})
 
     def _hash(self, chunk: bytes) -> int:
         digest = hashlib.md5(chunk, usedforsecurity=False).digest()

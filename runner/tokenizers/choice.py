@@ -1,5 +1,6 @@
 """Which tokenizer a config asks for."""
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,7 @@ from pydantic import Field, model_validator
 
 from runner.explain import OptionError
 from runner.schema import Options
-from runner.tokenizers.bpe import load_bpe, train_bpe
+from runner.tokenizers.bpe import load_bpe, parse_bpe, train_bpe
 from runner.tokenizers.byte import ByteTokenizer
 from runner.tokenizers.byte_hash import ByteHashTokenizer
 from runner.tokenizers.pretrained import load_pretrained_tokenizer
@@ -33,6 +34,11 @@ class TokenizerOptions(Options):
     download: bool = False
     """pretrained: fetch it when it is not on this machine."""
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether its ids depend on the texts it is trained on."""
+        return self.name == "bpe" and self.source is None
+
     @model_validator(mode="after")
     def _consistent(self) -> "TokenizerOptions":
         if self.name == "pretrained" and self.source is None:
@@ -44,8 +50,14 @@ class TokenizerOptions(Options):
         return self
 
 
-def build_tokenizer(options: TokenizerOptions, training_texts: Callable[[], Iterable[str]]) -> Tokenizer:
-    """`training_texts` is called only by a tokenizer that is to be trained."""
+def build_tokenizer(
+    options: TokenizerOptions, training_texts: Callable[[], Iterable[str]], described: str | None = None
+) -> Tokenizer:
+    """`training_texts` is called only by a tokenizer that is to be trained.
+
+    `described` is the tokenizer of the model at hand, by its `describe`: a trained one is taken over, not trained
+    again on other texts.
+    """
     if options.name == "bytes":
         return ByteTokenizer()
     if options.name == "byte_hash":
@@ -53,7 +65,14 @@ def build_tokenizer(options: TokenizerOptions, training_texts: Callable[[], Iter
     if options.name == "words":
         return WordTokenizer(options.vocabulary)
     if options.source is None:
+        if described is not None and name_of(described) == "bpe":
+            return parse_bpe(described, "tokenizer of the model")
         return train_bpe(training_texts(), options.vocabulary)
     if options.name == "bpe":
         return load_bpe(Path(options.source).expanduser())
     return load_pretrained_tokenizer(options.source, options.download)
+
+
+def name_of(described: str) -> str:
+    """The `name` of a tokenizer by its `describe`; the file of a trained one has none, and is bpe."""
+    return str(json.loads(described).get("name", "bpe"))

@@ -4,6 +4,8 @@ Its ids go up by one, because id 0 is padding here and may be a token there; the
 them down again.
 """
 
+import hashlib
+import json
 from typing import Any
 
 from runner.errors import ConfigError
@@ -22,6 +24,11 @@ class PretrainedTokenizer:
         ids = self.tokenizer(text, truncation=True, max_length=length)["input_ids"]
         # Below the number of special tokens, transformers does not cut.
         return [i + 1 for i in ids[:length]] or [self.vocabulary - 1]
+
+    def describe(self) -> str:
+        """What its ids mean, as JSON: a hash of its vocabulary, whatever folder it came from."""
+        words = json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        return json.dumps({"name": "pretrained", "sha256": hashlib.sha256(words.encode()).hexdigest()})
 
 
 def load_pretrained_tokenizer(source: str, download: bool = False) -> PretrainedTokenizer:

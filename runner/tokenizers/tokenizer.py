@@ -25,6 +25,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str, kind: Kind, length: int) -> list[int]:
         """The ids of a text, `length` of them at most, and at least one."""
 
+    def describe(self) -> str:
+        """What its ids mean, as JSON: tokenizers that say the same give the same ids."""
+
 
 def encode_all(tokenizer: Tokenizer, texts: Iterable[tuple[Kind, str]], length: int) -> Tensor:
     """(N, L) int64 ids of each text, then padding; L is the longest text's, `length` at most and 1 at least."""

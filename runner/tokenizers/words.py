@@ -5,6 +5,7 @@ so is a constant, whether it is written 0x1F, 31 or '\\x1f'.
 Nothing is trained; two words share an id by chance, rarely so with ids enough.
 """
 
+import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -38,6 +39,10 @@ class WordTokenizer:
             if len(ids) == length:
                 break
         return ids or [_hash("", self.vocabulary)]
+
+    def describe(self) -> str:
+        """What its ids mean, as JSON."""
+        return json.dumps({"name": "words", "vocabulary": self.vocabulary})
 
 
 @lru_cache(maxsize=2**17)

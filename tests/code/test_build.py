@@ -196,6 +196,25 @@ def test_a_file_without_described_functions_is_counted(folder):
     assert "4 files (0 done before): 0 failed, 1 without" in build(folder, sources=[*SOURCES, "pkg/plain.c"]).line()
 
 
+def test_a_file_that_does_not_compile_has_failed_whether_it_has_functions_to_take_or_not(folder):
+    (folder / "pkg" / "bad.c").write_text("int f(void) { return undeclared_name_two; }\n")
+    told = []
+    report = build(folder, sources=[*SOURCES, "pkg/bad.c"], told=told.append)
+    assert "4 files (0 done before): 1 failed, 0 without" in report.line() and "undeclared_name_two" in told[0]
+
+
+def test_without_a_function_to_take_nothing_is_written(folder, capsys):
+    (folder / "pkg" / "plain.c").write_text("int f(int a) { return a; }\n")
+    (folder / "pkg" / "broken.c").write_text(BROKEN)
+    assert run(["data", "build-triples", "pkg/plain.c", "--out", "x.jsonl.gz"]) == 2
+    error = capsys.readouterr().err
+    assert "x.jsonl.gz is not written: no function to take in 1 of 1 files; one needs a comment of 4 words" in error
+    assert error.count("\n") == 1
+    assert run(["data", "build-triples", "pkg/plain.c", "pkg/broken.c", "--out", "x.jsonl.gz"]) == 2
+    assert "no function to take in 1 of 2 files, and 1 failed; one needs" in capsys.readouterr().err
+    assert not (folder / "x.jsonl.gz").exists()
+
+
 def test_other_flags_or_sources_use_no_parts_of_before(folder):
     (folder / "pkg" / "broken.c").write_text(BROKEN)
     sources = ["pkg/math.c", "pkg/broken.c"]

@@ -6,11 +6,17 @@ from collections import Counter
 import pytest
 import torch
 
+from runner import checkpoint
 from runner.code.strip import strip_asm, strip_ir
 from runner.code.triple import read_triples
+from runner.config import load_trial
 from runner.data import code_triples
 from runner.errors import ConfigError, DataError
+from runner.named import resolve_trial
+from runner.run import known_tokenizer
+from runner.rundir import read_json
 from runner.schema import build as build_config
+from tests.experiments import prepare_run, train_here
 
 SHIPPED = code_triples.SHIPPED
 
@@ -209,6 +215,13 @@ def test_a_missing_or_torn_file_is_named(tmp_path):
         list(read_triples(path))
 
 
+@pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz"])
+def test_an_empty_file_is_named(tmp_path, path, name):
+    empty = write(tmp_path / name, [])
+    with pytest.raises(DataError, match=rf"{empty}: holds no triples"):
+        build(path, paths=[str(path), str(empty)])
+
+
 def test_the_shipped_sample_is_what_its_readme_says():
     readme = (SHIPPED.parent / "README.md").read_text()
     assert hashlib.sha256(SHIPPED.read_bytes()).hexdigest() in readme
@@ -221,3 +234,66 @@ def test_the_shipped_sample_is_what_its_readme_says():
         assert " | ".join([f"| {package}", version, license_, *map(str, counts)]) in readme
     records = code_triples.build(code_triples.Config(test_packages=("libpng",)), "test")
     assert len(records) == 153
+
+
+BPE = {"name": "bpe", "vocabulary": 300}
+
+
+def test_other_data_have_the_token_ids_of_the_model(tmp_path):
+    model = write(tmp_path / "model.jsonl", [row("train", "abcabcabc"), row("held", "g")])
+    other = write(tmp_path / "other.jsonl", [row("train", "zyzyzyzyz"), row("held", "zyxabcabc")])
+    options = {"tokenizer": BPE, "validation_share": 0}
+    known = build(model, **options).tokenizer
+    config = build_config(code_triples.Config, {"test_packages": ["held"], "paths": [str(other)], **options}, "data")
+    (tmp_path / "saved.json").write_text(known)
+    wanted = build(other, "test", **{**options, "tokenizer": {"name": "bpe", "source": str(tmp_path / "saved.json")}})
+    found = code_triples.build(config, "test", known)
+    assert torch.equal(found.columns["source"], wanted.columns["source"]) and found.tokenizer == known
+    assert found.columns["source"].tolist() != build(other, "test", **options).columns["source"].tolist()
+
+
+def code_trial(path, **groups):
+    """A short ContraBin trial with the tokenizer that is trained."""
+    return {
+        "method": {"name": "contrabin", "freeze_anchor": False, "projection_width": 8},
+        "encoder": {"name": "bag_of_tokens", "width": 8},
+        "data": {"name": "code_triples", "test_packages": ["held"], "paths": [str(path)], "tokenizer": dict(BPE)},
+        "train": {"steps": 2, "batch_size": 8},
+        "schedule": {"warmup_steps": 0},
+        "evaluate": {"probes": [{"name": "retrieval", "pairs": [["source", "binary"]]}]},
+        "without": ("method", "encoder", "data", "views", "optimizer"),
+        "optimizer": {"name": "adamw", "lr": 1e-3},
+        **groups,
+    }
+
+
+def test_a_model_meets_the_token_ids_of_its_own_training_whatever_data_it_is_evaluated_on(tmp_path, path):
+    """A trained tokenizer would make other ids of other texts: the ids are those of the training, and go on with it."""
+    other = write(
+        tmp_path / "other.jsonl",
+        [row("t", f"zyzyz{i}") for i in range(20)] + [row("held", f"x{3**i}") for i in range(6)],
+    )
+    more = {**code_trial(other)["data"], "name": "code_triples"}
+    evaluate = {"probes": ["rankme"], "data": {"more": more}}
+    run = prepare_run(tmp_path / "first", **code_trial(path, evaluate=evaluate))
+    train_here(run)
+    assert run.tokenizer.read_text() == build(path, tokenizer=BPE).tokenizer
+    # An attempt that goes on from a checkpoint asks for no other ids, whatever became of the texts meanwhile.
+    trial = load_trial(run.config)
+    assert known_tokenizer(trial, resolve_trial(trial), run) == run.tokenizer.read_text()
+    checkpoint.export(run, tmp_path / "weights.pt")
+    only = {"train": {"steps": 0, "batch_size": 2}, "init_from": str(tmp_path / "weights.pt")}
+    again = prepare_run(tmp_path / "again", **code_trial(other, **only, evaluate={"probes": ["rankme"]}))
+    train_here(again)
+    found = read_json(again.result)["metrics"]["test/rankme_rankme"]
+    assert found == read_json(run.result)["metrics"]["more/rankme_rankme"] > 1
+    assert again.tokenizer.read_text() == run.tokenizer.read_text()
+    words = prepare_run(tmp_path / "words", **code_trial(other, **only))
+    words.config.write_text(words.config.read_text().replace("name: bpe", "name: words"))
+    with pytest.raises(ConfigError, match=r'data\.tokenizer: "words" is not allowed; .* token ids of "bpe"'):
+        train_here(words)
+    silent = torch.load(tmp_path / "weights.pt", weights_only=True)
+    del silent["tokenizer"]
+    torch.save(silent, tmp_path / "weights.pt")
+    with pytest.raises(ConfigError, match=r'data\.tokenizer\.name: "bpe" .* does not say what its token ids mean'):
+        train_here(prepare_run(tmp_path / "silent", **code_trial(other, **only)))

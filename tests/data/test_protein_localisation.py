@@ -7,11 +7,12 @@ from pydantic import ValidationError
 from runner import named
 from runner.data import protein_localisation
 from runner.data.protein_localisation import CLASSES, SHIPPED, Config, build, to_records
-from runner.errors import DataError
+from runner.errors import ConfigError, DataError
 from runner.mining.distances import hardness, read_distances
 from runner.proteins.alphabet import lengths, tokenise
 from runner.proteins.fragments import join_fragments
 from runner.proteins.table import Motif, Protein
+from runner.schema import build as build_config
 
 
 @pytest.fixture(scope="module")
@@ -96,20 +97,39 @@ def test_motif_targets_lie_on_residues(splits):
 
 
 def test_a_partition_belongs_to_one_split():
-    with pytest.raises(ValidationError, match="test: partition 1 is in train already"):
+    with pytest.raises(ValidationError, match=r"\[1, 2\] is not allowed; partition 1 is in train already"):
         Config(test=(1, 2))
-    with pytest.raises(ValidationError, match="validation: partition 2 is in validation already"):
+    with pytest.raises(ValidationError, match=r"\[2, 2\] is not allowed; partition 2 is in validation already"):
         Config(validation=(2, 2), test=(3,))
-    with pytest.raises(ValidationError, match="overlap: 200 is not below max_length 100"):
+    with pytest.raises(ValidationError, match="200 is not allowed; must be less than max_length, 100"):
         Config(max_length=100)
     Config(max_length=100, fragments=False)
 
 
-def test_a_split_without_proteins_is_named():
-    with pytest.raises(DataError, match=r"proteins: data\.validation names no partition"):
+def test_a_partition_that_is_not_there_is_named():
+    """Whatever split is built: one that is read only at the end would be missed there."""
+    with pytest.raises(ConfigError, match=r"data\.validation: \[\] is not allowed here; take one out of train or test"):
         build(Config(), "validation")
-    with pytest.raises(DataError, match=r"proteins\.csv\.gz: holds no proteins of partitions 4"):
-        build(Config(test=(4,)), "test")
+    for split in ("train", "test"):
+        with pytest.raises(
+            ConfigError, match=r"data\.test: \[2, 9\] is not allowed; the table has no partition 9, it has 0, "
+        ):
+            build(Config(test=(2, 9)), split)
+
+
+def test_options_are_refused_by_their_dotted_key():
+    for options, message in (
+        ({"max_length": 100}, "data.overlap: 200 is not allowed; must be less than max_length, 100"),
+        ({"test": [1, 2]}, "data.test: [1, 2] is not allowed; partition 1 is in train already"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            build_config(Config, options, "data")
+        assert str(caught.value) == message
+
+
+def test_a_broken_table_is_told_by_its_key(tmp_path):
+    with pytest.raises(DataError, match=rf"^data\.path: {tmp_path}/none\.csv: there is no such file$"):
+        build(Config(path=str(tmp_path / "none.csv")), "train")
 
 
 def test_an_installation_without_samples_says_where_they_are(monkeypatch, tmp_path):

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from runner.batch import Batch
+from runner.config import TrainConfig
 from runner.data.protein_localisation import CLASSES
 from runner.dataset import Records
 from runner.encoders import esm2, kmer, sequence_cnn
 from runner.errors import ConfigError, DataError
 from runner.group import Group
 from runner.method import Task
-from runner.methods.supcon_hard import Config, build
+from runner.methods.supcon_hard import Config, build, check, check_warm_start
 from runner.mining.distances import centre_distances, class_centres, hardness
 from runner.mining.tuples import Tuples, draw_tuples, share_class
 from runner.proteins.alphabet import VOCABULARY
@@ -333,6 +334,18 @@ def test_mutations_change_what_is_trained_on_each_epoch():
 def test_options_that_make_no_sense_are_refused(options, named):
     with pytest.raises(ValidationError, match=named):
         Config(**options)
+
+
+def test_a_warm_start_ends_within_the_training():
+    with pytest.raises(
+        ConfigError, match=r"method\.supcon\.warm_start: 2 is not allowed; must be less than 2, the epo"
+    ):
+        check(Config(supcon={"warm_start": 2}), TrainConfig(epochs=2, batch_size=4))
+    check(Config(supcon={"warm_start": 1}), TrainConfig(epochs=2, batch_size=4))
+    with pytest.raises(
+        ConfigError, match=r"method\.supcon\.warm_start: 3 is not allowed; must be less than 3, the epo"
+    ):
+        check_warm_start(Config(supcon={"warm_start": 3}), 3)
 
 
 def test_data_and_encoders_that_do_not_fit_are_refused():

@@ -33,13 +33,6 @@ def test_a_table_is_read(tmp_path, name):
     assert third == ("P3", 1, "MDEL", ())
 
 
-def test_partitions_are_chosen(tmp_path):
-    path = write(tmp_path / "proteins.csv")
-    assert [protein.entry for protein in read_proteins(path, CLASSES, {2, 0})] == ["P1", "P2"]
-    with pytest.raises(DataError, match="holds no proteins of partitions 3, 4"):
-        read_proteins(path, CLASSES, {3, 4})
-
-
 def test_a_protein_has_every_class_that_it_has_a_motif_of(tmp_path):
     proteins = read_proteins(write(tmp_path / "proteins.csv"), CLASSES)
     assert class_matrix(proteins, 3).tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
@@ -66,6 +59,7 @@ def test_motifs_become_targets_of_their_residues(tmp_path):
         ("P1,A,0,1,,x,", "Sequence: '' is not made of letters"),
         ("P1,A,0,1,,x,MK-L", "Sequence: 'MK-L' is not made of letters"),
         ("P1,A,0,1", "has fewer than the 7 columns of the first line"),
+        ("P2,A,0,1,,x,MKL", "Entry: 'P2' is on line 2 already"),
     ],
 )
 def test_a_broken_row_is_named_by_its_line(tmp_path, row, message):
@@ -88,8 +82,11 @@ def test_a_broken_table_is_named(tmp_path):
         with pytest.raises(DataError, match=rf"{path.name}: (cannot be read: .|is not UTF-8)") as caught:
             read_proteins(path, CLASSES)
         assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match=r"holds no proteins$"):
+    with pytest.raises(DataError, match=r"e\.csv: holds no proteins, only the line that names its columns$"):
         read_proteins(write(tmp_path / "e.csv", []), CLASSES)
+    (tmp_path / "f.csv").write_text("\n")
+    with pytest.raises(DataError, match=r"f\.csv: is empty; its first line should name the columns Entry, Partition"):
+        read_proteins(tmp_path / "f.csv", CLASSES)
 
 
 def test_an_empty_motif_field_has_none():
