@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from runner import checkpoint, elastic, loader, named
 from runner.attempt import Attempt
+from runner.background import Background, Flight
 from runner.batch import Batch
 from runner.config import Selection, Trial, check_warmup
 from runner.dataset import ImageSet, Records, Split
@@ -33,6 +34,7 @@ from runner.preemption import Preemption
 from runner.progress import Progress
 from runner.rundir import RunDir, replacing
 from runner.schema import Options
+from runner.snapshot import Snapshot
 from runner.state import TrainState, seed_everything
 from runner.tokenizers.choice import name_of
 from runner.tracking import Tracker
@@ -99,6 +101,16 @@ class Run:
 
     next_save: float = math.inf
     """time.monotonic() from which a periodic checkpoint is due; counts on rank 0 only."""
+
+    background: Background = field(default_factory=Background)
+    snapshot: Snapshot | None = None
+    """Where the state is copied for a checkpoint in the background; None before the first step."""
+
+    flight: Flight | None = None
+    """The checkpoint in flight."""
+
+    saved_step_is_agreed: bool = True
+    """Of a checkpoint in the background rank 0 alone knows whether it was committed."""
 
     @property
     def position(self) -> int:

@@ -25,7 +25,7 @@ from runner.preemption import Interrupted, Preemption, Verdict
 from runner.rendezvous import Place
 from runner.run import Run, build, restore
 from runner.rundir import write_json
-from runner.saving import plan_save, save
+from runner.saving import attend_background, end_background, plan_save, save
 from runner.state import rng_untouched
 
 BREAK_EPOCH, BREAK_ALL = 1, 2
@@ -94,10 +94,11 @@ def launch(
     except Interrupted as interruption:
         # The comparison under way must end on all ranks before anything else goes over the control group.
         preemption.settle()
-        if state.step != run.saved_step and state.step > 0:
+        if state.step > 0:
             save(run)
         return Outcome(interruption.verdict, state.step, time.time())
     finally:
+        end_background(run)
         run.progress.close()
         if run.tracker is not None:
             run.tracker.close()
@@ -149,6 +150,7 @@ def train(run: Run) -> None:
         if trial.rehearse is not None:
             rehearse(run)
 
+        attend_background(run)
         answer = run.preemption.poll(run.group, state.step, time.monotonic() >= run.next_save, request)
         if answer.request:
             request = 0
@@ -158,10 +160,10 @@ def train(run: Run) -> None:
         close_step(run, answer.verdict)
         keep_journal(run)
         every_steps = trial.checkpoint.every_steps
-        if answer.save or (every_steps and state.step % every_steps == 0):
-            save(run, periodic=True)
         if answer.verdict:
             raise Interrupted(answer.verdict)
+        if answer.save or (every_steps and state.step % every_steps == 0):
+            save(run, periodic=True)
     run.preemption.settle()
 
 
