@@ -26,6 +26,7 @@ from runner.exactness import gather_facts, why_inexact
 from runner.explain import OptionError
 from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
+from runner.interval import Interruptions, count_interruptions
 from runner.journal import Journal
 from runner.method import Method, Output, Task
 from runner.optimizer import build_optimizer
@@ -101,6 +102,13 @@ class Run:
 
     next_save: float = math.inf
     """time.monotonic() from which a periodic checkpoint is due; counts on rank 0 only."""
+
+    told_interval_seconds: float = 0.0
+    """Between periodic checkpoints, as the log has it."""
+
+    began: float = field(default_factory=time.monotonic)
+    interruptions: Interruptions = field(default_factory=Interruptions)
+    """Of the attempts before this one; known to rank 0 only."""
 
     background: Background = field(default_factory=Background)
     snapshot: Snapshot | None = None
@@ -323,6 +331,7 @@ def restore(run: Run) -> None:
         try:
             checkpoint.clean(run.attempt.run)
             found["name"], found["refused"] = checkpoint.newest_valid(run.attempt.run)
+            run.interruptions = count_interruptions(run.attempt.run.attempt_rows())
         except CheckpointError as error:
             found["error"] = str(error)
     found = run.group.broadcast_json(found)

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from runner import background, checkpoint
 from runner.background import Flight, GivenUpError
 from runner.errors import CheckpointError, NonFiniteLossError
+from runner.interval import is_news, mean_seconds_to_interruption, save_interval_seconds
 from runner.run import Run
 from runner.snapshot import Snapshot, size_bytes
 
-MAX_LOST_SECONDS = 15 * 60
-MIN_SAVE_INTERVAL_SECONDS = 60
 BACKGROUND_BYTES = 8 * 2**20
 """A smaller state is on disk before a thread would have got going, so training waits for it."""
 
@@ -22,18 +21,22 @@ BACKGROUND_BYTES = 8 * 2**20
 def plan_save(run: Run, save_seconds: float, began: float | None = None) -> None:
     """Set rank 0's clock for the next periodic checkpoint, after one of which the copy was made at `began`, or now.
 
-    The other ranks follow it.
+    The other ranks follow it. `save_seconds` is what training lost to the last one; 0 when there was none yet.
     """
-    if run.group.is_main:
-        interval_seconds = save_interval_seconds(run.trial.checkpoint.every_minutes, save_seconds)
-        run.next_save = (time.monotonic() if began is None else began) + interval_seconds
-
-
-def save_interval_seconds(every_minutes: float | str, save_seconds: float) -> float:
-    """`auto`: a kill costs at most 15 minutes, and short of that saving takes at most 1 % of the time."""
-    if not isinstance(every_minutes, str):
-        return every_minutes * 60
-    return min(max(100 * save_seconds, MIN_SAVE_INTERVAL_SECONDS), MAX_LOST_SECONDS)
+    if not run.group.is_main:
+        return
+    now, every_minutes = time.monotonic(), run.trial.checkpoint.every_minutes
+    mtti_seconds = mean_seconds_to_interruption(run.interruptions, now - run.began)
+    interval_seconds = save_interval_seconds(every_minutes, save_seconds, mtti_seconds)
+    run.next_save = (now if began is None else began) + interval_seconds
+    if save_seconds and is_news(interval_seconds, run.told_interval_seconds):
+        run.progress.say(
+            f"a checkpoint every {interval_seconds:.0f} s: one costs {save_seconds:.2f} s, and an interruption without "
+            f"warning is expected in {mtti_seconds / 3600:.1f} h"
+        )
+        run.told_interval_seconds = interval_seconds
+    elif not save_seconds:
+        run.told_interval_seconds = interval_seconds
 
 
 def save(run: Run, periodic: bool = False, pruning: bool = False) -> None:

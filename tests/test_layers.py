@@ -14,9 +14,9 @@ group batch gather reduce queue meters dataset download decoded randomness ident
 class_weights color filters view_draws jitter views preemption loader attempt rendezvous wandb_mirror tracking ema
 online_probe projection decoders interpolation curriculum tokenizers method losses methods encoders data schedules lars
 optimizer precision facts features ranking text_metrics evaluation named evaluate state elastic exactness journal
-snapshot checkpoint background progress run saving trainer job local_queue record status tables differences watch show
-logs results plot provenance orphans submit local_ranks verify reshape debug cancel json_schema onebox cli_onebox
-cli_data doctor interruption cli __main__
+snapshot checkpoint background interval progress run saving trainer job local_queue record status tables differences
+watch show logs results plot provenance orphans submit local_ranks verify reshape debug cancel json_schema onebox
+cli_onebox cli_data doctor interruption cli __main__
 """
 ORDER = _ORDER.split()
 """Each part imports only from parts to its left; a folder is one part. A total order has no circles."""
