@@ -50,6 +50,8 @@ class Background:
         self._given_up = threading.Event()
         self._error: Exception | None = None
         self._cpu_seconds = 0.0
+        self.seconds = 0.0
+        """How long the last work took, until it was over."""
 
     @property
     def is_busy(self) -> bool:
@@ -71,11 +73,12 @@ class Background:
                 raise GivenUpError
 
         def run() -> None:
+            began = time.monotonic()
             try:
                 work(check)
             except Exception as error:
                 self._error = error
-            self._cpu_seconds = time.thread_time()
+            self._cpu_seconds, self.seconds = time.thread_time(), time.monotonic() - began
 
         # A daemon: a process that must leave at once does not wait for a disk.
         self._thread = threading.Thread(target=run, name="checkpoint", daemon=True)

@@ -44,6 +44,11 @@ def count_interruptions(rows: Iterable[Mapping[str, Any]]) -> Interruptions:
     return Interruptions(unplanned + len(starts), run_seconds)
 
 
+def longest_stop_seconds(rows: Iterable[Mapping[str, Any]]) -> float | None:
+    """The longest time from a signal to the saved state in rows of attempts.jsonl; None when there was none."""
+    return max((row["signal_to_saved_seconds"] for row in rows if row.get("signal_to_saved_seconds")), default=None)
+
+
 def mean_seconds_to_interruption(before: Interruptions, this_attempt_seconds: float) -> float:
     """The expected time to the next interruption, the prior counting as one that was seen."""
     return (PRIOR_SECONDS + before.run_seconds + this_attempt_seconds) / (1 + before.unplanned)

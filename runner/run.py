@@ -26,7 +26,7 @@ from runner.exactness import gather_facts, why_inexact
 from runner.explain import OptionError
 from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
-from runner.interval import Interruptions, count_interruptions
+from runner.interval import Interruptions, count_interruptions, longest_stop_seconds
 from runner.journal import Journal
 from runner.method import Method, Output, Task
 from runner.optimizer import build_optimizer
@@ -37,6 +37,7 @@ from runner.rundir import RunDir, replacing
 from runner.schema import Options
 from runner.snapshot import Snapshot
 from runner.state import TrainState, seed_everything
+from runner.time_limit import TimeLimit
 from runner.tokenizers.choice import name_of
 from runner.tracking import Tracker
 
@@ -102,6 +103,9 @@ class Run:
 
     next_save: float = math.inf
     """time.monotonic() from which a periodic checkpoint is due; counts on rank 0 only."""
+
+    limit: TimeLimit = field(default_factory=TimeLimit)
+    """When the time of this job is up; rank 0 looks at it."""
 
     told_interval_seconds: float = 0.0
     """Between periodic checkpoints, as the log has it."""
@@ -331,7 +335,10 @@ def restore(run: Run) -> None:
         try:
             checkpoint.clean(run.attempt.run)
             found["name"], found["refused"] = checkpoint.newest_valid(run.attempt.run)
-            run.interruptions = count_interruptions(run.attempt.run.attempt_rows())
+            rows = run.attempt.run.attempt_rows()
+            run.interruptions = count_interruptions(rows)
+            if (seconds := longest_stop_seconds(rows)) is not None:
+                run.limit.observe_save(seconds)
         except CheckpointError as error:
             found["error"] = str(error)
     found = run.group.broadcast_json(found)

@@ -69,6 +69,7 @@ def save(run: Run, periodic: bool = False, pruning: bool = False) -> None:
         tell_failure(run, error)
     if run.group.is_main and (periodic or pruning):
         pruner(run)()
+    run.limit.observe_save(time.monotonic() - began)
     plan_save(run, time.monotonic() - began)
     run.add_seconds("save", began)
 
@@ -132,6 +133,8 @@ def land(run: Run) -> None:
     flight, run.flight = run.flight, None
     try:
         cpu_seconds = run.background.collect()
+        if flight is not None:
+            run.limit.observe_save(run.background.seconds)
     except GivenUpError:
         return
     except (CheckpointError, OSError) as error:

@@ -27,6 +27,7 @@ from runner.run import Run, build, restore
 from runner.rundir import write_json
 from runner.saving import attend_background, end_background, plan_save, save
 from runner.state import rng_untouched
+from runner.time_limit import TimeLimit
 
 BREAK_EPOCH, BREAK_ALL = 1, 2
 
@@ -53,6 +54,7 @@ def launch(
     stop_after: int | None = None,
     faults: Faults = NO_FAULTS,
     journal: Journal | None = None,
+    limit: TimeLimit | None = None,
 ) -> Outcome:
     """Train a trial to its end, or to the step at which its ranks agree to leave; a collective call.
 
@@ -62,6 +64,7 @@ def launch(
     faults.at("build")
     run = build(trial, attempt, group, preemption, stop_after, faults)
     run.journal = journal
+    run.limit = limit or run.limit
     restore(run)
     plan_save(run, save_seconds=0.0)
     state = run.state
@@ -139,7 +142,9 @@ def train(run: Run) -> None:
             request = max(request, wish(run.method.before_fit_epoch, epoch))
         request = max(request, wish(run.method.before_fit_step, state.step))
         set_learning_rate(state.optimizer, run.schedule(state.step))
+        began = time.monotonic()
         train_step(run, next(batches), epoch)
+        run.limit.observe_step(time.monotonic() - began)
         state.step += 1
         request = max(request, wish(run.method.after_fit_step, state.step))
         if index + 1 == plan.steps_per_epoch:
