@@ -30,7 +30,9 @@ from runner.group import Group
 from runner.rundir import RunDir, read_json, read_rows, replacing, sync_path
 from runner.strict_yaml import one_line
 
-FORMAT = 1
+FORMAT = 2
+"""1: without a sha256 of the manifest itself."""
+
 NAME = re.compile(r"step_(\d{8})\.(\d{5,})")
 PIECE_BYTES = 8 * 2**20
 
@@ -202,7 +204,7 @@ def commit(
     try:
         faults.at("checkpoint.manifest")
         with (beside / "manifest.json").open("wb") as file:
-            file.write(json.dumps(manifest, indent=2).encode())
+            file.write(seal(manifest))
             file.flush()
             os.fsync(file.fileno())
         sync_path(beside)
@@ -221,6 +223,12 @@ def commit(
     return None
 
 
+def seal(manifest: dict[str, Any]) -> bytes:
+    """A manifest as it is written: with a sha256 of all that it says."""
+    digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+    return json.dumps({**manifest, "sha256": digest}, indent=2).encode()
+
+
 def which_to_prune(names: list[str], *, keep: int, keep_every_steps: int | None, best_step: int | None) -> list[str]:
     """The checkpoints that may go: all but the newest `keep`, the best, and every n-th step."""
     by_step = sorted(names, key=_order)
@@ -232,11 +240,18 @@ def which_to_prune(names: list[str], *, keep: int, keep_every_steps: int | None,
 
 
 def prune(run: RunDir, *, keep: int, keep_every_steps: int | None, best_step: int | None) -> None:
-    """Remove what is not kept, but only once the newest checkpoint has been read back and verified."""
-    names = list_names(run)
-    if not names or verify(run, max(names, key=_order)) is not None:
+    """Remove what is not kept, but only once the newest checkpoint has been read back and verified.
+
+    What counts is the lineage of the newest attempt, whoever calls this. A late commit of a superseded attempt is on
+    no lineage: it takes nobody's place among the newest, and goes.
+    """
+    names, parents = list_names(run), read_parents(run)
+    counting = _candidates(names, parents)
+    if not counting or verify(run, counting[0]) is not None:
         return
-    for name in which_to_prune(names, keep=keep, keep_every_steps=keep_every_steps, best_step=best_step):
+    newest = max(parents, default=0)
+    late = [name for name in names if name not in counting and _order(name)[1] < newest]
+    for name in late + which_to_prune(counting, keep=keep, keep_every_steps=keep_every_steps, best_step=best_step):
         os.rename(run.checkpoints / name, run.checkpoints / f".del-{name}")
     for left in run.checkpoints.glob(".del-*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -279,17 +294,29 @@ def lineage(names: list[str], parents: dict[int, str | None]) -> list[str]:
     return chain
 
 
+def _candidates(names: list[str], parents: dict[int, str | None]) -> list[str]:
+    """The checkpoints that count, newest first: without any record of attempts (a folder copied by hand) all do."""
+    return lineage(names, parents) if parents else sorted(names, key=_order, reverse=True)
+
+
 def verify(run: RunDir, name: str) -> str | None:
     """Why a checkpoint cannot be trusted, None when every byte is what was written."""
     folder = run.checkpoints / name
     try:
-        manifest = read_json(folder / "manifest.json")
-    except (OSError, ValueError) as error:
-        return f"its manifest cannot be read: {error}"
-    if manifest is None:
+        written = (folder / "manifest.json").read_bytes()
+        manifest = dict(json.loads(written))
+    except FileNotFoundError:
         return "it has no manifest"
-    if manifest.get("format", 0) > FORMAT:
-        return f"it was written in format {manifest['format']}; this version reads up to {FORMAT}"
+    except (OSError, ValueError, TypeError) as error:
+        return f"its manifest cannot be read: {error}"
+    found = manifest.get("format")
+    if not isinstance(found, int) or found < 1:
+        return f"it says that its format is {found!r}"
+    if found > FORMAT:
+        return f"it was written in format {found}; this version reads up to {FORMAT}"
+    is_sealed = manifest.pop("sha256", None) is not None
+    if (is_sealed or found > 1) and written != seal(manifest):
+        return "its manifest is not what was written"
     if (manifest.get("step"), manifest.get("attempt")) != _order(name):
         return "its manifest is of another step or attempt"
     for file, expected in manifest["files"].items():
@@ -311,10 +338,8 @@ def newest_valid(run: RunDir) -> tuple[str | None, list[str]]:
     never silently restarts from zero.
     """
     names, parents = list_names(run), read_parents(run)
-    # Without any record of attempts (a checkpoint folder copied by hand) every checkpoint counts.
-    candidates = lineage(names, parents) if parents else sorted(names, key=_order, reverse=True)
     refused: list[str] = []
-    for name in candidates:
+    for name in _candidates(names, parents):
         problem = verify(run, name)
         if problem is None:
             return name, refused

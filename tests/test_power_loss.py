@@ -36,15 +36,17 @@ def save_in_background(run: RunDir, attempt: Attempt, step: int) -> None:
 
 
 def train_twice(run: RunDir, save, record: Recording) -> None:
-    """Two attempts with two checkpoints each, a row of metrics before each, and pruning behind it."""
+    """Two attempts with two checkpoints each, a row of metrics before all but the first, and pruning behind each."""
     for first in (1, 3):
         attempt = claim(run)
         checkpoint.clean(run)
         name, _ = checkpoint.newest_valid(run)
         attempt.record_start(job_id="1", launch=str(first), world=1, step=0, steps=4, resumed_from=name)
         tracker = Tracker(attempt, TrackingConfig())
+        tracker.begin(first - 1)
         for step in (first, first + 1):
-            tracker.write(step, {"train/loss": 1.0 / step})
+            if step > 1:
+                tracker.write(step, {"train/loss": 1.0 / step})
             tracker.sync()
             save(run, attempt, step)
             record.acknowledge(step)
@@ -64,7 +66,7 @@ def judge(disk: Disk, folder: Path, acknowledged: int) -> str:
     step = 0 if name is None else int(name[5:13])
     if step < acknowledged:
         return "older than acknowledged"
-    return "good" if rows >= set(range(1, step + 1)) else "rows missing"
+    return "good" if rows >= set(range(2, step + 1)) else "rows missing"
 
 
 def count_states(folder: Path, save, without: str = "") -> tuple[Counter[str], int]:
