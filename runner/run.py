@@ -116,7 +116,10 @@ class Run:
 
     background: Background = field(default_factory=Background)
     snapshot: Snapshot | None = None
-    """Where the state is copied for a checkpoint in the background; None before the first step."""
+    """Where the state is copied for a checkpoint in the background; None while there is no such place."""
+
+    snapshot_is_due: bool = True
+    """Nobody has made that place yet, or found that there should be none."""
 
     flight: Flight | None = None
     """The checkpoint in flight."""

@@ -4,6 +4,7 @@ Those at an interruption and at the end are written while training waits. The pe
 background, from a copy of the state; they count once they are committed, which the run learns at a step boundary.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -53,8 +54,8 @@ def save(run: Run, periodic: bool = False, pruning: bool = False) -> None:
         return
     if not run.state.meters.is_finite(run.group):
         raise NonFiniteLossError(f"the loss became nan or inf before step {state.step}")
-    if periodic and run.snapshot is not None:
-        depart(run, run.snapshot, began)
+    if periodic and not run.group.agree_max(int(run.snapshot is None)):
+        depart(run, began)
         return
     if run.tracker is not None:
         run.tracker.sync()
@@ -74,9 +75,10 @@ def save(run: Run, periodic: bool = False, pruning: bool = False) -> None:
     run.add_seconds("save", began)
 
 
-def depart(run: Run, snapshot: Snapshot, began: float) -> None:
+def depart(run: Run, began: float) -> None:
     """Copy the state and have the copy written in the background."""
-    state, prune = run.state, pruner(run)
+    state, prune, snapshot = run.state, pruner(run), run.snapshot
+    assert snapshot is not None
     step, facts = state.step, dict(run.facts)
     copied = snapshot.take({"shared": state.shared() if run.group.is_main else {}, "own": state.own()})
 
@@ -101,8 +103,8 @@ def attend_background(run: Run) -> None:
     """At a step boundary: take note of a checkpoint that has landed; after the first step, make room for a copy."""
     if run.background.is_over:
         land(run)
-    elif run.snapshot is None and run.trial.checkpoint.background and not run.background.is_busy:
-        # Every rank decides by what is the same on all.
+    if run.snapshot_is_due and run.trial.checkpoint.background:
+        run.snapshot_is_due = False
         shared = run.state.shared()
         if size_bytes(shared) >= BACKGROUND_BYTES:
             snapshot = run.snapshot = Snapshot(run.group.device)
@@ -122,31 +124,42 @@ def settle_background(run: Run, hurry: bool) -> None:
 
 
 def end_background(run: Run) -> None:
-    """However the run ends: nothing goes on behind it."""
+    """However the run ends: nothing goes on behind it, and what that comes to is of no interest any more."""
     if run.background.is_busy:
         run.background.give_up()
-        land(run)
+        with contextlib.suppress(Exception):
+            run.background.collect()
 
 
 def land(run: Run) -> None:
     """Wait for the end of what is in flight, and draw the consequences."""
     flight, run.flight = run.flight, None
+    if flight is None:
+        land_without_freight(run)
+        return
+    cpu_seconds = 0.0
     try:
         cpu_seconds = run.background.collect()
-        if flight is not None:
-            run.limit.observe_save(run.background.seconds)
     except GivenUpError:
         return
     except (CheckpointError, OSError) as error:
-        cpu_seconds = 0.0
         tell_failure(run, error)
     else:
-        if flight is not None and run.group.is_main:
+        run.limit.observe_save(run.background.seconds)
+        if run.group.is_main:
             run.saved_step = flight.step
-    if flight is not None:
-        # On a machine without an idle core the training lost what the thread took.
-        plan_save(run, flight.blocking_seconds + cpu_seconds, flight.began)
-        run.state.seconds["save_background"] = run.state.seconds.get("save_background", 0.0) + cpu_seconds
+    # On a machine without an idle core the training lost what the thread took.
+    plan_save(run, flight.blocking_seconds + cpu_seconds, flight.began)
+    run.state.seconds["save_background"] = run.state.seconds.get("save_background", 0.0) + cpu_seconds
+
+
+def land_without_freight(run: Run) -> None:
+    """The place for the copy is made, or there is no memory for it."""
+    try:
+        run.background.collect()
+    except (MemoryError, RuntimeError) as error:
+        run.snapshot = None
+        print(f"runner: no memory for a copy of the state, so training waits for each checkpoint: {error}", flush=True)
 
 
 def tell_failure(run: Run, error: Exception) -> None:

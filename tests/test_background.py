@@ -18,6 +18,7 @@ from runner.group import Group
 from runner.job import run_rank
 from runner.rendezvous import Place
 from runner.rundir import RunDir, read_rows
+from runner.snapshot import Snapshot
 from runner.state import _bytes_of
 from tests.experiments import _train_rank, fingerprint, prepare_run, train_here
 from tests.ranks import run_ranks
@@ -221,6 +222,17 @@ def test_an_error_of_other_kinds_ends_the_run(tmp_path, in_background):
     run = prepare_run(tmp_path, checkpoint={"every_steps": 4})
     with pytest.raises(InjectedError):
         run_rank(run, Place(), redirect=False, faults=Faults([Fault("checkpoint.file", "raise", nth=2)]))
+
+
+def test_without_memory_for_a_copy_training_waits_for_each_checkpoint(tmp_path, in_background, capsys, monkeypatch):
+    def reserve(*_) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Snapshot, "reserve", reserve)
+    run = prepare_run(tmp_path, checkpoint={"every_steps": 4, "keep": 9})
+    train_here(run)
+    assert "no memory for a copy of the state, so training waits" in capsys.readouterr().out
+    assert [int(name[5:13]) for name in checkpoint.list_names(run)] == [4, 8, 12, 16, 20]
 
 
 def train_in_background(group: Group, *words) -> str:
