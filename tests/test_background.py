@@ -13,7 +13,7 @@ from runner import background, checkpoint, saving
 from runner.attempt import Attempt, SupersededError, claim
 from runner.background import Background, GivenUpError
 from runner.errors import CheckpointError
-from runner.faults import NO_FAULTS, Fault, Faults, InjectedError
+from runner.faults import NO_FAULTS, Fault, Faults, InjectedError, Proof
 from runner.group import Group
 from runner.job import run_rank
 from runner.rendezvous import Place
@@ -159,7 +159,7 @@ def test_training_on_meanwhile_does_not_change_what_is_saved(tmp_path, in_backgr
     # The writer is late: the state has moved on by several steps when it gets to the file.
     faults = [Fault("checkpoint.file", "slow", nth=nth) for nth in (1, 2)]
     monkeypatch.setattr("runner.faults.SLOW_SECONDS", 0.2)
-    outcome, _ = run_rank(run, Place(), redirect=False, faults=Faults(faults))
+    outcome, _ = run_rank(run, Place(), redirect=False, proof=Proof(tuple(faults)))
     assert not outcome.verdict and fingerprint(run) == fingerprint(straight)
     saved = [int(name[5:13]) for name in checkpoint.list_names(run)]
     assert saved == [3, 6, 9, 12, 15, 18, 20]
@@ -182,15 +182,15 @@ def test_an_interruption_while_one_is_in_flight(tmp_path, in_background, signal,
     run = prepare_run(
         tmp_path / "run", checkpoint={"every_steps": 4}, rehearse={"at_step": 9, "signal": signal}, train={"steps": 20}
     )
-    faults = Faults([Fault("checkpoint.barrier", "slow", nth=2)])
+    proof = Proof((Fault("checkpoint.barrier", "slow", nth=2),))
     monkeypatch.setattr("runner.faults.SLOW_SECONDS", 1.0)
     if signal == "USR2":
-        outcome, _ = run_rank(run, Place(), redirect=False, faults=faults)
+        outcome, _ = run_rank(run, Place(), redirect=False, proof=proof)
         assert outcome.verdict and 9 <= outcome.step < 20
         assert checkpoint.newest_valid(run)[0] == checkpoint.name_of(outcome.step, 1)
         assert "step_00000008.00001" not in checkpoint.list_names(run), "superseded"
     else:
-        code = exit_code_of(run, faults)
+        code = exit_code_of(run, proof)
         assert code == -9
         assert checkpoint.newest_valid(run)[0] == "step_00000004.00001"
         assert [path.name for path in run.checkpoints.glob(".tmp-*")] == [".tmp-step_00000008.00001.background"]
@@ -200,18 +200,18 @@ def test_an_interruption_while_one_is_in_flight(tmp_path, in_background, signal,
     assert [row["step"] for row in read_rows(run.metrics)] == [5, 10, 15, 20]
 
 
-def exit_code_of(run: RunDir, faults: Faults) -> int:
+def exit_code_of(run: RunDir, proof: Proof) -> int:
     """Of one attempt in a process of its own."""
     child = os.fork()
     if child == 0:
-        run_rank(run, Place(), redirect=False, faults=faults)
+        run_rank(run, Place(), redirect=False, proof=proof)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_a_failure_is_reported_at_the_next_step_and_training_goes_on(tmp_path, in_background, capsys):
     run = prepare_run(tmp_path, checkpoint={"every_steps": 4})
-    outcome, _ = run_rank(run, Place(), redirect=False, faults=Faults([Fault("checkpoint.file", "full", nth=2)]))
+    outcome, _ = run_rank(run, Place(), redirect=False, proof=Proof((Fault("checkpoint.file", "full", nth=2),)))
     assert not outcome.verdict
     said = capsys.readouterr().out
     assert "checkpoint failed, training goes on: step 8: rank 0 could not write its part: [Errno 28] No space" in said
@@ -221,7 +221,7 @@ def test_a_failure_is_reported_at_the_next_step_and_training_goes_on(tmp_path, i
 def test_an_error_of_other_kinds_ends_the_run(tmp_path, in_background):
     run = prepare_run(tmp_path, checkpoint={"every_steps": 4})
     with pytest.raises(InjectedError):
-        run_rank(run, Place(), redirect=False, faults=Faults([Fault("checkpoint.file", "raise", nth=2)]))
+        run_rank(run, Place(), redirect=False, proof=Proof((Fault("checkpoint.file", "raise", nth=2),)))
 
 
 def test_without_memory_for_a_copy_training_waits_for_each_checkpoint(tmp_path, in_background, capsys, monkeypatch):

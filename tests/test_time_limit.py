@@ -6,7 +6,7 @@ import time
 import pytest
 
 from runner import time_limit
-from runner.faults import Fault, Faults
+from runner.faults import Fault, Proof
 from runner.job import run_rank
 from runner.preemption import LATENCY_SECONDS, Preemption, Verdict
 from runner.rendezvous import Place
@@ -112,7 +112,7 @@ def test_a_trial_whose_time_is_up_saves_and_goes_on_where_it_was(tmp_path, monke
     run = prepare_run(tmp_path, train={"steps": 20})
     monkeypatch.setattr("runner.time_limit.of_job", lambda job_id: UpAfterSixSteps(time.time() + HOUR))
     monkeypatch.setattr("runner.faults.SLOW_SECONDS", 2.5)
-    outcome, _ = run_rank(run, Place(), redirect=False, faults=Faults([Fault("step.end", "slow", nth=6)]))
+    outcome, _ = run_rank(run, Place(), redirect=False, proof=Proof((Fault("step.end", "slow", nth=6),)))
     assert outcome.verdict is Verdict.REQUEUE and outcome.step == 6
     end = run.attempt_rows()[-1]
     assert (end["cause"], end["end_step"], end["requeue"]) == ("time limit", 6, True)
