@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from runner.errors import RunnerError
-from runner.rundir import RunDir, append_row, read_json, write_json
+from runner.rundir import RunDir, append_row, read_json, sync_path, write_json
 
 
 class SupersededError(RunnerError):
@@ -103,11 +103,15 @@ class Attempt:
 def claim(run: RunDir) -> Attempt:
     """Make the next attempt; of several processes claiming at once each gets its own number."""
     tokens = run.path / "tokens"
-    tokens.mkdir(parents=True, exist_ok=True)
+    if not tokens.is_dir():
+        tokens.mkdir(parents=True, exist_ok=True)
+        sync_path(run.path)
     number = newest_token(run) + 1
     while True:
         try:
             run.token(number).mkdir()
+            # A power loss that takes this name back would have the number, and so its checkpoints, come twice.
+            sync_path(tokens)
             return Attempt(run, number)
         except FileExistsError:
             number += 1

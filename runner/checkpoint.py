@@ -15,6 +15,7 @@ import re
 import shutil
 import time
 import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -29,8 +30,11 @@ from runner.group import Group
 from runner.rundir import RunDir, read_json, read_rows, replacing, sync_path
 from runner.strict_yaml import one_line
 
-FORMAT = 1
+FORMAT = 2
+"""1: without a sha256 of the manifest itself."""
+
 NAME = re.compile(r"step_(\d{8})\.(\d{5,})")
+PIECE_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,26 @@ def name_of(step: int, attempt: int) -> str:
     return f"step_{step:08d}.{attempt:05d}"
 
 
-class _HashingFile(io.RawIOBase):
-    """A file that hashes what goes through it."""
+def file_of(rank: int) -> str:
+    return f"rank_{rank:05d}.pt"
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.digest, self.size = file, hashlib.sha256(), 0
+
+class _HashingFile(io.RawIOBase):
+    """A file that hashes what goes through it, and calls `check` between its pieces."""
+
+    def __init__(self, file: IO[bytes], check: Callable[[], None]) -> None:
+        self.file, self.check, self.digest, self.size = file, check, hashlib.sha256(), 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        self.file.write(view)
-        self.digest.update(view)
+        for begin in range(0, len(view), PIECE_BYTES):
+            self.check()
+            piece = view[begin : begin + PIECE_BYTES]
+            self.file.write(piece)
+            self.digest.update(piece)
         self.size += len(view)
         return len(view)
 
@@ -92,7 +103,7 @@ def save(
     if group.is_main:
         try:
             faults.at("checkpoint")
-            run.checkpoints.mkdir(exist_ok=True)
+            make_folder(run)
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir()
         except OSError as problem:
@@ -101,10 +112,7 @@ def save(
     size, digest = 0, bytes(32)
     if error is None:
         try:
-            faults.at("checkpoint.file")
-            content = {"shared": shared, "own": own} if group.is_main else {"own": own}
-            size, digest = _write(beside / f"rank_{group.rank:05d}.pt", content)
-            faults.at("checkpoint.barrier")
+            size, digest = write_part(beside, group.rank, shared, own, faults)
         except (OSError, RuntimeError) as problem:  # torch wraps a full disk in a RuntimeError
             error = problem
     files = _gather_files(group, error is None, size, digest)
@@ -116,25 +124,43 @@ def save(
             f"step {step}: rank {failed} could not write its part: {error or 'see its log'}"
         ) from error
     if group.is_main:
-        manifest = {
-            "format": FORMAT,
-            "step": step,
-            "attempt": attempt.number,
-            "world_size": group.world,
-            "time": time.time(),
-            "files": {f"rank_{rank:05d}.pt": file for rank, file in enumerate(files)},
-            "trial": run.trial,
-            "facts": facts,
-        }
-        error = _commit(run, beside, run.checkpoints / name, manifest, attempt, faults)
+        error = commit(run, beside, attempt, step, files, facts, faults)
     if group.agree_max(int(error is not None)):
         raise CheckpointError(f"step {step}: rank 0 could not commit it: {error or 'see its log'}") from error
     return name
 
 
-def _write(path: Path, content: dict[str, Any]) -> tuple[int, bytes]:
+def make_folder(run: RunDir) -> None:
+    """Make the folder of the checkpoints; its name must survive a power loss, or all that lies in it goes with it."""
+    try:
+        run.checkpoints.mkdir()
+    except FileExistsError:
+        return
+    sync_path(run.path)
+
+
+def write_part(
+    beside: Path,
+    rank: int,
+    shared: dict[str, Any],
+    own: dict[str, Any],
+    faults: Faults,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[int, bytes]:
+    """Write one rank's file and return its size and sha256; it is on disk then.
+
+    `check` is called every few megabytes and may raise, to give the file up.
+    """
+    faults.at("checkpoint.file")
+    content = {"shared": shared, "own": own} if rank == 0 else {"own": own}
+    size, digest = _write(beside / file_of(rank), content, check)
+    faults.at("checkpoint.barrier")
+    return size, digest
+
+
+def _write(path: Path, content: dict[str, Any], check: Callable[[], None] = lambda: None) -> tuple[int, bytes]:
     with path.open("wb") as file:
-        hashing = _HashingFile(file)
+        hashing = _HashingFile(file, check)
         torch.save(content, cast(IO[bytes], hashing))
         file.flush()
         os.fsync(file.fileno())
@@ -151,13 +177,34 @@ def _gather_files(group: Group, written: bool, size: int, digest: bytes) -> list
     return [{"size": int(row[1]), "sha256": bytes(row[2:].tolist()).hex()} if int(row[0]) else None for row in rows]
 
 
-def _commit(
-    run: RunDir, beside: Path, place: Path, manifest: dict[str, Any], attempt: Attempt, faults: Faults
+def commit(
+    run: RunDir,
+    beside: Path,
+    attempt: Attempt,
+    step: int,
+    files: Sequence[dict[str, Any] | None],
+    facts: dict[str, Any],
+    faults: Faults,
 ) -> Exception | None:
+    """Make a checkpoint of what all ranks have put on disk in `beside`, and leave word of it; why it failed, if so.
+
+    `files` are the size and sha256 of each rank's file.
+    """
+    place = run.checkpoints / name_of(step, attempt.number)
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        "attempt": attempt.number,
+        "world_size": len(files),
+        "time": time.time(),
+        "files": {file_of(rank): file for rank, file in enumerate(files)},
+        "trial": run.trial,
+        "facts": facts,
+    }
     try:
         faults.at("checkpoint.manifest")
         with (beside / "manifest.json").open("wb") as file:
-            file.write(json.dumps(manifest, indent=2).encode())
+            file.write(seal(manifest))
             file.flush()
             os.fsync(file.fileno())
         sync_path(beside)
@@ -172,8 +219,14 @@ def _commit(
         return error
     # A disk that is full by now does not take back what is committed.
     with contextlib.suppress(OSError):
-        attempt.record_saved(manifest["step"])
+        attempt.record_saved(step)
     return None
+
+
+def seal(manifest: dict[str, Any]) -> bytes:
+    """A manifest as it is written: with a sha256 of all that it says."""
+    digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+    return json.dumps({**manifest, "sha256": digest}, indent=2).encode()
 
 
 def which_to_prune(names: list[str], *, keep: int, keep_every_steps: int | None, best_step: int | None) -> list[str]:
@@ -187,11 +240,18 @@ def which_to_prune(names: list[str], *, keep: int, keep_every_steps: int | None,
 
 
 def prune(run: RunDir, *, keep: int, keep_every_steps: int | None, best_step: int | None) -> None:
-    """Remove what is not kept, but only once the newest checkpoint has been read back and verified."""
-    names = list_names(run)
-    if not names or verify(run, max(names, key=_order)) is not None:
+    """Remove what is not kept, but only once the newest checkpoint has been read back and verified.
+
+    What counts is the lineage of the newest attempt, whoever calls this. A late commit of a superseded attempt is on
+    no lineage: it takes nobody's place among the newest, and goes.
+    """
+    names, parents = list_names(run), read_parents(run)
+    counting = _candidates(names, parents)
+    if not counting or verify(run, counting[0]) is not None:
         return
-    for name in which_to_prune(names, keep=keep, keep_every_steps=keep_every_steps, best_step=best_step):
+    newest = max(parents, default=0)
+    late = [name for name in names if name not in counting and _order(name)[1] < newest]
+    for name in late + which_to_prune(counting, keep=keep, keep_every_steps=keep_every_steps, best_step=best_step):
         os.rename(run.checkpoints / name, run.checkpoints / f".del-{name}")
     for left in run.checkpoints.glob(".del-*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -234,17 +294,29 @@ def lineage(names: list[str], parents: dict[int, str | None]) -> list[str]:
     return chain
 
 
+def _candidates(names: list[str], parents: dict[int, str | None]) -> list[str]:
+    """The checkpoints that count, newest first: without any record of attempts (a folder copied by hand) all do."""
+    return lineage(names, parents) if parents else sorted(names, key=_order, reverse=True)
+
+
 def verify(run: RunDir, name: str) -> str | None:
     """Why a checkpoint cannot be trusted, None when every byte is what was written."""
     folder = run.checkpoints / name
     try:
-        manifest = read_json(folder / "manifest.json")
-    except (OSError, ValueError) as error:
-        return f"its manifest cannot be read: {error}"
-    if manifest is None:
+        written = (folder / "manifest.json").read_bytes()
+        manifest = dict(json.loads(written))
+    except FileNotFoundError:
         return "it has no manifest"
-    if manifest.get("format", 0) > FORMAT:
-        return f"it was written in format {manifest['format']}; this version reads up to {FORMAT}"
+    except (OSError, ValueError, TypeError) as error:
+        return f"its manifest cannot be read: {error}"
+    found = manifest.get("format")
+    if not isinstance(found, int) or found < 1:
+        return f"it says that its format is {found!r}"
+    if found > FORMAT:
+        return f"it was written in format {found}; this version reads up to {FORMAT}"
+    is_sealed = manifest.pop("sha256", None) is not None
+    if (is_sealed or found > 1) and written != seal(manifest):
+        return "its manifest is not what was written"
     if (manifest.get("step"), manifest.get("attempt")) != _order(name):
         return "its manifest is of another step or attempt"
     for file, expected in manifest["files"].items():
@@ -266,10 +338,8 @@ def newest_valid(run: RunDir) -> tuple[str | None, list[str]]:
     never silently restarts from zero.
     """
     names, parents = list_names(run), read_parents(run)
-    # Without any record of attempts (a checkpoint folder copied by hand) every checkpoint counts.
-    candidates = lineage(names, parents) if parents else sorted(names, key=_order, reverse=True)
     refused: list[str] = []
-    for name in candidates:
+    for name in _candidates(names, parents):
         problem = verify(run, name)
         if problem is None:
             return name, refused
@@ -315,8 +385,8 @@ def load(run: RunDir, group: Group, name: str, refused: list[str]) -> Checkpoint
             f"{name}: saved by {counted(manifest['world_size'], 'rank')}, resumed on {group.world}; "
             f"set resources.ranks={manifest['world_size']}, or `runner retry --elastic` with the new number"
         )
-    main = _read(folder / "rank_00000.pt")
-    own = main["own"] if group.is_main else _read(folder / f"rank_{group.rank:05d}.pt")["own"]
+    main = _read(folder / file_of(0))
+    own = main["own"] if group.is_main else _read(folder / file_of(group.rank))["own"]
     if main["shared"]["step"] != manifest["step"]:
         raise CheckpointError(f"{name}: holds step {main['shared']['step']}")
     return Checkpoint(name, manifest["step"], manifest, main["shared"], own, tuple(refused))
@@ -333,7 +403,7 @@ def load_parts(run: RunDir, name: str, refused: list[str]) -> tuple[Checkpoint, 
     """A verified checkpoint as rank 0 sees it, and the own parts of all ranks that saved it."""
     world = world_size(run, name)
     whole = load(run, Group(world=world), name, refused)
-    others = [_read(run.checkpoints / name / f"rank_{rank:05d}.pt")["own"] for rank in range(1, world)]
+    others = [_read(run.checkpoints / name / file_of(rank))["own"] for rank in range(1, world)]
     return whole, [whole.own, *others]
 
 
@@ -355,7 +425,7 @@ def export(run: RunDir, file: Path) -> None:
     name, _ = newest_valid(run)
     if name is None:
         raise ConfigError(f"{run.experiment}/{run.trial}: has no checkpoint to export yet")
-    shared = _read(run.checkpoints / name / "rank_00000.pt")["shared"]
+    shared = _read(run.checkpoints / name / file_of(0))["shared"]
     portable = {
         "state_dict": shared["method"],
         "config": yaml.safe_load(run.config.read_text()),

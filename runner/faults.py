@@ -40,7 +40,7 @@ PLACES = {
     "result": "before the result is written",
     "end": "after the result is written",
 }
-"""What stands at each place."""
+"""What stands at each place. Those of a checkpoint in the background are passed by its thread."""
 
 ACTIONS = ("USR2", "TERM", "KILL", "STOP", "raise", "full", "input/output", "slow")
 """A signal to this process, an exception of the user's code, a full disk, a broken one, two seconds of nothing."""

@@ -111,6 +111,7 @@ def _attend(
     from runner.journal import Journal
     from runner.preemption import Interrupted, Verdict
     from runner.rendezvous import meet
+    from runner.time_limit import TimeLimit, keeping, of_job
     from runner.trainer import Outcome, launch
 
     def check() -> None:
@@ -139,7 +140,11 @@ def _attend(
         if place.one_host:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         faults.at("join")
-        with joined(place.rank, place.world, place.local_rank, store, trial.train.backend) as group:
+        limit = of_job(place.job_id) if place.rank == 0 else TimeLimit()
+        with (
+            joined(place.rank, place.world, place.local_rank, store, trial.train.backend) as group,
+            keeping(limit, preemption),
+        ):
             journal = Journal(proof.journal, place.rank) if proof.journal else None
             outcome = launch(
                 trial,
@@ -150,10 +155,13 @@ def _attend(
                 stop_after=stop_after,
                 faults=faults,
                 journal=journal,
+                limit=limit,
             )
             verdict = Verdict.GO_ON
             if outcome.verdict:
-                facts = settle_verdict(outcome.verdict, place, run) if group.is_main else (outcome.verdict, "")
+                facts = (outcome.verdict, "")
+                if group.is_main:
+                    facts = settle_verdict(outcome.verdict, place, run, preemption.time_is_up)
                 number, cause = group.broadcast_json([int(facts[0]), facts[1]])
                 verdict = Verdict(number)
                 # The rank that heard it first counts.
@@ -170,27 +178,29 @@ def _attend(
     return Outcome(verdict, outcome.step, outcome.saved_at)
 
 
-def settle_verdict(verdict: "Verdict", place: "Place", run: RunDir) -> tuple["Verdict", str]:
+def settle_verdict(verdict: "Verdict", place: "Place", run: RunDir, time_is_up: bool = False) -> tuple["Verdict", str]:
     """What a signal meant, by asking the scheduler: TERM alone may be a preemption, a requeue or a scancel.
 
     Returns the verdict to act on and the cause in words. Rank 0 asks; without Slurm the signal is taken at its word.
+    `time_is_up`: no signal came, it was our own clock.
     """
     from runner.preemption import Verdict
 
     if run.cancelled.exists():
         return Verdict.SAVE, "cancelled"
 
+    unasked = "time limit" if time_is_up else "preempted" if verdict is Verdict.REQUEUE else "terminated"
     if "SLURM_JOB_ID" not in os.environ or place.job_id == "debug":
-        return verdict, "preempted" if verdict is Verdict.REQUEUE else "terminated"
+        return verdict, unasked
     try:
         job = slurm.show_job(place.job_id)
     except SubmissionError as error:
         print(f"runner: scontrol did not answer: {error}", flush=True)
-        return verdict, "preempted" if verdict is Verdict.REQUEUE else "terminated"
-    return interpret(verdict, job, time.time())
+        return verdict, unasked
+    return interpret(verdict, job, time.time(), time_is_up)
 
 
-def interpret(verdict: "Verdict", job: dict[str, str], now: float) -> tuple["Verdict", str]:
+def interpret(verdict: "Verdict", job: dict[str, str], now: float, time_is_up: bool = False) -> tuple["Verdict", str]:
     """The decision of `settle_verdict` from `slurm.show_job`, whose times are unix seconds like `now`."""
     from runner.preemption import Verdict
 
@@ -203,7 +213,7 @@ def interpret(verdict: "Verdict", job: dict[str, str], now: float) -> tuple["Ver
     # Slurm warns up to a minute early on top of the lead that was asked for.
     lead_seconds = 60 + int(os.environ.get("RUNNER_SIGNAL_LEAD_SECONDS", "120"))
     end = job.get("EndTime", "")
-    if end.isdigit() and int(end) - now <= lead_seconds:
+    if time_is_up or (end.isdigit() and int(end) - now <= lead_seconds):
         return Verdict.REQUEUE, "time limit"
     return Verdict.REQUEUE, "preempted" if verdict is Verdict.REQUEUE else "terminated"
 

@@ -69,7 +69,10 @@ class Preemption:
         """How long a flag may go unnoticed by the other ranks, about."""
 
         self.first_signal: float | None = None
-        """time.time() of the first signal this process got."""
+        """time.time() of the first signal this process got, or of the end of its patience with a time limit."""
+
+        self.time_is_up = False
+        """This process left because of its time limit, of which no signal had told it."""
 
         self.previous_usr2: Callable[[int, FrameType | None], Any] | int | None = None
         """The handler found on USR2, submitit's in a job: it requeues."""
@@ -83,6 +86,12 @@ class Preemption:
             self.first_signal = time.time()
         wanted = Verdict.REQUEUE if signum == signal.SIGUSR2 else Verdict.SAVE
         self.flag = max(self.flag, wanted)
+
+    def raise_time_limit(self) -> None:
+        """Leave for a requeue, unless a signal came first: that may mean something else."""
+        if self.flag is Verdict.GO_ON:
+            self.time_is_up = True
+            self.raise_flag(signal.SIGUSR2)
 
     def agree(self, group: Group) -> Verdict:
         """Compare flags now; a collective call."""

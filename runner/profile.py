@@ -34,6 +34,9 @@ def _check_line(line: str) -> str:
     return line
 
 
+SLACK_SECONDS = 60
+"""Slurm keeps time limits, and the signals before them, to the minute."""
+
 SbatchValue = Annotated[str, AfterValidator(_check_sbatch)]
 ShellLine = Annotated[str, AfterValidator(_check_line)]
 
@@ -74,8 +77,8 @@ class Profile(Options):
     memory_gb: float | None = Field(default=None, gt=0)
     """Memory of a job on each of its nodes; None: the site's default."""
 
-    signal_lead_seconds: int = Field(default=120, ge=1)
-    """Seconds before the time limit at which the trial is told to save and requeue."""
+    signal_lead_seconds: int = Field(default=120, ge=0)
+    """Seconds before the time limit at which the trial is told to save and requeue; 0: it goes by its own clock."""
 
     parallel: int = Field(default=1, ge=1)
     """Trials that run at the same time, %N of the job array; a file for a cluster has 256 unless it says."""
@@ -193,3 +196,15 @@ def advice(profile: Profile) -> list[str]:
     if profile.cluster == "slurm" and profile.time_minutes <= 10:
         return [f"time_minutes: {profile.time_minutes} is short: start-up and requeue take minutes themselves"]
     return []
+
+
+def lead_advice(profile: Profile, stop_seconds: float | None) -> list[str]:
+    """Whether the signal comes too late for what earlier trials needed from a signal to the saved state."""
+    lead, stop = profile.signal_lead_seconds, int(stop_seconds or 0)
+    if profile.cluster != "slurm" or lead == 0 or lead >= SLACK_SECONDS + stop:
+        return []
+    needed = f" and earlier trials took up to {stop_seconds:.1f} s to save" if stop else ""
+    return [
+        f"signal_lead_seconds: {lead} is short: Slurm may be {SLACK_SECONDS} s off{needed}; "
+        f"{SLACK_SECONDS + stop} is safe"
+    ]

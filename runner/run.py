@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from runner import checkpoint, elastic, loader, named
 from runner.attempt import Attempt
+from runner.background import Background, Flight
 from runner.batch import Batch
 from runner.config import Selection, Trial, check_warmup
 from runner.dataset import ImageSet, Records, Split
@@ -25,6 +26,7 @@ from runner.exactness import gather_facts, why_inexact
 from runner.explain import OptionError
 from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
+from runner.interval import Interruptions, count_interruptions, longest_stop_seconds
 from runner.journal import Journal
 from runner.method import Method, Output, Task
 from runner.optimizer import build_optimizer
@@ -33,7 +35,9 @@ from runner.preemption import Preemption
 from runner.progress import Progress
 from runner.rundir import RunDir, replacing
 from runner.schema import Options
+from runner.snapshot import Snapshot
 from runner.state import TrainState, seed_everything
+from runner.time_limit import TimeLimit
 from runner.tokenizers.choice import name_of
 from runner.tracking import Tracker
 
@@ -99,6 +103,29 @@ class Run:
 
     next_save: float = math.inf
     """time.monotonic() from which a periodic checkpoint is due; counts on rank 0 only."""
+
+    limit: TimeLimit = field(default_factory=TimeLimit)
+    """When the time of this job is up; rank 0 looks at it."""
+
+    told_interval_seconds: float = 0.0
+    """Between periodic checkpoints, as the log has it."""
+
+    began: float = field(default_factory=time.monotonic)
+    interruptions: Interruptions = field(default_factory=Interruptions)
+    """Of the attempts before this one; known to rank 0 only."""
+
+    background: Background = field(default_factory=Background)
+    snapshot: Snapshot | None = None
+    """Where the state is copied for a checkpoint in the background; None while there is no such place."""
+
+    snapshot_is_due: bool = True
+    """Nobody has made that place yet, or found that there should be none."""
+
+    flight: Flight | None = None
+    """The checkpoint in flight."""
+
+    saved_step_is_agreed: bool = True
+    """Of a checkpoint in the background rank 0 alone knows whether it was committed."""
 
     @property
     def position(self) -> int:
@@ -311,6 +338,10 @@ def restore(run: Run) -> None:
         try:
             checkpoint.clean(run.attempt.run)
             found["name"], found["refused"] = checkpoint.newest_valid(run.attempt.run)
+            rows = run.attempt.run.attempt_rows()
+            run.interruptions = count_interruptions(rows)
+            if (seconds := longest_stop_seconds(rows)) is not None:
+                run.limit.observe_save(seconds)
         except CheckpointError as error:
             found["error"] = str(error)
     found = run.group.broadcast_json(found)

@@ -6,7 +6,7 @@ ROOT/<experiment>/<trial id>/ is the truth about a trial; schedulers and tracker
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,14 +192,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def append_row(path: Path, row: dict[str, Any], sync: bool = True) -> None:
+def append_row(path: Path, row: dict[str, Any], sync: bool = True, check: Callable[[], None] = lambda: None) -> None:
     """Add one row in a single write, so that concurrent writers never mix their lines; on disk at once if `sync`.
 
-    Raises: OSError that names the file.
+    `check` may raise before anything is written, but after the file was opened: if the path has come to name another
+    file since, the row goes where nobody reads it. Raises: OSError that names the file.
     """
     line = json.dumps(row, separators=(",", ":"), allow_nan=True).encode() + b"\n"
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
+        check()
         if _ends_torn(path):
             line = b"\n" + line
         os.write(descriptor, line)

@@ -15,13 +15,14 @@ from runner import sweep
 from runner.config import ResourcesConfig, Trial, load_experiment, load_trial, warnings
 from runner.errors import SubmissionError
 from runner.explain import OptionError, counted
+from runner.interval import longest_stop_seconds
 from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.local_queue import MANIFEST, start
 from runner.named import resolve_trials
 from runner.orphans import settle_orphans
-from runner.profile import Profile, advice, layout, load_profile, submitit_parameters
+from runner.profile import Profile, advice, layout, lead_advice, load_profile, submitit_parameters
 from runner.provenance import collect
-from runner.rundir import RunDir, append_row, experiment_dir, locked, replacing, write_json, write_yaml
+from runner.rundir import RunDir, append_row, experiment_dir, find_trials, locked, replacing, write_json, write_yaml
 from runner.schema import Document
 from runner.status import read_statuses
 from runner.strict_yaml import flow
@@ -89,7 +90,7 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
             layout(resources.ranks, site.gpus_per_node)
     folder = experiment_dir(root.absolute(), experiment.name)
     cuda = has_gpus(site)
-    lines = [*advice(site), *sweep.advice(experiment)]
+    lines = [*advice(site), *lead_advice(site, longest_stop(folder)), *sweep.advice(experiment)]
     lines += [line for _, trial in expanded for line in warnings(trial, cuda)]
     for line in dict.fromkeys(lines):
         print(f"runner: {line}", file=sys.stderr)
@@ -116,6 +117,12 @@ def has_gpus(site: Profile) -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def longest_stop(folder: Path) -> float | None:
+    """The longest any trial of an experiment took from a signal to its saved state; None when none was signalled."""
+    found = [longest_stop_seconds(run.attempt_rows()) for run in find_trials(folder)]
+    return max((seconds for seconds in found if seconds is not None), default=None)
 
 
 def check_weights(expanded: list[tuple[Variant, Trial]], document: Document) -> None:

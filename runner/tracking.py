@@ -25,6 +25,9 @@ class Tracker:
     def __init__(self, attempt: Attempt, config: TrackingConfig) -> None:
         self.attempt = attempt
         self.path = attempt.run.metrics
+        self._is_known = False
+        """The name of the file is on disk."""
+
         self._mirrors = config.wandb is not None
         self._mirror: subprocess.Popen[bytes] | None = None
 
@@ -35,7 +38,9 @@ class Tracker:
         """
         kept = [row for row in read_rows(self.path) if isinstance(row.get("step"), int) and row["step"] <= tracked_step]
         content = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in kept)
-        if self.path.exists() and self.path.read_bytes() != content:
+        # Another file, even with the same rows: an earlier attempt in the middle of a write has the old one open.
+        is_shared = self.attempt.number > 1
+        if self.path.exists() and (is_shared or self.path.read_bytes() != content):
             with replacing(self.path) as file:
                 file.write(content)
         last = max((row["step"] for row in kept), default=-1)
@@ -47,14 +52,16 @@ class Tracker:
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Add a row; raises SupersededError when a newer attempt has begun, whose rows these would get between."""
-        self.attempt.check_fence()
         row = {"step": step, "time": time.time(), "attempt": self.attempt.number, **metrics}
-        append_row(self.path, row, sync=False)
+        append_row(self.path, row, sync=False, check=self.attempt.check_fence)
 
     def sync(self) -> None:
         """Put the rows on disk; a checkpoint that knows of a row must not survive a power loss that it does not."""
         if self.path.exists():
             sync_path(self.path)
+            if not self._is_known:
+                sync_path(self.path.parent)
+                self._is_known = True
 
     def last_values(self) -> dict[str, float]:
         """The last value of every metric."""

@@ -25,8 +25,9 @@ from runner.preemption import Interrupted, Preemption, Verdict
 from runner.rendezvous import Place
 from runner.run import Run, build, restore
 from runner.rundir import write_json
-from runner.saving import plan_save, save
+from runner.saving import attend_background, end_background, plan_save, save
 from runner.state import rng_untouched
+from runner.time_limit import TimeLimit
 
 BREAK_EPOCH, BREAK_ALL = 1, 2
 
@@ -53,6 +54,7 @@ def launch(
     stop_after: int | None = None,
     faults: Faults = NO_FAULTS,
     journal: Journal | None = None,
+    limit: TimeLimit | None = None,
 ) -> Outcome:
     """Train a trial to its end, or to the step at which its ranks agree to leave; a collective call.
 
@@ -62,6 +64,7 @@ def launch(
     faults.at("build")
     run = build(trial, attempt, group, preemption, stop_after, faults)
     run.journal = journal
+    run.limit = limit or run.limit
     restore(run)
     plan_save(run, save_seconds=0.0)
     state = run.state
@@ -94,10 +97,11 @@ def launch(
     except Interrupted as interruption:
         # The comparison under way must end on all ranks before anything else goes over the control group.
         preemption.settle()
-        if state.step != run.saved_step and state.step > 0:
+        if state.step > 0:
             save(run)
         return Outcome(interruption.verdict, state.step, time.time())
     finally:
+        end_background(run)
         run.progress.close()
         if run.tracker is not None:
             run.tracker.close()
@@ -138,7 +142,9 @@ def train(run: Run) -> None:
             request = max(request, wish(run.method.before_fit_epoch, epoch))
         request = max(request, wish(run.method.before_fit_step, state.step))
         set_learning_rate(state.optimizer, run.schedule(state.step))
+        began = time.monotonic()
         train_step(run, next(batches), epoch)
+        run.limit.observe_step(time.monotonic() - began)
         state.step += 1
         request = max(request, wish(run.method.after_fit_step, state.step))
         if index + 1 == plan.steps_per_epoch:
@@ -149,6 +155,7 @@ def train(run: Run) -> None:
         if trial.rehearse is not None:
             rehearse(run)
 
+        attend_background(run)
         answer = run.preemption.poll(run.group, state.step, time.monotonic() >= run.next_save, request)
         if answer.request:
             request = 0
@@ -158,10 +165,10 @@ def train(run: Run) -> None:
         close_step(run, answer.verdict)
         keep_journal(run)
         every_steps = trial.checkpoint.every_steps
-        if answer.save or (every_steps and state.step % every_steps == 0):
-            save(run, periodic=True)
         if answer.verdict:
             raise Interrupted(answer.verdict)
+        if answer.save or (every_steps and state.step % every_steps == 0):
+            save(run, periodic=True)
     run.preemption.settle()
 
 

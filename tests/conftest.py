@@ -6,7 +6,7 @@ skipped test: a machine that is there to run them must not pass by leaving them 
 
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,17 @@ import pytest
 from tests.slurm_cluster import FOLDER, bare_slurm, slurm, stop
 
 __all__ = ["bare_slurm", "slurm"]
+
+
+@pytest.fixture
+def memory_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where the machine has one: for thousands of writes that are not about the disk."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory, prefix="runner-test-") as folder:
+        yield Path(folder)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -267,6 +267,19 @@ def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path):
         assert torch.equal(found.shared["method"]["weight"], torch.full((50_000,), float(found.step)))
 
 
+@pytest.mark.parametrize("kills", [300, pytest.param(3000, marks=[pytest.mark.nightly, pytest.mark.timeout(900)])])
+def test_no_kill_of_many_costs_an_acknowledged_checkpoint(memory_path, kills):
+    command = [sys.executable, "-m", "tests.kill_fuzz", "--kills", str(kills), "--folder", str(memory_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    leftovers = found.pop("leftovers")
+    bad = sum(found.values()) - found["good"]
+    print(f"\n{kills} kills -9 of a writer, {leftovers} in the middle of a checkpoint: {bad} bad; {found}")
+    assert found == {"good": kills}
+    assert leftovers > kills / 10, "most are to be killed at work"
+
+
 def save_on_ranks(group: Group, folder: str, fail: bool) -> str:
     run = RunDir(Path(folder))
     attempt = claim(run) if group.is_main else None
@@ -274,7 +287,7 @@ def save_on_ranks(group: Group, folder: str, fail: bool) -> str:
     attempt = attempt or type("", (), {"number": 1, "check_fence": lambda self: None})()
     if fail and group.rank == 1:
         # A file where this rank wants to write its own: as unwritable as a full disk.
-        checkpoint._write = lambda path, content: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        checkpoint._write = lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     try:
         return checkpoint.save(run, group, attempt, 4, {**SHARED, "step": 4}, {"rank": group.rank}, {})
     except CheckpointError as error:

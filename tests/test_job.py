@@ -74,6 +74,13 @@ def test_what_a_signal_means(monkeypatch, heard, found, meaning):
     assert interpret(heard, found, NOW) == meaning
 
 
+def test_our_own_clock_stands_in_for_a_signal():
+    assert interpret(REQUEUE, job(end=NOW + 5000), NOW, time_is_up=True) == (REQUEUE, "time limit")
+    # What others have decided meanwhile holds.
+    assert interpret(REQUEUE, job("COMPLETING"), NOW, time_is_up=True) == (SAVE, "terminated")
+    assert interpret(REQUEUE, job(preempted=str(NOW)), NOW, time_is_up=True) == (REQUEUE, "preempted")
+
+
 def test_the_lead_is_that_of_the_profile(monkeypatch):
     monkeypatch.setenv("RUNNER_SIGNAL_LEAD_SECONDS", "600")
     assert interpret(REQUEUE, job(end=NOW + 650), NOW)[1] == "time limit"

@@ -1,17 +1,31 @@
 """A signal is noticed at once, whatever the main thread does, and all ranks leave at the same step."""
 
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
+from runner import preemption as preemption_module
 from runner.group import Group
-from runner.preemption import Answer, Interrupted, Preemption, Verdict, heeding, signals_blocked, watching
+from runner.preemption import (
+    MAX_STEPS_BETWEEN_POLLS,
+    Answer,
+    Interrupted,
+    Preemption,
+    Verdict,
+    heeding,
+    signals_blocked,
+    watching,
+)
 from tests.ranks import run_ranks
 
 
@@ -163,3 +177,106 @@ def test_ranks_agree_on_one_step_for_random_signals():
         # Noticed at the second comparison after the first signal at the latest.
         assert min(schedule.values()) <= steps.pop() <= min(schedule.values()) + 2 * 100
         assert len(saves.pop()) <= 1, "one request, one save"
+
+
+def leave_in_the_midst(group: Group, count: int, seed: int) -> list[tuple[int, Verdict]]:
+    """Where this rank left, and why, when signals come by the clock, in the middle of whatever the ranks do."""
+    ends = []
+    for index in range(count):
+        chance = random.Random(1000 * seed + index)
+        # The same draws on every rank: when each is signalled, if at all, and how long its steps take.
+        delays = [chance.choice([None, chance.random() * 0.03]) for _ in range(group.world)]
+        names = [chance.choice([signal.SIGUSR2, signal.SIGTERM]) for _ in range(group.world)]
+        step_seconds = [chance.random() * 0.002 for _ in range(group.world)]
+        if not any(delays):
+            delays[0] = 0.01
+        preemption, delay = Preemption(), delays[group.rank]
+        timer = threading.Timer(delay or 0.0, preemption.raise_flag, [names[group.rank]])
+        if delay is not None:
+            timer.start()
+        for step in itertools.count(1):
+            time.sleep(step_seconds[group.rank])
+            group.all_reduce_sum(torch.ones(1))
+            if verdict := preemption.poll(group, step).verdict:
+                ends.append((step, verdict))
+                break
+        preemption.settle()
+        timer.cancel()
+    return ends
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("count", [60, pytest.param(600, marks=pytest.mark.nightly)])
+def test_ranks_leave_at_one_step_whenever_signals_come(count):
+    results = run_ranks(3, leave_in_the_midst, count, 0)
+    disagreements = sum(len(set(ends)) > 1 for ends in zip(*results, strict=True))
+    print(f"\n{disagreements} disagreements in {count} random schedules of signals to 3 gloo ranks")
+    assert disagreements == 0 and all(len(ends) == count for ends in results)
+
+
+class Wire:
+    """All-reduces of ranks that run in one process by turns: the n-th of each rank is the n-th of all."""
+
+    def __init__(self, world: int) -> None:
+        self.sent: list[list[torch.Tensor]] = [[] for _ in range(world)]
+
+    def all_reduce(self, message: torch.Tensor, op: object, group: int, async_op: bool) -> "Work":
+        self.sent[group].append(message.clone())
+        return Work(self, len(self.sent[group]) - 1, message)
+
+
+@dataclass
+class Work:
+    wire: Wire
+    number: int
+    message: torch.Tensor
+
+    def wait(self) -> None:
+        sent = [messages[self.number] for messages in self.wire.sent if len(messages) > self.number]
+        assert len(sent) == len(self.wire.sent), "a rank would wait for one that is not coming"
+        self.message.copy_(torch.stack(sent).amax(0))
+
+
+def leave_on_paper(
+    world: int, chance: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[tuple[int, Verdict]], int]:
+    """Ranks in one process by the real `poll`, the wire and the clock made of values.
+
+    They take each step in any order, since it ends with an exchange of gradients, and are signalled between any two.
+    Returns the step and verdict of each that left at the first step at which any did, and the step of the first signal.
+    """
+    wire, clock, turn = Wire(world), [0.0] * world, 0
+    monkeypatch.setattr(preemption_module.dist, "all_reduce", wire.all_reduce)
+    monkeypatch.setattr(preemption_module.time, "monotonic", lambda: clock[turn])
+    ranks = [Preemption() for _ in range(world)]
+    signalled = chance.sample(range(world), chance.randrange(1, world + 1))
+    signals = {rank: (chance.randrange(1, 40), chance.choice([signal.SIGUSR2, signal.SIGTERM])) for rank in signalled}
+    # From steps of which a hundred fit between two comparisons to some that last longer than these are apart.
+    typical_seconds = 10 ** chance.uniform(-3, 1)
+    for step in range(1, 400):
+        left = []
+        for turn in chance.sample(range(world), world):
+            clock[turn] += typical_seconds * chance.choice([0.1, 1, 1, 3])
+            for rank, (when, signum) in signals.items():
+                # Before or after the ranks whose turn it was.
+                if step > when or (step == when and chance.random() < 0.5):
+                    ranks[rank].raise_flag(signum)
+            answer = ranks[turn].poll(Group(turn, world, control=turn), step, save_due=chance.random() < 0.1)
+            if answer.verdict:
+                left.append((step, answer.verdict))
+        if left:
+            break
+    return left, min(when for when, _ in signals.values())
+
+
+def test_no_random_schedule_makes_ranks_disagree(monkeypatch):
+    chance, schedules, disagreements, latest = random.Random(0), 2000, 0, 0
+    for _ in range(schedules):
+        with monkeypatch.context() as patch:
+            world = chance.randrange(2, 6)
+            left, first = leave_on_paper(world, chance, patch)
+        disagreements += len(left) < world or len(set(left)) > 1
+        latest = max(latest, left[0][0] - first)
+    print(f"\n{disagreements} disagreements in {schedules} random schedules; at most {latest} steps after the signal")
+    assert disagreements == 0
+    assert latest <= 2 * MAX_STEPS_BETWEEN_POLLS

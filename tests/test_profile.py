@@ -16,7 +16,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from runner.config import ResourcesConfig
 from runner.errors import ConfigError
-from runner.profile import Profile, advice, layout, load_profile, submitit_parameters
+from runner.profile import Profile, advice, layout, lead_advice, load_profile, submitit_parameters
 from runner.strict_yaml import dump_yaml
 
 SITES = sorted((Path(__file__).parent.parent / "slurm").glob("*.yaml"))
@@ -257,3 +257,25 @@ def test_the_scripts_are_valid_shell(tmp_path):
         if profile.cluster == "slurm":
             script = write(tmp_path, "\n".join(sbatch_lines(profile, ResourcesConfig(ranks=4), count=3)), "job.sh")
             assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("lead", "stop", "expected"),
+    [
+        (60, None, None),
+        (60, 0.4, None),
+        (65, 4.9, None),
+        (59, None, "59 is short: Slurm may be 60 s off; 60 is safe"),
+        (
+            90,
+            40.3,
+            "90 is short: Slurm may be 60 s off and earlier trials took up to 40.3 s to save; 100 is safe",
+        ),
+        # No signal is asked for: the trial goes by its own clock.
+        (0, 40.0, None),
+    ],
+)
+def test_a_lead_too_short_for_what_was_measured_is_told(lead, stop, expected):
+    found = lead_advice(Profile(cluster="slurm", signal_lead_seconds=lead), stop)
+    assert found == ([] if expected is None else [f"signal_lead_seconds: {expected}"])
+    assert lead_advice(Profile(cluster="local", signal_lead_seconds=lead), stop) == []

@@ -210,6 +210,20 @@ def test_a_time_limit_does_not_end_a_run(slurm, profile, tmp_path):
     assert resumed_steps(run)[1] == end["end_step"] > 0, "no step lost"
 
 
+@pytest.mark.nightly
+def test_a_time_limit_that_no_signal_announces_loses_no_step(slurm, profile, tmp_path):
+    profile.write_text("{cluster: slurm, partition: low, time_minutes: 1, memory_gb: 1.5, signal_lead_seconds: 0}")
+    (run,) = submit(tmp_path, profile, "train.steps=100000")
+    wait_for(lambda: resumed_steps(run), PATIENCE_SECONDS, "the second attempt", until=lambda steps: len(steps) == 2)
+    end = run.attempt_rows()[1]
+    assert end["cause"] == "time limit" and end["requeue"]
+    assert resumed_steps(run)[1] == end["end_step"] > 0, "no step lost"
+    (log,) = (
+        path.read_text() for path in run.logs.iterdir() if "the time of this job is nearly up" in path.read_text()
+    )
+    assert "time limit: saved at step" in log
+
+
 def test_cancelled_stays_cancelled(slurm, profile, tmp_path):
     (run,) = submit(tmp_path, profile)
     wait_for_step(run, 40)

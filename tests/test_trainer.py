@@ -18,7 +18,6 @@ from runner.loader import Plan
 from runner.method import BreakAllEpochs, BreakEpoch, Task
 from runner.methods.scl import SCL
 from runner.rundir import RunDir, read_json, read_rows
-from runner.saving import save_interval_seconds
 from runner.state import seed_everything
 from runner.views import make_views
 from tests.experiments import fingerprint, prepare_run, train_here, train_on_ranks
@@ -262,14 +261,6 @@ def test_a_hook_may_break_off_an_epoch_or_the_run(tmp_path, monkeypatch):
     train_here(run)
     assert read_json(run.result)["step"] == 9
     assert [row["step"] for row in read_rows(run.metrics)] == list(range(1, 10))
-
-
-@pytest.mark.parametrize(
-    ("every", "cost", "expected"),
-    [("auto", 0.01, 60), ("auto", 2.0, 200), ("auto", 60.0, 900), (5.0, 60.0, 300), (0.5, 0.0, 30)],
-)
-def test_save_interval(every, cost, expected):
-    assert save_interval_seconds(every, cost) == expected
 
 
 def test_init_from_starts_with_the_exported_weights(tmp_path):

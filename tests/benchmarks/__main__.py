@@ -9,6 +9,7 @@ BENCHMARKS = (
     ["bench_views"],
     ["bench_trainer"],
     ["bench_trainer", "--ranks", "2"],
+    ["bench_checkpoint"],
     ["bench_sweep"],
     ["bench_status"],
     ["bench_pixels"],
