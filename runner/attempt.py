@@ -9,12 +9,15 @@ import re
 import time
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from runner.errors import RunnerError
 from runner.rundir import RunDir, append_row, read_json, sync_path, write_json
+
+PACKAGE = Path(__file__).parent
 
 
 class SupersededError(RunnerError):
@@ -49,6 +52,7 @@ class Attempt:
         steps: int,
         resumed_from: str | None,
         exact: str | None = None,
+        nodes: tuple[str, ...] = (),
     ) -> None:
         write_json(self.run.token(self.number) / "parent.json", {"resumed_from": resumed_from})
         self._append(
@@ -58,6 +62,7 @@ class Attempt:
             host=os.uname().nodename,
             pid=os.getpid(),
             pid_created=psutil.Process().create_time(),
+            nodes=list(nodes),
             world_size=world,
             start_step=step,
             steps=steps,
@@ -79,18 +84,21 @@ class Attempt:
         write_json(self.run.saved(self.number), {"step": step})
 
     def record_crash(self, error: BaseException, cause: str, step: int | None) -> None:
-        """Leave word of why this rank dies, for the decision whether the trial goes on."""
-        folder = self.run.token(self.number)
-        text = folder / f"traceback.rank_{self.rank}.txt"
+        """Leave word of why this rank dies, for the decision whether the trial goes on; its first word counts."""
+        place = self.run.crash(self.number, self.rank)
+        if place.exists():
+            return
+        text = self.run.token(self.number) / f"traceback.rank_{self.rank}.txt"
         text.write_text("".join(traceback.format_exception(error)))
         lines = f"{type(error).__name__}: {error}".splitlines()
         write_json(
-            self.run.crash(self.number, self.rank),
+            place,
             {
                 "cause": cause,
                 "error": lines[0][:500],
                 "rank": self.rank,
                 "step": step,
+                "signature": describe_place(error),
                 "traceback": str(text),
                 "time": time.time(),
             },
@@ -98,6 +106,18 @@ class Attempt:
 
     def _append(self, event: str, **fields: Any) -> None:
         append_row(self.run.attempts, {"event": event, "attempt": self.number, "time": time.time(), **fields})
+
+
+def describe_place(error: BaseException) -> str:
+    """The error's type and the innermost function of this package that it came through: "OSError in data/x.py:read"."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if PACKAGE in Path(frame.filename).parents]
+    if not frames:
+        return type(error).__name__
+    frame = (own or frames)[-1]
+    file = Path(frame.filename)
+    name = file.relative_to(PACKAGE) if own else file.name
+    return f"{type(error).__name__} in {name}:{frame.name}"
 
 
 def claim(run: RunDir) -> Attempt:

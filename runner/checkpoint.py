@@ -23,7 +23,7 @@ from typing import IO, Any, cast
 import torch
 
 from runner.attempt import Attempt, read_parents
-from runner.errors import CheckpointError, ConfigError
+from runner.errors import CheckpointError, ConfigError, SaveError
 from runner.explain import OptionError, counted
 from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
@@ -120,13 +120,11 @@ def save(
         failed = ", ".join(str(rank) for rank, file in enumerate(files) if file is None)
         if group.is_main:
             shutil.rmtree(beside, ignore_errors=True)
-        raise CheckpointError(
-            f"step {step}: rank {failed} could not write its part: {error or 'see its log'}"
-        ) from error
+        raise SaveError(f"step {step}: rank {failed} could not write its part: {error or 'see its log'}") from error
     if group.is_main:
         error = commit(run, beside, attempt, step, files, facts, faults)
     if group.agree_max(int(error is not None)):
-        raise CheckpointError(f"step {step}: rank 0 could not commit it: {error or 'see its log'}") from error
+        raise SaveError(f"step {step}: rank 0 could not commit it: {error or 'see its log'}") from error
     return name
 
 

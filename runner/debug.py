@@ -13,10 +13,10 @@ import torch
 
 from runner.config import check_machine, load_experiment, warnings
 from runner.errors import ConfigError, UserError
+from runner.evidence import last_attempt, read_crashes
 from runner.explain import OptionError, counted
 from runner.named import resolve_trials
 from runner.provenance import collect
-from runner.requeue import last_attempt, read_crashes
 from runner.rundir import RunDir
 from runner.submit import check_weights, prepare
 from runner.sweep import trials

@@ -5,6 +5,7 @@ import platform
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,6 +14,7 @@ from typing import Literal
 
 from runner import slurm
 from runner.errors import ConfigError, SubmissionError
+from runner.nodes import read_excluded
 from runner.profile import Profile, load_profile
 
 TESTED = {"torch": ((2, 10), (2, 14)), "submitit": ((1, 5, 4), (1, 6))}
@@ -151,6 +153,7 @@ def check_slurm(site: Profile | None, root: Path) -> Iterator[Check]:
     yield Check("slurm", "ok", f"{config.get('SLURM_VERSION')}, cluster {config.get('ClusterName')}")
     yield _check_accounts(config)
     yield from check_cluster(config)
+    yield from check_nodes(root, config.get("ClusterName", ""))
     if str(root.expanduser().absolute()).startswith(tuple(f"{folder}/" for folder in NODE_LOCAL)):
         yield Check("shared disk", "warn", f"{root} is likely on a disk of this node alone; other nodes need it too")
     if site is not None:
@@ -176,6 +179,13 @@ def check_cluster(config: dict[str, str]) -> Iterator[Check]:
     if kill_wait is not None:
         yield Check("kill wait", "ok", f"{kill_wait:.0f} s from TERM to KILL")
     yield Check("arrays", "ok", f"up to {config.get('MaxArraySize', '?')} elements")
+
+
+def check_nodes(root: Path, cluster: str) -> Iterator[Check]:
+    """Nodes that trials of this run root stay away from, because they broke others."""
+    for each in read_excluded(root.expanduser().absolute(), cluster):
+        until = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.until))
+        yield Check(f"node {each.node}", "warn", f"left out until {until}: {each.why}")
 
 
 def check_partition(name: str, facts: dict[str, str], site: Profile) -> Iterator[Check]:

@@ -6,6 +6,7 @@ RunnerError
     DataError         data are missing or broken                            (fetch or repair them)
     SubmissionError   the cluster refused the job or cannot be reached      (read its reason)
   CheckpointError     a checkpoint is missing, torn or of another run
+    SaveError         a checkpoint could not be written; the older ones stand
   NonFiniteLossError  the loss of some rank became nan or inf; found on all ranks together
 """
 
@@ -32,6 +33,10 @@ class SubmissionError(UserError):
 
 class CheckpointError(RunnerError):
     """A checkpoint is missing, torn, or of another run."""
+
+
+class SaveError(CheckpointError):
+    """A checkpoint could not be written; on the ranks that failed, raised from what stopped them."""
 
 
 class NonFiniteLossError(RunnerError):

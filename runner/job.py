@@ -17,9 +17,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import submitit
 
 from runner import launcher, slurm
-from runner.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, SubmissionError
+from runner.decision import Decision
+from runner.errors import SubmissionError
+from runner.evidence import attempt_of, mark
 from runner.faults import NO_PROOF, Faults, Proof
-from runner.rundir import RunDir
+from runner.requeue import allow, write_failure
+from runner.rundir import RunDir, append_row
+from runner.signs import classify
 
 if TYPE_CHECKING:
     from runner.preemption import Preemption, Verdict
@@ -46,9 +50,11 @@ class TrainJob:
 
     def __call__(self) -> None:
         run = RunDir(Path(self.folder))
-        if run.result.exists() or run.cancelled.exists():
+        if run.result.exists() or run.failure.exists() or run.cancelled.exists():
             return
         place = place_in_job(submitit.JobEnvironment())
+        # What this launch prints begins here: the file may hold what an earlier launch of the job printed.
+        print(mark(place.launch), file=sys.stderr, flush=True)
         outcome, preemption = run_rank(run, place)
         if outcome.verdict:
             leave(outcome.verdict, place, preemption)
@@ -71,6 +77,7 @@ def place_in_job(environment: Any) -> "Place":
         job_id=environment.job_id,
         launch=launch,
         address=hosts[0],
+        nodes=tuple(hosts[rank * len(hosts) // environment.num_tasks] for rank in range(environment.num_tasks)),
         one_host=len(hosts) == 1 or all(host.startswith("127.") for host in hosts),
     )
 
@@ -124,7 +131,10 @@ def _attend(
         check()
         attempt, store = meet(run, place, check)
     except Interrupted as interruption:
-        verdict = settle_verdict(interruption.verdict, place, run)[0]
+        verdict, cause = settle_verdict(interruption.verdict, place, run)
+        if place.rank == 0 and verdict is Verdict.REQUEUE:
+            verdict = heed_budget(run, place, cause, None)
+            record_unbegun(run, place, cause, verdict is Verdict.REQUEUE)
         return Outcome(verdict, 0, time.time())
     if redirect:
         send_output_to(run.log(attempt.number, place.rank))
@@ -162,6 +172,8 @@ def _attend(
                 facts = (outcome.verdict, "")
                 if group.is_main:
                     facts = settle_verdict(outcome.verdict, place, run, preemption.time_is_up)
+                    if facts[0] is Verdict.REQUEUE:
+                        facts = heed_budget(run, place, facts[1], outcome.step), facts[1]
                 number, cause = group.broadcast_json([int(facts[0]), facts[1]])
                 verdict = Verdict(number)
                 # The rank that heard it first counts.
@@ -176,6 +188,24 @@ def _attend(
         attempt.record_crash(error, classify(error), step=None)
         raise
     return Outcome(verdict, outcome.step, outcome.saved_at)
+
+
+def heed_budget(run: RunDir, place: "Place", cause: str, step: int | None) -> "Verdict":
+    """REQUEUE, or SAVE where the trial has come back too often without getting on; then it has failed."""
+    from runner.preemption import Verdict
+
+    why_not = allow(run, place.launch, cause, step)
+    if why_not is None:
+        return Verdict.REQUEUE
+    print(f"runner: {cause}: not requeued: {why_not}", flush=True)
+    write_failure(run, Decision("fail", cause, why_not), None, None)
+    return Verdict.SAVE
+
+
+def record_unbegun(run: RunDir, place: "Place", cause: str, requeue: bool) -> None:
+    """An end row for a launch that was told to leave before its attempt began."""
+    row = {"event": "end", "attempt": attempt_of(run, place.launch) or 0, "launch": place.launch, "time": time.time()}
+    append_row(run.attempts, {**row, "end_step": None, "cause": cause, "requeue": requeue})
 
 
 def settle_verdict(verdict: "Verdict", place: "Place", run: RunDir, time_is_up: bool = False) -> tuple["Verdict", str]:
@@ -245,30 +275,6 @@ def requeue(preemption: "Preemption") -> NoReturn:
     except (subprocess.SubprocessError, OSError) as error:
         print(f"runner: requeue failed ({error}); the batch script tries again", flush=True)
     sys.exit(EXIT_TRY_AGAIN)
-
-
-def classify(error: BaseException) -> str:
-    """The cause class of what ended a rank."""
-    import torch
-
-    text = str(error)
-    if isinstance(error, NonFiniteLossError):
-        return "non-finite loss"
-    if isinstance(error, ConfigError):
-        return "configuration"
-    if isinstance(error, DataError):
-        return "data"
-    if isinstance(error, CheckpointError):
-        return "bad checkpoint"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "out of memory"
-    if isinstance(error, torch.distributed.DistError) or any(
-        sign in text for sign in ("Connection closed by peer", "Connection reset by peer", "gloo", "NCCL")
-    ):
-        return "peer crash"
-    if type(error).__name__ == "SupersededError":
-        return "superseded"
-    return "user code"
 
 
 def send_output_to(log: Path) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import psutil
 import submitit
 
 from runner.config import ResourcesConfig
+from runner.decision import Decision
 from runner.job import EXIT_TERMINATED, NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.profile import Profile, load_profile
 from runner.requeue import judge
@@ -66,16 +68,33 @@ class Running:
     terminated: bool = False
 
 
-def work_off(runs: list[RunDir], resources: ResourcesConfig, site: Profile, submission: Path) -> None:
+@dataclass(frozen=True)
+class Waiting:
+    """A trial that is to run, at once or when its back-off is over."""
+
+    run: RunDir
+    ready: float = 0.0
+
+
+def work_off(
+    runs: list[RunDir],
+    resources: ResourcesConfig,
+    site: Profile,
+    submission: Path,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
     """Run the trials in order, `parallel` at a time, until each is done, failed or cancelled.
 
-    What still runs when this is interrupted is told to save and leave.
+    A trial that crashed waits for a while, and lets others pass. What still runs when this is interrupted is told to
+    save and leave.
     """
-    waiting, running, looked = list(runs), list[Running](), time.monotonic()
+    waiting, running, looked = [Waiting(run) for run in runs], list[Running](), time.monotonic()
     try:
         while waiting or running:
-            while waiting and len(running) < site.parallel:
-                run = waiting.pop(0)
+            while len(running) < site.parallel and (chosen := choose(waiting, clock())) is not None:
+                waiting.remove(chosen)
+                run = chosen.run
                 if is_ours(run, submission) and not run.result.exists():
                     gpus = choose_gpus(site.gpus_per_node or 0, resources.ranks, running)
                     job = _submit(run, resources, site, gpus, submission)
@@ -88,20 +107,26 @@ def work_off(runs: list[RunDir], resources: ResourcesConfig, site: Profile, subm
                     entry.terminated = terminate(entry)
                 if entry.job.done():
                     running.remove(entry)
-                    if _judge(entry, site.max_failures) and not entry.terminated:
-                        waiting.insert(0, entry.run)
+                    decision = _judge(entry, site.max_failures, submission / "jobs")
+                    if decision.action == "requeue" and not entry.terminated:
+                        waiting.insert(0, Waiting(entry.run, clock() + decision.delay_seconds))
                     else:
                         let_go(entry.run, submission)
             if time.monotonic() - looked >= LOOK_SECONDS:
-                for run in [run for run in waiting if run.cancelled.exists()]:
-                    waiting.remove(run)
-                    let_go(run, submission)
+                for each in [each for each in waiting if each.run.cancelled.exists()]:
+                    waiting.remove(each)
+                    let_go(each.run, submission)
                 looked = time.monotonic()
-            time.sleep(POLL_SECONDS)
+            sleep(POLL_SECONDS)
     finally:
         for entry in running:
             terminate(entry)
         psutil.wait_procs([psutil.Process(entry.job._process.pid) for entry in running], LEAVE_SECONDS)
+
+
+def choose(waiting: list[Waiting], now: float) -> Waiting | None:
+    """The first trial that need not wait any more."""
+    return next((entry for entry in waiting if entry.ready <= now), None)
 
 
 def choose_gpus(count: int, ranks: int, running: list[Running]) -> tuple[int, ...]:
@@ -152,13 +177,14 @@ def _submit(run: RunDir, resources: ResourcesConfig, site: Profile, gpus: tuple[
     return executor.submit(TrainJob(str(run.path)))
 
 
-def _judge(entry: Running, max_failures: int) -> bool:
-    """Decide about a trial whose processes have ended; whether it goes on."""
+def _judge(entry: Running, max_failures: int, logs: Path) -> Decision:
+    """Decide about a trial whose processes have ended."""
     # The controller hides its tasks' exit codes; an attempt that left no word of its own was killed.
     exit_code = 137 if not entry.run.result.exists() else 0
-    decision = judge(entry.run, f"{entry.job.job_id}.0", exit_code, "LOCAL", max_failures)
-    print(f"{entry.run.trial}: {decision.action}, {decision.cause}: {decision.reason}", flush=True)
-    return decision.action == "requeue"
+    decision = judge(entry.run, f"{entry.job.job_id}.0", exit_code, "LOCAL", max_failures, logs)
+    wait = f", in {decision.delay_seconds} s" if decision.delay_seconds else ""
+    print(f"{entry.run.trial}: {decision.action}{wait}, {decision.cause}: {decision.reason}", flush=True)
+    return decision
 
 
 def main(submission: Path) -> None:

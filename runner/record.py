@@ -135,9 +135,14 @@ def describe_end(row: dict[str, Any]) -> str:
     words = str(row.get("cause") or "ended")
     if row.get("end_step") is not None:
         words += f" at step {row['end_step']}"
+    if row.get("rank") is not None:
+        words += f", because of rank {row['rank']}"
+    if row.get("node"):
+        words += f", on {row['node']}"
     if row.get("signal_to_saved_seconds") is not None:
         words += f", saved in {row['signal_to_saved_seconds']:.2f} s"
-    return words + (", requeued" if row.get("requeue") else "")
+    later = f" in {row['delay_seconds']} s" if row.get("delay_seconds") else ""
+    return words + (f", requeued{later}" if row.get("requeue") else "")
 
 
 def _read_overrides(run: RunDir) -> dict[str, Any]:

@@ -41,6 +41,9 @@ class Place:
     address: str = LOOPBACK
     """Host name of rank 0, as the others can reach it."""
 
+    nodes: tuple[str, ...] = ()
+    """The node of each rank, as the scheduler calls it; empty where nobody was asked."""
+
     one_host: bool = True
     """Whether all ranks are on this host; then nothing listens beyond loopback."""
 

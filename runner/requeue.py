@@ -1,188 +1,184 @@
-"""Whether a trial that stopped goes on: one pure decision, taken inside the job when a rank died.
+"""What is done with a trial that stopped: the facts are read, the decision is written down and carried out.
 
 Slurm requeues preempted jobs and jobs of dead nodes by itself, and rank 0 requeues a job it could save. What is left
 is a rank that was killed or crashed: Slurm calls the job FAILED and forgets it. The batch script's EXIT trap runs
-this module (no torch, no submitit: it must answer within KillWait), and so does the local queue.
+this module (no torch, no submitit: it must answer within KillWait), and so does the local queue. What Slurm started
+again without asking is looked at before its ranks start.
 """
 
+import os
+import signal
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import takewhile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from runner import slurm
+from runner import nodes, slurm
+from runner.budgets import POLICIES, read_ends, verdict
+from runner.causes import Diagnosis, Evidence, diagnose
+from runner.decision import Decision, Facts, decide, weigh
 from runner.errors import SubmissionError
-from runner.rundir import RunDir, append_row, read_json, write_json
+from runner.evidence import attempt_of, gather, last_attempt, read_crashes, saved_step
+from runner.rundir import RunDir, append_row, write_json
 
-FINAL_CAUSES = ("user code", "configuration", "data", "non-finite loss", "bad checkpoint", "out of memory")
-"""Causes that would only come again: never requeued."""
-
-CRASH_CAUSES = ("killed", "peer crash", "launch failed")
-"""Causes that a fresh start may cure, within the profile's `max_failures`."""
+EXIT_OVER = 3
+"""What `begin` ends with when the ranks must not start."""
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What happens to a trial whose processes have ended."""
-
-    action: Literal["done", "leave", "requeue", "fail"]
-    """`leave` = somebody else (Slurm, the user) decides."""
-
-    cause: str
-    reason: str
-
-
-def decide(
-    exit_code: int,
-    *,
-    launch: str,
-    done: bool,
-    cancelled: bool,
-    job_state: str,
-    attempts: list[dict[str, Any]],
-    crashes: list[dict[str, Any]],
-    max_failures: int,
-    superseded: bool = False,
-) -> Decision:
-    """Decide from facts: the exit code, the run folder, and what the scheduler says of the job.
-
-    `launch` names the launch that ended, as its start row does if it got that far; `attempts` are the rows of
-    attempts.jsonl, `crashes` what its dying ranks left, first death first; `superseded` means that the trial has a
-    newer attempt than this launch had.
-    """
-    if done:
-        return Decision("done", "done", "result.json exists")
-    if cancelled:
-        return Decision("leave", "cancelled", "the user cancelled it")
-    if job_state not in ("RUNNING", "LOCAL"):
-        # COMPLETING, CANCELLED, PENDING: a scancel, a requeue or a preemption is already under way
-        return Decision("leave", "terminated", f"the scheduler has already decided: {job_state}")
-    if superseded:
-        # A requeue now would end the newer attempt, which would do the same to ours.
-        return Decision("leave", "superseded", "a newer attempt has taken over")
-    started = any(row["event"] == "start" and row["launch"] == launch for row in attempts)
-    if started and attempts[-1]["event"] == "end" and attempts[-1]["requeue"]:
-        return Decision("requeue", attempts[-1]["cause"], "saved, but the first request to requeue did not get through")
-    final = [crash for crash in crashes if crash["cause"] in FINAL_CAUSES]
-    if final:
-        crash = final[0]
-        return Decision("fail", crash["cause"], f"rank {crash['rank']}: {crash['error']}")
-    if not started:
-        cause, failures = "launch failed", launch_failures(attempts) + 1
-    else:
-        cause = "killed" if exit_code > 128 or not crashes else "peer crash"
-        failures = failures_without_progress(attempts) + 1
-    if failures > max_failures:
-        return Decision(
-            "fail",
-            cause,
-            f"{failures} failures in a row without a new checkpoint (max_failures={max_failures})",
-        )
-    return Decision(
-        "requeue",
-        cause,
-        f"exit code {exit_code}; failure {failures} of at most {max_failures} without progress",
-    )
-
-
-def failures_without_progress(attempts: list[dict[str, Any]]) -> int:
-    """How many of the last attempts crashed from the same step on as the newest one."""
-    starts = [row for row in attempts if row["event"] == "start"]
-    ends = {row["attempt"]: row for row in attempts if row["event"] == "end"}
-    newest, count = starts[-1], 0
-    for start in reversed(starts[:-1]):
-        end = ends.get(start["attempt"])
-        if end is None or end["cause"] not in CRASH_CAUSES or start["start_step"] != newest["start_step"]:
-            break
-        count += 1
-    return count
-
-
-def launch_failures(attempts: list[dict[str, Any]]) -> int:
-    """How many of the last launches did not get as far as an attempt."""
-    return len(list(takewhile(lambda row: row["cause"] == "launch failed", _ends_backwards(attempts))))
-
-
-def _ends_backwards(attempts: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """End rows after the last start row, the newest first."""
-    return takewhile(lambda row: row["event"] == "end", reversed(attempts))
-
-
-def attempt_of(run: RunDir, launch: str) -> int | None:
-    """The last attempt of a launch; None when the launch ended before it had one."""
-    numbers = [row["attempt"] for row in run.attempt_rows() if row["event"] == "start" and row["launch"] == launch]
-    note = read_json(run.launch_note(launch))
-    return max(numbers + ([note["attempt"]] if note else []), default=None)
-
-
-def last_attempt(run: RunDir) -> int:
-    """The newest attempt of all, 0 when there is none."""
-    return max((int(path.name) for path in (run.path / "tokens").glob("[0-9]*")), default=0)
-
-
-def read_crashes(run: RunDir, attempt: int) -> list[dict[str, Any]]:
-    """What the ranks of an attempt left when they died, first death first.
-
-    A rank that only lost its peer names no cause of its own; it counts after those that do.
-    """
-    found = [read_json(path) for path in run.token(attempt).glob("crash.rank_*.json")]
-    crashes = [crash for crash in found if crash is not None]
-    return sorted(crashes, key=lambda crash: (crash["cause"] == "peer crash", crash["time"]))
-
-
-def judge(run: RunDir, launch: str, exit_code: int, job_state: str, max_failures: int) -> Decision:
-    """Decide about a run folder, and write down what was decided: an end row, and failure.json when it is over."""
-    attempts, own = run.attempt_rows(), attempt_of(run, launch)
-    crashes = read_crashes(run, own) if own is not None else []
-    decision = decide(
-        exit_code,
-        launch=launch,
+def read_facts(run: RunDir, launch: str, max_failures: int) -> Facts:
+    """What the run folder says about a trial whose launch has ended."""
+    own = attempt_of(run, launch)
+    saved = saved_step(run, own)
+    return Facts(
+        launch,
+        tuple(rows_since_submission(run, launch)),
+        max_failures,
         done=run.result.exists(),
         cancelled=run.cancelled.exists(),
-        job_state=job_state,
-        attempts=attempts,
-        crashes=crashes,
-        max_failures=max_failures,
+        failed=run.failure.exists(),
         superseded=own is not None and own < last_attempt(run),
+        saved_step=saved,
+        has_stepped=any(run.checkpoints.glob("step_*")) if run.checkpoints.is_dir() else False,
+        now=time.time(),
     )
-    if decision.action in ("requeue", "fail"):
-        last = attempts[-1] if attempts else {"event": "none", "attempt": 0}
-        if last["event"] != "end" or decision.cause == "launch failed":
-            append_row(
-                run.attempts,
-                {
-                    "event": "end",
-                    "attempt": last["attempt"],
-                    "time": time.time(),
-                    "end_step": max((crash["step"] for crash in crashes if crash["step"] is not None), default=None),
-                    "cause": decision.cause,
-                    "requeue": decision.action == "requeue",
-                    "signal_to_saved_seconds": None,
-                },
-            )
+
+
+def rows_since_submission(run: RunDir, launch: str) -> list[dict[str, Any]]:
+    """Rows of attempts.jsonl since the trial was last submitted: a retry has its budgets anew."""
+    rows, jobs = run.attempt_rows(), run.job_rows()
+    since = jobs[-1]["time"] if jobs else 0.0
+    # The clock of the node may be behind that of the machine that submitted.
+    since = min([since, *(row["time"] for row in rows if row.get("launch") == launch)])
+    return [row for row in rows if row["time"] >= since]
+
+
+def judge(
+    run: RunDir, launch: str, exit_code: int, job_state: str, max_failures: int, logs: Path | None = None
+) -> Decision:
+    """Decide about a run folder, and write down what was decided: an end row, and failure.json when it is over."""
+    facts, evidence = read_facts(run, launch, max_failures), gather(run, launch, exit_code, job_state, logs)
+    decision = decide(facts, evidence)
+    if decision.cause in ("done", "failed"):
+        return decision
+    found = decision.diagnosis or Diagnosis(decision.cause, decision.reason, decision.rank)
+    own, rows = attempt_of(run, launch), run.attempt_rows()
+    last: dict[str, Any] = rows[-1] if rows else {"event": "none", "attempt": 0}
+    is_open = last["event"] == "start" and last["launch"] == launch
+    if is_open or (not evidence.started and decision.action != "leave"):
+        number = last["attempt"] if is_open or own is None else own
+        append_row(run.attempts, _end_row(number, launch, decision, found, facts.saved_step))
     if decision.action == "fail":
-        crash = crashes[0] if crashes else {}
-        write_json(
-            run.failure,
-            {
-                "cause": decision.cause,
-                "rank": crash.get("rank"),
-                "error": decision.reason,
-                "traceback": crash.get("traceback"),
-                "exit_code": exit_code,
-                "time": time.time(),
-            },
-        )
+        write_failure(run, decision, own, exit_code)
+    if own is not None and found.rank is not None:
+        blame(run, own, found.rank)
     return decision
 
 
+def _end_row(attempt: int, launch: str, decision: Decision, found: Diagnosis, saved: int | None) -> dict[str, Any]:
+    return {
+        "event": "end",
+        "attempt": attempt,
+        "launch": launch,
+        "time": time.time(),
+        "end_step": found.step,
+        "saved_step": saved,
+        "cause": decision.cause,
+        "rank": found.rank,
+        "node": found.node,
+        "error": found.reason[:500],
+        "signature": found.signature,
+        "requeue": decision.action == "requeue",
+        "delay_seconds": decision.delay_seconds,
+        "signal_to_saved_seconds": None,
+    }
+
+
+def write_failure(run: RunDir, decision: Decision, attempt: int | None, exit_code: int | None) -> None:
+    """Write failure.json: the trial is over, because of one rank if that is known."""
+    crashes = read_crashes(run, attempt) if attempt is not None else []
+    own = next((crash for crash in crashes if crash["rank"] == decision.rank), {})
+    document = {
+        "cause": decision.cause,
+        "rank": decision.rank,
+        "node": decision.node,
+        "error": decision.reason,
+        "traceback": own.get("traceback"),
+        "exit_code": exit_code,
+        "time": time.time(),
+    }
+    write_json(run.failure, document)
+
+
+def blame(run: RunDir, attempt: int, culprit: int) -> None:
+    """Say in the crash files of the other ranks whose fault it was."""
+    for crash in read_crashes(run, attempt):
+        if crash["rank"] != culprit and crash.get("because_of_rank") != culprit:
+            write_json(run.crash(attempt, crash["rank"]), {**crash, "because_of_rank": culprit})
+
+
+def note_node(run: RunDir, cluster: str | None, found: Decision) -> None:
+    """Note the fault of a node where other trials of its cluster will find it."""
+    if cluster and found.node:
+        nodes.record_fault(run, cluster, found.node, found.cause, found.reason)
+
+
+def settle_lost(
+    run: RunDir, launch: str, previous: slurm.JobInfo | None, max_failures: int, logs: Path
+) -> Decision | None:
+    """Look at a job that Slurm has started again without asking; None when its ranks may start as they are.
+
+    Where the launch before could not write down how it ended, that is done now; without a word from the accounts,
+    its node failed.
+    """
+    rows = rows_since_submission(run, launch)
+    if not rows or run.result.exists() or run.cancelled.exists() or run.failure.exists():
+        return None
+    job, _, restarts = launch.rpartition(".")
+    last, before = rows[-1], str(rows[-1].get("launch", ""))
+    if last["event"] == "end":
+        why_not = verdict(read_ends(rows), max_failures, True)[0] if last["cause"] in POLICIES else None
+        found = Diagnosis(last["cause"], str(last.get("error", "")), last.get("rank"))
+    elif before.rpartition(".")[0] != job or int(before.rpartition(".")[2]) >= int(restarts):
+        return None
+    else:
+        facts = read_facts(run, before, max_failures)
+        code, state = (previous.shell_code, previous.state) if previous is not None else (0, "NODE_FAIL")
+        evidence = gather(run, before, code, state, logs)
+        found = diagnose(evidence)
+        why_not = weigh(facts, evidence, found)[0]
+    words = f"{found.reason}; {why_not}" if why_not else found.reason
+    decision = Decision("fail" if why_not else "requeue", found.cause, words, found.rank, found.node, 0, found)
+    if last["event"] == "start":
+        append_row(run.attempts, _end_row(last["attempt"], before, decision, found, facts.saved_step))
+    if why_not:
+        write_failure(run, decision, last["attempt"], None)
+    return decision if why_not or last["event"] == "start" else None
+
+
+def allow(run: RunDir, launch: str, cause: str, step: int | None) -> str | None:
+    """Why a launch that was told to leave is not requeued, None if it is; an attempt that had begun saved at `step`.
+
+    What was never submitted has no budget: whoever runs it starts it again by hand.
+    """
+    if not run.job_rows():
+        return None
+    facts = replace(read_facts(run, launch, sys.maxsize), saved_step=step)
+    return weigh(facts, Evidence(started=step is not None), Diagnosis(cause, "", step=step))[0]
+
+
 def main(arguments: list[str]) -> int:
-    """The batch script's EXIT trap: `python -m runner.requeue MANIFEST INDEX JOB_ID LAUNCH EXIT_CODE MAX_FAILURES`."""
-    manifest, index, job_id, launch, exit_code, max_failures = arguments
+    """The batch script's questions: `WHEN MANIFEST INDEX JOB_ID LAUNCH EXIT_CODE MAX_FAILURES`.
+
+    WHEN is `begin` before the ranks of a job that was started again start, and `end` when they have failed.
+    """
+    when, manifest, index, job_id, launch, exit_code, max_failures = arguments
     run = RunDir(Path(Path(manifest).read_text().splitlines()[int(index)]))
+    logs = Path(manifest).parent / "jobs"
+    if when == "begin":
+        return begin(run, job_id, launch, int(max_failures), logs)
+    # The requeue ends this process too, and what follows it must still be said.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         job = slurm.show_job(job_id)
         # Where this launch was cut off from the controller, the job may run again elsewhere.
@@ -190,14 +186,49 @@ def main(arguments: list[str]) -> int:
         job_state = job.get("JobState", "UNKNOWN") if current else f"launch {launch} was given up for another"
     except SubmissionError as error:
         job_state = f"no answer ({error})"
-    decision = judge(run, launch, int(exit_code), job_state, int(max_failures))
-    print(
-        f"runner: {run.experiment}/{run.trial}: {decision.action}, {decision.cause}: {decision.reason}",
-        flush=True,
-    )
+    decision = judge(run, launch, int(exit_code), job_state, int(max_failures), logs)
+    say(run, decision)
+    cluster = os.environ.get("SLURM_CLUSTER_NAME")
+    note_node(run, cluster, decision)
     if decision.action == "requeue":
         slurm.requeue(job_id)
+        postpone(run, job_id, decision.delay_seconds, cluster)
     return 0
+
+
+def begin(run: RunDir, job_id: str, launch: str, max_failures: int, logs: Path) -> int:
+    """Before the ranks of a job that was started again: 0 when they may start."""
+    previous = None
+    try:
+        previous = slurm.previous_launch(job_id)
+    except SubmissionError as error:
+        print(f"runner: sacct did not answer: {error}", flush=True)
+    decision = settle_lost(run, launch, previous, max_failures, logs)
+    if decision is None:
+        return 0
+    say(run, decision)
+    note_node(run, os.environ.get("SLURM_CLUSTER_NAME"), decision)
+    return EXIT_OVER if decision.action == "fail" else 0
+
+
+def postpone(run: RunDir, job_id: str, delay_seconds: int, cluster: str | None) -> None:
+    """Let a job that was just requeued wait, and keep it off nodes that broke other trials."""
+    bad = [each.node for each in nodes.read_excluded(nodes.root_of(run), cluster)] if cluster else []
+    changes = {"StartTime": f"now+{delay_seconds}"} if delay_seconds else {}
+    try:
+        if bad:
+            changes["ExcNodeList"] = nodes.merge(slurm.show_job(job_id).get("ExcNodeList"), ",".join(bad))
+        for key, value in changes.items():
+            slurm.update(job_id, key, value)
+    except SubmissionError as error:
+        # It is requeued all the same, at once.
+        print(f"runner: the job could not be changed: {error}", flush=True)
+
+
+def say(run: RunDir, decision: Decision) -> None:
+    wait = f", in {decision.delay_seconds} s" if decision.delay_seconds else ""
+    words = f"{decision.action}{wait}, {decision.cause}: {decision.reason}"
+    print(f"runner: {run.experiment}/{run.trial}: {words}", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runner import nodes
 from runner.record import describe_end
 from runner.rundir import RunDir, read_json
 from runner.status import Ask, Row, read_statuses
@@ -31,7 +32,18 @@ def show_trial(run: RunDir, ask: Ask | None = None) -> dict[str, Any]:
         "checkpoints": _checkpoints(run),
         "result": row.record.result,
         "failure": row.record.failure,
+        "excluded_nodes": list_excluded(run),
     }
+
+
+def list_excluded(run: RunDir) -> list[dict[str, Any]]:
+    """Nodes, of every cluster that the run root knows, that its trials stay away from for now."""
+    root = nodes.root_of(run)
+    return [
+        {"cluster": cluster, "node": each.node, "until": each.until, "why": each.why}
+        for cluster in nodes.list_clusters(root)
+        for each in nodes.read_excluded(root, cluster)
+    ]
 
 
 def describe_attempts(row: Row) -> list[dict[str, Any]]:
@@ -80,6 +92,9 @@ def print_trial(document: dict[str, Any], console: Console) -> None:
         )
         if failure.get("traceback"):
             console.print(Text(f"  traceback in {failure['traceback']}"), soft_wrap=True)
+    for each in document["excluded_nodes"]:
+        words = f"{each['node']} of {each['cluster']} until {_clock(each['until'])}: {each['why']}"
+        console.print(Text(f"  left out  {words}"), soft_wrap=True)
     if document["result"] is not None:
         _print_part(console, "result", document["result"])
 

@@ -21,6 +21,7 @@ JOB_ID = re.compile(r"\d+(_\d+)?", re.ASCII)
 TIMEOUT_SECONDS = 30
 IDS_PER_CALL = 2000
 """A word of a command line holds 128 KiB."""
+FATAL_SIGNALS = (4, 6, 7, 8, 9, 10, 11, 12, 15)
 SQUEUE_FIELDS = "%i|%T|%N|%S|%e|%r"
 SACCT_FIELDS = "JobID,State,ExitCode,NodeList,Start,End,Reason"
 
@@ -46,6 +47,14 @@ class JobInfo:
     """Known to sacct alone."""
     signal: int | None = None
     """The signal that ended it, 0 if none did; known to sacct alone."""
+
+    @property
+    def shell_code(self) -> int:
+        """The exit code as a shell has it, 128 + N for signal N: sacct takes those 128 away."""
+        if self.signal:
+            return 128 + self.signal
+        code = self.exit_code or 0
+        return code + 128 if code in FATAL_SIGNALS else code
 
 
 def squeue(job_ids: Iterable[str]) -> dict[str, JobInfo]:
@@ -115,6 +124,26 @@ def requeue(job_id: str) -> None:
     """
     _checked([job_id])
     _run("scontrol", "requeue", job_id)
+
+
+def update(job_id: str, key: str, value: str) -> None:
+    """Change one field of a job that waits, such as StartTime or ExcNodeList."""
+    _checked([job_id])
+    assert value and value.isprintable(), value
+    _run("scontrol", "update", f"JobId={job_id}", f"{key}={value}")
+
+
+def previous_launch(job_id: str) -> JobInfo | None:
+    """How the launch of a job before its present one ended, as the accounts have it; None where they do not say."""
+    _checked([job_id])
+    try:
+        text = _run("sacct", "-n", "-P", "-X", "-D", "-o", SACCT_FIELDS, "-j", job_id)
+    except SubmissionError as error:
+        if "accounting storage is disabled" in str(error):
+            return None
+        raise
+    lines = text.splitlines()
+    return parse_sacct(lines[-2]).get(job_id) if len(lines) > 1 else None
 
 
 def cancel(job_ids: Iterable[str]) -> None:

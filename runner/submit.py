@@ -11,17 +11,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from runner import sweep
+from runner import slurm, sweep
 from runner.config import ResourcesConfig, Trial, load_experiment, load_trial, warnings
 from runner.errors import SubmissionError
+from runner.evidence import mark
 from runner.explain import OptionError, counted
 from runner.interval import longest_stop_seconds
 from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.local_queue import MANIFEST, start
 from runner.named import resolve_trials
+from runner.nodes import Excluded, list_clusters, merge, read_excluded
 from runner.orphans import settle_orphans
 from runner.profile import Profile, advice, layout, lead_advice, load_profile, submitit_parameters
 from runner.provenance import collect
+from runner.requeue import EXIT_OVER
 from runner.rundir import RunDir, append_row, experiment_dir, find_trials, locked, replacing, write_json, write_yaml
 from runner.schema import Document
 from runner.status import read_statuses
@@ -92,6 +95,8 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
     cuda = has_gpus(site)
     lines = [*advice(site), *lead_advice(site, longest_stop(folder)), *sweep.advice(experiment)]
     lines += [line for _, trial in expanded for line in warnings(trial, cuda)]
+    if site.cluster == "slurm":
+        lines += [f"node {each.node} is left out: {each.why}" for each in bad_nodes(root.absolute())]
     for line in dict.fromkeys(lines):
         print(f"runner: {line}", file=sys.stderr)
     runs = [RunDir(folder / variant.trial_id) for variant, _ in expanded]
@@ -245,25 +250,49 @@ def _executor(resources: ResourcesConfig, site: Profile, submission: Path) -> An
 def sbatch_parameters(resources: ResourcesConfig, site: Profile, submission: Path) -> dict[str, Any]:
     """What submitit makes the batch script from; the job is called after its experiment."""
     parameters = submitit_parameters(site, resources, name=submission.parents[1].name)
-    return {**parameters, "setup": [*parameters["setup"], *exit_trap(submission, site)]}
+    exclude = merge(site.exclude, *(each.node for each in bad_nodes(submission.parents[2])))
+    return {
+        **parameters,
+        **({"exclude": exclude} if exclude else {}),
+        "setup": [*parameters["setup"], *exit_trap(submission, site)],
+    }
+
+
+def bad_nodes(root: Path) -> list[Excluded]:
+    """Nodes of this machine's cluster that broke other trials of the run root today."""
+    if not list_clusters(root):
+        return []
+    try:
+        return read_excluded(root, slurm.show_config()["ClusterName"])
+    except (SubmissionError, KeyError):
+        return []
 
 
 def exit_trap(submission: Path, site: Profile) -> list[str]:
-    """Lines of the batch script: when srun fails, decide inside the job whether the trial is requeued."""
-    words = [shlex.quote(sys.executable), "-m", "runner.requeue", shlex.quote(str(submission / MANIFEST))]
+    """Lines of the batch script: when srun fails, decide inside the job whether the trial is requeued.
+
+    What Slurm has started again without asking is decided about before srun.
+    """
+    words = [shlex.quote(sys.executable), "-m", "runner.requeue"]
+    manifest, index = shlex.quote(str(submission / MANIFEST)), '"${SLURM_ARRAY_TASK_ID:-0}"'
     return [
         f"export RUNNER_SIGNAL_LEAD_SECONDS={site.signal_lead_seconds}",
         "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
         "job=${job:-$SLURM_JOB_ID}",
         'launch="$job.${SLURM_RESTART_COUNT:-0}"',
+        f'echo "{mark("$launch")}" >&2',
+        "ask() {",
+        f'  {" ".join(words)} "$1" {manifest} {index} "$job" "$launch" "$2" {site.max_failures}',
+        "}",
         "judge() {",
         "  code=$?",
         "  trap - EXIT",
-        f'  [ "$code" -eq 0 ] || {" ".join(words)} "${{SLURM_ARRAY_TASK_ID:-0}}" "$job" "$launch" "$code" '
-        f"{site.max_failures}",
+        '  [ "$code" -eq 0 ] || ask end "$code"',
         '  exit "$code"',
         "}",
         "trap judge EXIT",
+        # Whatever else goes wrong with the question, the ranks start.
+        f'[ "${{SLURM_RESTART_COUNT:-0}}" -eq 0 ] || ask begin 0 || [ "$?" -ne {EXIT_OVER} ] || exit 1',
     ]
 
 

@@ -26,6 +26,7 @@ from runner.rendezvous import Place
 from runner.run import Run, build, restore
 from runner.rundir import write_json
 from runner.saving import attend_background, end_background, plan_save, save
+from runner.signs import classify
 from runner.state import rng_untouched
 from runner.time_limit import TimeLimit
 
@@ -77,6 +78,7 @@ def launch(
             steps=run.steps,
             resumed_from=run.resumed_from,
             exact=run.exact,
+            nodes=place.nodes,
         )
     run.add_seconds("start", began)
     try:
@@ -100,6 +102,11 @@ def launch(
         if state.step > 0:
             save(run)
         return Outcome(interruption.verdict, state.step, time.time())
+    except Exception as error:
+        # Who lost a peer has nothing to say of steps; the rank that ended has.
+        if (cause := classify(error)) != "peer crash":
+            attempt.record_crash(error, cause, state.step)
+        raise
     finally:
         end_background(run)
         run.progress.close()

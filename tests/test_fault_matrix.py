@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from runner.evidence import read_crashes
 from runner.faults import PLACES, Fault, Proof
 from runner.local_ranks import DONE, LEFT, LocalRanks
-from runner.requeue import read_crashes
 from runner.rundir import RunDir, read_rows
 from runner.verify import find_difference
 from tests.experiments import prepare_run

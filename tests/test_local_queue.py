@@ -6,18 +6,27 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
+import submitit
 import yaml
 
+from runner import local_queue
 from runner.cancel import cancel, retry
 from runner.cli import run as cli
-from runner.local_queue import Running, choose_gpus
-from runner.rundir import RunDir, find_trials, read_json, read_rows
+from runner.config import ResourcesConfig
+from runner.decision import Decision
+from runner.faults import Fault, Proof
+from runner.job import TrainJob, place_in_job, run_rank
+from runner.local_queue import Running, Waiting, choose, choose_gpus, work_off
+from runner.profile import load_profile
+from runner.rundir import RunDir, append_row, find_trials, read_json, read_rows
 from runner.status import is_alive
-from tests.experiments import last_step, run_cli, write_experiment
+from tests.experiments import last_step, prepare_run, run_cli, write_experiment
 from tests.slurm_cluster import wait_for
 
 PATIENCE_SECONDS = 120
@@ -227,6 +236,75 @@ def test_ranks_whose_queue_was_killed_can_be_cancelled_and_then_retried(tmp_path
     assert not psutil.wait_procs(ranks.values(), PATIENCE_SECONDS)[1]
     (last,) = [row for row in run.attempt_rows() if row["event"] == "end"]
     assert last["cause"] == "cancelled" and last["end_step"] > 0 and not last["requeue"]
+
+
+@dataclass(frozen=True)
+class FaultyJob(TrainJob):
+    """A trial that fails in each of its attempts, as the file `action` in its folder says."""
+
+    def __call__(self) -> None:
+        action = (Path(self.folder) / "action").read_text()
+        fault = Fault("step.end", action, nth=3)
+        run_rank(RunDir(Path(self.folder)), place_in_job(submitit.JobEnvironment()), proof=Proof((fault,)))
+
+
+class Clock:
+    """Seconds that pass a hundred times as fast while the queue waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += 100 * seconds
+        time.sleep(seconds / 4)
+
+
+@pytest.mark.slow
+def test_a_user_error_stops_at_once_and_equal_crashes_after_three_that_waited(tmp_path, monkeypatch):
+    submission = tmp_path / "submission"
+    runs = {action: prepare_run(tmp_path / action, **SMALL) for action in ("raise", "input/output")}
+    for action, run in runs.items():
+        (run.path / "action").write_text(action)
+        append_row(run.jobs, {"time": time.time(), "submission": str(submission), "job_id": "x", "cluster": "local"})
+    clock, began, ended = Clock(), list[float](), list[tuple[float, Decision]]()
+    submit_one, judge_one = local_queue._submit, local_queue._judge
+
+    def submit(run, *rest):
+        if run == runs["input/output"]:
+            began.append(clock.now)
+        return submit_one(run, *rest)
+
+    def judge(entry, *rest):
+        decision = judge_one(entry, *rest)
+        if entry.run == runs["input/output"]:
+            ended.append((clock.now, decision))
+        return decision
+
+    monkeypatch.setattr(local_queue, "TrainJob", FaultyJob)
+    monkeypatch.setattr(local_queue, "_submit", submit)
+    monkeypatch.setattr(local_queue, "_judge", judge)
+    site = load_profile(profile(tmp_path, parallel=2, max_failures=9))
+    work_off(list(runs.values()), ResourcesConfig(), site, submission, clock, clock.sleep)
+    assert causes(runs["raise"]) == ["user code"]
+    assert causes(runs["input/output"]) == ["I/O error"] * 3
+    assert [decision.delay_seconds for _, decision in ended] == [0, 60, 0]
+    waited = [after - before for (before, _), after in zip(ended, began[1:], strict=False)]
+    assert waited[0] < 60 <= waited[1], "and no second more than the queue's own rhythm"
+    assert waited[1] < 60 + 2 * 100 * local_queue.POLL_SECONDS
+    for action, run in runs.items():
+        failure = read_json(run.failure)
+        assert failure is not None and failure["rank"] == 0 and Path(failure["traceback"]).exists(), action
+        assert [row["end_step"] for row in run.attempt_rows() if row["event"] == "end"] == [3] * len(causes(run))
+    assert "the last 3 crashes were the same at step 3: OSError in faults.py:_act" in str(failure)
+
+
+def test_a_trial_that_waits_lets_others_pass():
+    first, second = Waiting(RunDir(Path("a")), ready=60.0), Waiting(RunDir(Path("b")))
+    assert choose([first, second], 0.0) is second
+    assert choose([first], 59.9) is None and choose([first, second], 60.0) is first
 
 
 def test_gpus_are_given_out_evenly():

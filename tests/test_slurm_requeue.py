@@ -12,6 +12,8 @@ import pytest
 
 from runner import onebox
 from runner import slurm as slurm_tools
+from runner.evidence import read_crashes
+from runner.nodes import record_fault
 from runner.rundir import RunDir, find_trials, read_rows
 from tests.experiments import fingerprint, last_step, only_trial, run_cli, write_experiment
 from tests.slurm_cluster import environment_of, own_cluster, sbatch, skip_without_slurm, wait_for
@@ -178,8 +180,45 @@ def test_one_rank_killed(slurm, profile, tmp_path, uninterrupted):
     ranks_of(run)[1].send_signal(signal.SIGKILL)
     wait_until_done(run)
     assert causes(run) == ["killed", "done"]
+    (end,) = [row for row in run.attempt_rows() if row.get("cause") == "killed"]
+    assert end["rank"] == 1 and end["node"] is None and "rank 1 ended without a word" in end["error"]
+    assert [crash["because_of_rank"] for crash in read_crashes(run, 1)] == [1] * len(read_crashes(run, 1))
+    shown = run_cli("show", run.trial, "--root", tmp_path / "runs").stdout
+    assert "because of rank 1" in " ".join(shown.split())
     assert resumed_steps(run)[1] >= 100, "from the last periodic checkpoint"
     check_same(run, uninterrupted)
+
+
+def test_crashes_wait_before_they_come_back_and_stay_away_from_bad_nodes(slurm, profile, tmp_path):
+    """Twice killed at the same place: the second requeue waits a minute, off a node that broke two other trials."""
+
+    def break_two_trials(node: str) -> None:
+        for name in ("a", "b"):
+            record_fault(RunDir(tmp_path / "runs" / "other" / name), "onebox", node, "node failure", "x")
+
+    known, later = slurm.nodes[-2:]
+    break_two_trials(known)
+    (run,) = submit(tmp_path, profile, checkpoint={"every_steps": 100_000}, train={"steps": 100_000})
+    assert slurm_tools.show_job(job_of(run))["ExcNodeList"] == known
+    break_two_trials(later)
+    for attempt in (1, 2):
+        wait_for(lambda: len(resumed_steps(run)), PATIENCE_SECONDS, "an attempt", until=lambda n, of=attempt: n == of)
+        wait_for(lambda: ranks_of(run), PATIENCE_SECONDS, "its ranks", until=lambda ranks: len(ranks) == 2)
+        ranks_of(run)[1].send_signal(signal.SIGKILL)
+        wait_for(
+            lambda: causes(run),
+            PATIENCE_SECONDS,
+            "its end",
+            until=lambda found, of=attempt: len(found) >= of and found[of - 1],
+        )
+    changed = {f"{known},{later}", f"127.0.0.[{known[8:]}-{later[8:]}]"}
+    job = wait_for(
+        lambda: slurm_tools.show_job(job_of(run)), 60, "the change", lambda job: job["ExcNodeList"] in changed
+    )
+    job = wait_for(lambda: slurm_tools.show_job(job_of(run)), 60, "the end", lambda job: job["JobState"] == "PENDING")
+    ends = [row for row in run.attempt_rows() if row["event"] == "end"]
+    assert [row["delay_seconds"] for row in ends] == [0, 60] and [row["rank"] for row in ends] == [1, 1]
+    assert int(job["StartTime"]) >= ends[1]["time"] + 55
 
 
 def test_death_of_one_of_two_nodes(profile, tmp_path, uninterrupted):
@@ -194,7 +233,11 @@ def test_death_of_one_of_two_nodes(profile, tmp_path, uninterrupted):
         victim = next(node for node in cluster.nodes if node != batch_host and node in nodes_of(run))
         onebox.kill_node(cluster, victim, noticed=True)
         wait_until_done(run)
-        assert len(causes(run)) == 2 and causes(run)[1] == "done"
+        assert causes(run) == ["node failure", "done"]
+        (end,) = [row for row in run.attempt_rows() if row.get("cause") == "node failure"]
+        assert end["node"] == victim
+        (fault,) = read_rows(tmp_path / "runs" / ".nodes" / "onebox.jsonl")
+        assert fault["node"] == victim and fault["trial"] == f"tiny/{run.trial}"
         assert victim not in nodes_of(run)
         assert resumed_steps(run)[1] >= 100, "from the last periodic checkpoint"
         check_same(run, uninterrupted)

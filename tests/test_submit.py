@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from runner import slurm
 from runner.cli import run as cli
 from runner.config import load_experiment
+from runner.nodes import record_fault
 from runner.profile import load_profile
+from runner.requeue import EXIT_OVER
 from runner.rundir import RunDir, append_row, find_trials, write_json
 from runner.status import is_alive
 from runner.submit import choose_rehearsal, decide, exit_trap, prepare, sbatch_parameters, submit
@@ -143,12 +146,39 @@ def test_the_trap_of_the_script_judges_every_end_but_a_good_one(tmp_path, site):
         done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True, timeout=20)
         return done.returncode, done.stdout.strip()
 
-    of = f"judged: -m runner.requeue {folder}/trials.txt"
+    def asked(when: str, index: int, job: str, launch: str, code: int) -> str:
+        return f"judged: -m runner.requeue {when} {folder}/trials.txt {index} {job} {launch} {code} 5"
+
     assert run("true", SLURM_JOB_ID="7") == (0, "")
-    assert run("exit 137", SLURM_JOB_ID="7") == (137, f"{of} 0 7 7.0 137 5")
+    assert run("exit 137", SLURM_JOB_ID="7") == (137, asked("end", 0, "7", "7.0", 137))
     array = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3", "SLURM_RESTART_COUNT": "2"}
-    assert run("false", **array) == (1, f"{of} 3 7_3 7_3.2 1 5")
+    looks = asked("begin", 3, "7_3", "7_3.2", 0)
+    assert run("false", **array) == (1, f"{looks}\n{asked('end', 3, '7_3', '7_3.2', 1)}")
     assert run("echo $RUNNER_SIGNAL_LEAD_SECONDS", SLURM_JOB_ID="7") == (0, "90")
+
+
+@pytest.mark.parametrize(("answer", "code"), [(0, 0), (EXIT_OVER, 1), (1, 0), (137, 0)])
+def test_ranks_start_again_unless_the_trial_is_over(tmp_path, site, answer, code):
+    """A job that Slurm started again: only the one answer that says so keeps its ranks from starting."""
+    folder = tmp_path / "exp" / ".submissions" / "x"
+    script = "\n".join(exit_trap(folder, load_profile(site))).replace(sys.executable, "python_says")
+    text = f'python_says() {{ [ "$3" != begin ] || return {answer}; }}\n{script}\necho ranks start'
+    environment = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1"}
+    done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout) == (code, "" if code else "ranks start\n")
+
+
+def test_bad_nodes_are_left_out_beside_those_of_the_profile(tmp_path, site, monkeypatch):
+    (_, trial), *_ = trials(load_experiment(write_experiment(tmp_path)))
+    folder = tmp_path / "runs" / "tiny" / ".submissions" / "x"
+    profile = load_profile(site).model_copy(update={"exclude": "n[1-2]"})
+    assert sbatch_parameters(trial.resources, profile, folder)["exclude"] == "n[1-2]"
+    for name in ("a", "b"):
+        record_fault(RunDir(tmp_path / "runs" / "tiny" / name), "lab", "n7", "node failure", "x")
+    monkeypatch.setattr(slurm, "show_config", lambda: {"ClusterName": "lab"})
+    assert sbatch_parameters(trial.resources, profile, folder)["exclude"] == "n[1-2],n7"
+    monkeypatch.setattr(slurm, "show_config", lambda: {"ClusterName": "other"})
+    assert sbatch_parameters(trial.resources, profile, folder)["exclude"] == "n[1-2]"
 
 
 def test_the_job_is_called_after_its_experiment(tmp_path, site):
