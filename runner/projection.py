@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +33,10 @@ class LinearHead(nn.Module):
         out_BP: Tensor = self.layer_norm(p_BP + self.dropout(self.fc(F.gelu(p_BP))))
         return out_BP
 
+    def start_from(self, weight_PD: Tensor, bias_P: Tensor) -> None:
+        """Be this affine map and the layer norm, until training refines it."""
+        _start(self.projection, weight_PD, bias_P, refinement=self.fc)
+
 
 class NonlinearHead(nn.Module):
     """LayerNorm(p + dropout(W2 gelu(W1 gelu(p)))): one layer more than the linear head."""
@@ -51,8 +56,20 @@ class NonlinearHead(nn.Module):
         out_BP: Tensor = self.layer_norm(p_BP + self.dropout(refined_BP))
         return out_BP
 
+    def start_from(self, weight_PD: Tensor, bias_P: Tensor) -> None:
+        """Be this affine map and the layer norm, until training refines it."""
+        _start(self.projection, weight_PD, bias_P, refinement=self.fc2)
 
-def build_head(kind: HeadType, inputs: int, width: int, dropout: float = 0.1) -> nn.Module:
+
+@torch.no_grad()
+def _start(projection: nn.Linear, weight_PD: Tensor, bias_P: Tensor, refinement: nn.Linear) -> None:
+    projection.weight.copy_(weight_PD)
+    projection.bias.copy_(bias_P)
+    refinement.weight.zero_()
+    refinement.bias.zero_()
+
+
+def build_head(kind: HeadType, inputs: int, width: int, dropout: float = 0.1) -> LinearHead | NonlinearHead:
     """A head with random weights."""
     return (LinearHead if kind == "linear" else NonlinearHead)(inputs, width, dropout)
 

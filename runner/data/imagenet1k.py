@@ -99,7 +99,7 @@ def list_flat_val(root: Path, wnids: list[str]) -> Listing:
 
 def read_meta(path: Path, root: Path) -> dict[int, str]:
     """ILSVRC2012_ID -> wnid, of the development kit."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]
+    from scipy.io import loadmat
 
     if not path.is_file():
         raise missing(f"{path.relative_to(root)}, which val/*.JPEG without folders needs,", root)

@@ -63,13 +63,19 @@ class BagOfTokens(nn.Module):
 
 def weigh_sublinearly(tokens_BL: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The tokens of each text, sorted, and weights that add up to 1 + log n over a token found n times."""
+    tokens_BL, count_BL = count_tokens(tokens_BL)
+    count_BL = count_BL.to(dtype)
+    return tokens_BL, (1 + count_BL.log()) / count_BL
+
+
+def count_tokens(tokens_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens of each text, sorted, and how often its text has each."""
     tokens_BL = tokens_BL.sort(dim=1).values
     new_BL = torch.ones_like(tokens_BL)
     new_BL[:, 1:] = tokens_BL[:, 1:] != tokens_BL[:, :-1]
     group_BL = new_BL.cumsum(dim=1) - 1
     count_BL = torch.zeros_like(tokens_BL).scatter_add_(1, group_BL, torch.ones_like(tokens_BL)).gather(1, group_BL)
-    count_BL = count_BL.to(dtype)
-    return tokens_BL, (1 + count_BL.log()) / count_BL
+    return tokens_BL, count_BL
 
 
 def build(config: Config, vocabulary: int) -> BagOfTokens:

@@ -8,6 +8,7 @@ Shapes: B samples on this rank, L tokens, F feature width, D projection width.
 """
 
 import copy
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Annotated, Literal
 
@@ -16,13 +17,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from runner.batch import Batch
+from runner.canonical import find_canonical_maps
 from runner.config import Selection
 from runner.curriculum import Stage, stage_at_step
+from runner.dataset import Split
 from runner.errors import ConfigError
+from runner.explain import OptionError
 from runner.interpolation import LinearInterpolation, NonlinearInterpolation
 from runner.losses.info_nce import info_nce
 from runner.losses.soft_targets import Second, soft_target_cross_entropy
-from runner.method import Method, Task
+from runner.method import Method, Task, evaluating
 from runner.projection import HeadType, build_head
 from runner.schema import Options
 
@@ -30,6 +34,9 @@ KIND = "records"
 
 Modality = Literal["source", "binary", "comment"]
 MODALITIES: tuple[Modality, ...] = ("source", "binary", "comment")
+START_ROWS = 256
+"""Texts read at once where the heads begin from correlations."""
+
 Share = Annotated[float, Field(ge=0)]
 
 
@@ -93,6 +100,14 @@ class Config(Options):
     """Primary losses the other way, too, from source and comment to binary: none is the paper's single direction,
     transposed the original code's."""
 
+    start: Literal["random", "canonical"] = "random"
+    """canonical: heads begin from what correlates between the three texts of the training functions, as the encoders
+    read them before training, rather than from random numbers."""
+
+    shrinkage: float | None = Field(None, ge=0)
+    """Of the canonical correlations: so many times the mean variance is added to each variance of the features; the
+    fewer the functions, the more. None: 1."""
+
     detach_targets: bool = False
     """Send no gradient through the soft targets."""
 
@@ -100,6 +115,12 @@ class Config(Options):
     def outputs(self) -> tuple[str, ...]:
         """What `embed` gives."""
         return ("features", *MODALITIES)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if self.shrinkage is not None and self.start != "canonical":
+            raise OptionError("shrinkage", f"{self.shrinkage} needs start: canonical")
+        return self
 
 
 def build(config: Config, encoder: nn.Module, task: Task) -> "ContraBin":
@@ -111,7 +132,31 @@ def build(config: Config, encoder: nn.Module, task: Task) -> "ContraBin":
     if not any(parameter.requires_grad for parameter in binary_encoder.parameters()):
         key = "encoder" if config.binary_encoder is None else "method.binary_encoder"
         raise ConfigError(f"{key}: for binary code it has nothing to train; freeze by method.freeze_anchor")
-    return ContraBin(config, encoder, binary_encoder, task)
+    method = ContraBin(config, encoder, binary_encoder, task)
+    if task.data is not None:
+        _start(method, task.data)
+    return method
+
+
+def _start(method: "ContraBin", data: Split) -> None:
+    """Fit the encoders that learn from texts alone, and the heads if they are to begin from correlations.
+
+    The same on every rank, and after a requeue replaced by what was saved.
+    """
+    columns: dict[str, Tensor] = {name: _column(data.columns, name).cpu().long() for name in MODALITIES}
+    if hasattr(method.encoder, "fit"):
+        method.encoder.fit(columns["source"], columns["comment"])  # type: ignore[operator]
+    if hasattr(method.binary_encoder, "fit"):
+        method.binary_encoder.fit(columns["binary"])  # type: ignore[operator]
+    if method.config.start == "canonical":
+        method.start_from_correlations(columns)
+
+
+def _column(columns: Mapping[str, Tensor], modality: Modality) -> Tensor:
+    if modality not in columns:
+        there = ", ".join(columns) or "none"
+        raise ConfigError(f"data.name: contrabin reads columns {', '.join(MODALITIES)}; these data have {there}")
+    return columns[modality]
 
 
 class ContraBin(Method):
@@ -176,15 +221,26 @@ class ContraBin(Method):
 
     def read(self, modality: Modality, batch: Batch) -> Tensor:
         """(B, F) features of one column; raises ConfigError for data that lack it."""
-        if modality not in batch.columns:
-            there = ", ".join(batch.columns) or "none"
-            raise ConfigError(f"data.name: contrabin reads columns {', '.join(MODALITIES)}; these data have {there}")
+        tokens_BL = _column(batch.columns, modality)
         frozen = modality != "binary" and self.config.freeze_anchor
         with torch.no_grad() if frozen else nullcontext():
-            features_BF: Tensor = (self.binary_encoder if modality == "binary" else self.encoder)(
-                batch.columns[modality]
-            )
+            features_BF: Tensor = (self.binary_encoder if modality == "binary" else self.encoder)(tokens_BL)
         return features_BF
+
+    @torch.no_grad()
+    def start_from_correlations(self, columns: Mapping[str, Tensor]) -> None:
+        """Let the heads begin from the canonical correlations of these rows' features."""
+        shrinkage = 1.0 if self.config.shrinkage is None else self.config.shrinkage
+        views = [self.read_all(name, columns[name]) for name in MODALITIES]
+        maps = find_canonical_maps(views, self.config.projection_width, shrinkage)
+        for name, found in zip(MODALITIES, maps, strict=True):
+            self.heads[name].start_from(*found)  # type: ignore[operator]
+
+    def read_all(self, modality: Modality, tokens_NL: Tensor) -> Tensor:
+        """(N, F) features of many rows of one column, in evaluation mode."""
+        with evaluating(self):
+            batches = (Batch(columns={modality: part_BL}) for part_BL in torch.split(tokens_NL, START_ROWS))
+            return torch.cat([self.read(modality, batch) for batch in batches])
 
     def project(self, modality: Modality, features_BF: Tensor) -> Tensor:
         """(B, D) projections, not normalised."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from runner.encoders import bag_of_tokens, huggingface, small_transformer
+from runner.encoders import bag_of_tokens, huggingface, lsa, small_transformer
 from runner.encoders.bag_of_tokens import weigh_sublinearly
 from runner.encoders.small_transformer import drop_empty_columns
 from runner.errors import ConfigError
@@ -17,6 +17,7 @@ VOCABULARY = 50
 SMALL = {
     "bag": (bag_of_tokens, {"embedding_width": 8, "hidden_width": 12, "width": 6}),
     "bag-linear": (bag_of_tokens, {"embedding_width": 8, "layers": 0, "width": 6, "token_dropout": 0.0}),
+    "lsa": (lsa, {"width": 6, "token_dropout": 0.0}),
     "transformer": (small_transformer, {"width": 12, "layers": 2, "heads": 3, "feed_forward": 16, "max_length": 9}),
     "transformer-cls": (small_transformer, {"width": 12, "layers": 2, "max_length": 9, "pooling": "cls"}),
     "bert": (huggingface, {"weights": "random"}),
@@ -96,16 +97,16 @@ def test_gradients_reach_every_parameter(name, models):
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, key
 
 
-@pytest.mark.parametrize("name", ["transformer", "transformer-cls", "bag", "bag-linear"])
+@pytest.mark.parametrize("name", ["transformer", "transformer-cls", "bag", "bag-linear", "lsa"])
 def test_the_embedding_of_padding_is_0_and_not_trained(name, models):
     encoder = make(name, models)
-    table = encoder.embedding if name.startswith("bag") else encoder.tokens
+    table = encoder.tokens if name.startswith("transformer") else encoder.embedding
     assert (table.weight[0] == 0).all()
     encoder(make_tokens()).square().sum().backward()
     assert (table.weight.grad[0] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["transformer", "transformer-cls", "bag"])
+@pytest.mark.parametrize("name", ["transformer", "transformer-cls", "bag", "lsa"])
 def test_the_seed_decides_and_a_state_dict_restores(name, models):
     first, same, other = (make(name, models, seed).eval() for seed in (0, 0, 1))
     tokens = make_tokens()
@@ -118,7 +119,7 @@ def test_the_seed_decides_and_a_state_dict_restores(name, models):
 
 def test_order_counts_for_a_transformer_and_not_for_a_bag(models):
     tokens = make_tokens((6,), 6)
-    for name, counts in (("transformer", True), ("transformer-cls", True), ("bag", False)):
+    for name, counts in (("transformer", True), ("transformer-cls", True), ("bag", False), ("lsa", False)):
         encoder = make(name, models).eval()
         same = torch.allclose(encoder(tokens), encoder(tokens.flip(1)), atol=1e-5)
         assert same != counts, name
@@ -139,6 +140,34 @@ def test_token_dropout_acts_in_training_only():
     assert not torch.equal(encoder(tokens), encoder(tokens))
     encoder.eval()
     assert torch.equal(encoder(tokens), encoder(tokens))
+
+
+def test_lsa_is_scikit_learns():
+    """All dimensions of tf-idf, of the texts of both columns and of texts that were not among them."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    torch.manual_seed(0)
+    columns = torch.randint(1, 30, (25, 12)), torch.randint(1, 45, (15, 7))
+    columns[1][:, 5:] = 0
+    tokens = [*columns, torch.randint(0, VOCABULARY, (8, 20))]
+    texts = [[[str(token) for token in row.tolist() if token] for row in rows] for rows in tokens]
+    vectorizer = TfidfVectorizer(analyzer=lambda words: words, min_df=2, sublinear_tf=True)
+    weights = vectorizer.fit_transform([*texts[0], *texts[1]])
+    svd = TruncatedSVD(weights.shape[1], algorithm="randomized", random_state=0).fit(weights)
+    encoder = lsa.build(lsa.Config(width=VOCABULARY), VOCABULARY).eval()
+    encoder.fit(*columns)
+    ours = torch.cat([encoder(rows) for rows in tokens]) / VOCABULARY**0.5
+    theirs = torch.from_numpy(svd.transform(vectorizer.transform([text for rows in texts for text in rows]))).float()
+    torch.testing.assert_close(ours @ ours.T, theirs @ theirs.T, rtol=1e-4, atol=1e-5)
+
+
+def test_lsa_of_few_texts_fills_the_width_with_0():
+    encoder = lsa.build(lsa.Config(width=9), VOCABULARY).eval()
+    encoder.fit(torch.tensor([[1, 2, 3], [2, 3, 4], [1, 1, 4]]))
+    features = encoder(torch.tensor([[1, 2, 2], [7, 8, 9]]))
+    assert (features[0, :3].abs() > 1e-6).all() and (features[:, 3:].abs() < 1e-6).all()
+    assert (features[1] == 0).all(), "no training text has these tokens"
 
 
 def test_a_block_is_torchs_own_encoder_layer(models):

@@ -6,7 +6,8 @@ from pydantic import ValidationError
 
 from runner.batch import Batch
 from runner.config import OptimizerConfig, Selection, load_experiment
-from runner.encoders import bag_of_tokens
+from runner.dataset import Records
+from runner.encoders import bag_of_tokens, lsa
 from runner.errors import ConfigError
 from runner.group import Group
 from runner.losses.info_nce import info_nce
@@ -150,6 +151,46 @@ def test_the_binary_encoder_is_a_copy_or_one_of_its_own():
     assert make(task=task, binary_encoder=own).embed(make_batch())["features"].shape == (10, 5)
 
 
+def make_pairs(rows=60, seed=0):
+    """Records whose three texts say one thing each in words of their own, and other things besides."""
+    generator = torch.Generator().manual_seed(seed)
+    topic = torch.randint(0, 6, (rows, 1), generator=generator)
+    columns = {}
+    for place, name in enumerate(MODALITIES):
+        noise = torch.randint(20, VOCABULARY, (rows, 6), generator=generator)
+        columns[name] = torch.cat([1 + topic + 6 * place, noise], dim=1)
+    return Records(columns, topic[:, 0], (), VOCABULARY)
+
+
+def make_with_data(**options):
+    torch.manual_seed(0)
+    encoder = lsa.build(lsa.Config(width=30, token_dropout=0.0), VOCABULARY)
+    options = {"projection_width": 6, "dropout": 0.0, "curriculum": STAGES, **options}
+    return build(Config(**options), encoder, Task(8, data=make_pairs()))
+
+
+def test_encoders_that_learn_from_texts_are_given_those_they_read():
+    method, data = make_with_data(), make_pairs()
+    anchor, binary = (lsa.build(lsa.Config(width=30), VOCABULARY) for _ in range(2))
+    anchor.fit(data.columns["source"], data.columns["comment"])
+    binary.fit(data.columns["binary"])
+    for fitted, expected in ((method.encoder, anchor), (method.binary_encoder, binary)):
+        assert all(torch.equal(a, b) for a, b in zip(fitted.buffers(), expected.buffers(), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(fitted.parameters(), expected.parameters(), strict=True))
+    assert not any(parameter.requires_grad for parameter in method.encoder.parameters())
+
+
+@pytest.mark.parametrize("head", ["linear", "nonlinear"])
+def test_heads_may_begin_from_what_correlates(head):
+    """What is new is told by its topic before any training, and not by random heads."""
+    new, right = make_pairs(seed=1), {}
+    for start in ("random", "canonical"):
+        found = make_with_data(start=start, head=head).eval().embed(Batch(columns=new.columns))
+        nearest = torch.cdist(found["comment"], found["binary"]).argmin(dim=1)
+        right[start] = (new.labels[nearest] == new.labels).float().mean().item()
+    assert right["canonical"] > 0.8 > 0.5 > right["random"]
+
+
 def test_a_frozen_copy_is_refused():
     with pytest.raises(ConfigError, match=r"nothing to train; freeze by method\.freeze_anchor"):
         build(Config(), make_encoder().requires_grad_(False), Task(8))
@@ -201,6 +242,18 @@ def test_an_interrupted_run_ends_where_the_uninterrupted_one_does(tmp_path):
     assert losses_of(whole, "train/intermediate") == losses_of(cut, "train/intermediate")
 
 
+def test_what_was_fitted_is_restored(tmp_path):
+    groups = {
+        "encoder": {"name": "lsa", "width": 20},
+        "method": {"name": "contrabin", "start": "canonical", "projection_width": 8, "curriculum": STAGES},
+        "without": (*RUN["without"], "encoder", "method"),
+    }
+    whole, cut = (prepare_run(tmp_path / name, **{**RUN, **groups}) for name in ("whole", "cut"))
+    assert train_on_ranks(whole, 1) == ["GO_ON"]
+    assert train_on_ranks(cut, 1, {4: 0}) == ["REQUEUE", "GO_ON"]
+    assert fingerprint(whole) == fingerprint(cut) is not None
+
+
 @pytest.mark.ddp
 @pytest.mark.slow
 def test_an_interrupted_run_on_ranks_goes_on_through_the_stages(tmp_path):
@@ -246,6 +299,7 @@ def test_accumulation_ends_at_the_planned_rate(tmp_path):
         ({"curriculum": {"naive": 0, "linear": 0, "nonlinear": 0}}, "all 0"),
         ({"curriculum": {"primary": 3}}, r"method\.curriculum\.primary.*unknown key"),
         ({"anchor": "ir"}, r"method\.anchor"),
+        ({"shrinkage": 2.0}, r"method\.shrinkage: 2\.0 needs start: canonical"),
     ],
 )
 def test_mistakes_are_found_at_submission(tmp_path, method, message):
