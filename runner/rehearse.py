@@ -24,6 +24,7 @@ from runner import onebox, slurm
 from runner.config import TrackingConfig, Trial
 from runner.debug import first_trial
 from runner.errors import ConfigError, RunnerError, SubmissionError
+from runner.explain import counted
 from runner.onebox.events import node_names, preempt, rank_processes
 from runner.onebox.private import private_cluster
 from runner.profile import Profile
@@ -115,8 +116,9 @@ def rehearse(
 ) -> Report:
     """Rehearse the first trial of an experiment under ROOT/.rehearsal; tells on stderr what it does.
 
-    Raises: SubmissionError without Slurm's programs, ConfigError for the file and for too few steps, RehearsalError
-    when the trial fails by itself.
+    The trial keeps its own schedules and evaluation and ends after `steps`, about TRAINING_SECONDS if None; a row of
+    metrics is written at every step. Raises: SubmissionError without Slurm's programs, ConfigError for the file and
+    for too few steps, RehearsalError when the trial fails by itself.
     """
     if missing := onebox.missing_tools(accounting=False):
         raise SubmissionError(f"{missing[0]} not found; get it with: runner onebox install")
@@ -130,13 +132,12 @@ def rehearse(
         raise ConfigError(f"{path}: train.steps: 0 trains nothing, so there is nothing to interrupt")
     seed = random.randrange(10**6) if seed is None else seed
     trial = trial.model_copy(update={"tracking": TrackingConfig(every_steps=1), "rehearse": None})
-    folder = root.absolute() / ".rehearsal" / trial.name
+    folder = root.absolute() / ".rehearsal" / trial.name / variant.trial_id
     site, nodes = make_site(trial.resources.ranks, torch.cuda.is_available())
     origin = collect(sys.argv)
 
     def start(name: str, stop_after: int | None) -> RunDir:
-        run = RunDir(folder / f"{variant.trial_id}.{name}")
-        shutil.rmtree(run.path, ignore_errors=True)
+        run = RunDir(folder / name)
         prepare(run, with_checkpoints(trial, stop_after), variant.overrides, origin)
         ship([(site, [(run, trial.resources)])], folder, stop_after)
         return run
@@ -151,7 +152,9 @@ def rehearse(
         "accounting": False,
     }
     with private_cluster(**settings) as cluster:
-        _say(f"{trial.name}/{variant.trial_id} on {trial.resources.ranks} ranks and {nodes} nodes, in {folder}")
+        shutil.rmtree(folder, ignore_errors=True)
+        place = f"{counted(trial.resources.ranks, 'rank')} and {counted(nodes, 'node')}"
+        _say(f"{trial.name}/{variant.trial_id} on {place}, in {folder}")
         steps = steps or _choose_steps(start("measured", None), least)
         reference = start("uninterrupted", steps)
         steps = _wait_until_done(reference)

@@ -21,16 +21,17 @@ AMBIENT = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SCANC
 def private_cluster(**settings: Any) -> Iterator[Cluster]:
     """Start a cluster in a temporary folder and point this process's environment at it; end both, come what may.
 
-    Ctrl-C, SIGTERM and SIGHUP end the work inside by a KeyboardInterrupt; the way down is not interrupted again.
+    Ctrl-C, SIGTERM and SIGHUP end the work inside by a KeyboardInterrupt, in imports too; the way down is not
+    interrupted again.
     """
     folder = Path(tempfile.mkdtemp(prefix="onebox-"))
     try:
-        with _ended_by_signals():
+        with _handling(signal.default_int_handler):
             cluster = onebox.up(folder, **settings)
             with _environment_of(cluster):
                 yield cluster
     finally:
-        with _undisturbed():
+        with _handling(signal.SIG_IGN):
             if (folder / "settings.json").exists():
                 onebox.down(folder, wipe=True)
             else:
@@ -52,24 +53,14 @@ def _environment_of(cluster: Cluster) -> Iterator[None]:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    with _handling(signal.default_int_handler, signal.SIGTERM, signal.SIGHUP):
-        yield
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    with _handling(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        yield
-
-
-@contextmanager
-def _handling(handler: Any, *signals: signal.Signals) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {each: signal.signal(each, handler) for each in signals}
+def _handling(handler: Any) -> Iterator[None]:
+    """Answer the signals by which a terminal or a supervisor ends us in another way, but for those ignored already."""
+    before: dict[signal.Signals, Any] = {}
     try:
+        if threading.current_thread() is threading.main_thread():
+            for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(each) is not signal.SIG_IGN:
+                    before[each] = signal.signal(each, handler)
         yield
     finally:
         for each, previous in before.items():
