@@ -8,7 +8,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -57,7 +56,7 @@ CLUSTER_NODES = 3
 """Two for the trial, and one to go to when one of them dies."""
 
 PATIENCE_SECONDS = 300.0
-"""How long nothing at all may happen before a trial counts as hanging."""
+"""How long no step may be done before a trial counts as hanging, beside twice the time of the uninterrupted run."""
 
 POLL_SECONDS = 0.05
 SETTLED_SECONDS = 3.0
@@ -156,13 +155,15 @@ def rehearse(
         place = f"{counted(trial.resources.ranks, 'rank')} and {counted(nodes, 'node')}"
         _say(f"{trial.name}/{variant.trial_id} on {place}, in {folder}")
         steps = steps or _choose_steps(start("measured", None), least)
+        began = time.monotonic()
         reference = start("uninterrupted", steps)
         steps = _wait_until_done(reference)
         if steps < least:
             raise ConfigError(f"{path}: the trial ends after {steps} steps; so many events need at least {least}")
         events = plan_events(steps, seed, kinds)
         _say(f"uninterrupted: done after {steps} steps; seed {seed}: {_in_words(events)}")
-        stage = Stage(cluster, start("interrupted", steps), random.Random(seed))
+        patience_seconds = PATIENCE_SECONDS + 2 * (time.monotonic() - began)
+        stage = Stage(cluster, start("interrupted", steps), random.Random(seed), patience_seconds)
         strikes, note = stage.play(events)
         result, other = read_json(stage.run.result), read_json(reference.result)
     differences = (
@@ -212,6 +213,7 @@ class Stage:
     cluster: onebox.Cluster
     run: RunDir
     draw: random.Random
+    patience_seconds: float
     sight: Sight = field(init=False)
 
     def __post_init__(self) -> None:
@@ -227,12 +229,15 @@ class Stage:
         for event in events:
             if problem := self._wait(partial(self._has_reached, event.step, strikes)):
                 return strikes, f"{event.kind} at step {event.step} was not reached: {problem}"
+            nodes, processes = node_names(self.cluster, self.job_id), rank_processes(self.cluster, self.job_id)
+            if not nodes or not processes:
+                return (
+                    strikes,
+                    f"{event.kind} at step {event.step} came too late, the trial was over; take more --steps",
+                )
             attempt, step = self.sight.newest
-            strike = Strike(event, time.time(), attempt)
-            recover = self._strike(event.kind)
-            if recover is None:
-                return strikes, f"{event.kind} at step {event.step} came too late: the trial was over"
-            strikes.append(strike)
+            strikes.append(Strike(event, time.time(), attempt))
+            recover = self._strike(event.kind, self.draw.choice(nodes), self.draw.choice(list(processes.values())))
             _say(f"step {step}, attempt {attempt}: {KINDS[event.kind]}")
             problem = self._wait(lambda: self._moves(strikes))
             recover()
@@ -251,27 +256,22 @@ class Stage:
         (attempt, step), last = self.sight.newest, strikes[-1]
         return attempt > last.attempt and step > left_step(last, self.run.attempt_rows(), self.sight.steps)
 
-    def _strike(self, kind: str) -> Callable[[], object] | None:
-        """Make it happen; what is returned puts the cluster right again, once the trial is back. None: nobody runs."""
-        cluster, job_id = self.cluster, self.job_id
-        nodes, processes = node_names(cluster, job_id), rank_processes(cluster, job_id)
-        if not nodes or not processes:
-            return None
-        node = self.draw.choice(nodes)
+    def _strike(self, kind: str, node: str, process: psutil.Process) -> Callable[[], object]:
+        """Make it happen; what is returned puts the cluster right again, once the trial is back."""
         if kind == "preempt":
-            preempt(cluster, node)
+            preempt(self.cluster, node)
         elif kind == "term":
-            onebox.set_user_signal(cluster, False)
-            preempt(cluster, node)
-            return lambda: onebox.set_user_signal(cluster, True)
+            onebox.set_user_signal(self.cluster, False)
+            preempt(self.cluster, node)
+            return lambda: onebox.set_user_signal(self.cluster, True)
         elif kind == "requeue":
-            slurm.requeue(job_id)
+            slurm.requeue(self.job_id)
         elif kind == "kill":
             with suppress(psutil.NoSuchProcess):
-                processes[self.draw.choice(sorted(processes))].send_signal(signal.SIGKILL)
+                process.kill()
         else:
-            onebox.kill_node(cluster, node, noticed=True)
-            return lambda: onebox.revive_node(cluster, node)
+            onebox.kill_node(self.cluster, node, noticed=True)
+            return lambda: onebox.revive_node(self.cluster, node)
         return lambda: None
 
     def _wait(self, until: Callable[[], object]) -> str:
@@ -293,8 +293,8 @@ class Stage:
                 if ended is not None and (row.record.is_final or now - ended >= SETTLED_SECONDS):
                     self.sight.look()
                     return "" if until() else _why(row)
-                if now - moved > PATIENCE_SECONDS:
-                    return f"nothing happened for {PATIENCE_SECONDS:.0f} s; it is {row.state} {row.note}".rstrip()
+                if now - moved > self.patience_seconds:
+                    return f"no step for {self.patience_seconds:.0f} s; it is {row.state} {row.note}".rstrip()
             time.sleep(POLL_SECONDS)
 
 
