@@ -181,7 +181,7 @@ def test_a_rehearsal_from_end_to_end(tmp_path, scratch):
     path, root = write_experiment(tmp_path, rehearse={"at_step": 5}, **GROUPS), tmp_path / "runs"
     written = path.read_text()
     words = ["rehearse", path, "--ranks", 2, "--steps", 400, "--event", "kill", "--event", "requeue", "--seed", 1]
-    done = run_cli(*words, "--json", "--root", root, cwd=tmp_path, timeout=580)
+    done = run_cli(*words, "--json", "--root", root, timeout=580)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert report["passed"] and report["differences"] == [] and report["note"] == ""
@@ -211,7 +211,7 @@ def test_a_rehearsal_from_end_to_end(tmp_path, scratch):
 def test_a_rehearsal_as_it_comes(tmp_path, scratch):
     skip_without_slurm()
     path = write_experiment(tmp_path, **GROUPS)
-    done = run_cli("rehearse", path, "--ranks", 2, "--root", tmp_path / "runs", cwd=tmp_path, timeout=1700)
+    done = run_cli("rehearse", path, "--ranks", 2, "--root", tmp_path / "runs", timeout=1700)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 1 + len(KINDS) + 2 and all(any(words in line for line in lines) for words in KINDS.values())

@@ -53,7 +53,10 @@ class Cell:
 
     told: str
     strikes: tuple[tuple[str, float, str], ...]
-    """What is waited for (a `step` of rank 0, or seconds since the job is `running`), how many, what happens then."""
+    """What is waited for (a `step` of rank 0, or seconds since the job is `running`), how many, what happens then.
+
+    Not before there is a rank for it to happen to.
+    """
 
     grace_seconds: int = 8
     user_signal: bool = True
@@ -164,12 +167,14 @@ def wait(look: Callable[[], Any], what: str) -> Any:
     return wait_for(look, PATIENCE_SECONDS, what)
 
 
-def wait_until(work: Work, run: RunDir, unit: str, count: float) -> None:
+def wait_until(cluster: Cluster, work: Work, run: RunDir, unit: str, count: float) -> None:
     if unit == "step":
         wait(lambda: any(row["step"] >= count for row in work.rows()), f"step {count}")
     else:
         wait(lambda: fact(run, "JobState") == "RUNNING", "the job to run")
         time.sleep(count)
+        # Where srun has not started a rank, a signal would reach nobody.
+        wait(lambda: rank_processes(cluster, job_of(run)), "a process of a rank")
 
 
 def strike(cluster: Cluster, run: RunDir, what: str) -> None:
@@ -235,7 +240,7 @@ def play(cell: Cell, folder: Path, reference: tuple[Work, RunDir] | None) -> tup
         run = work.submit()
         passages = []
         for unit, count, what in cell.strikes:
-            wait_until(work, run, unit, count)
+            wait_until(cluster, work, run, unit, count)
             restarts, struck = int(fact(run, "Restarts")), time.time()
             strike(cluster, run, what)
             passages.append(look_after(work, run, restarts, struck))
