@@ -233,7 +233,7 @@ def test_a_trial_that_fails_by_itself_is_told(tmp_path, scratch):
 
 @pytest.mark.slurm
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "TERM"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 def test_interrupted_itself_it_leaves_nothing_that_runs(tmp_path, scratch, signum):
     skip_without_slurm()
     path = write_experiment(tmp_path, **GROUPS)
