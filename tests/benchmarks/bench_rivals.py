@@ -104,7 +104,7 @@ class Outcome:
     """How a cell ended."""
 
     state: str
-    """`done`, or what Slurm calls the job."""
+    """`done`, what Slurm calls the job, or that nothing happened for PATIENCE_SECONDS."""
 
     restarts: int
     passages: tuple[Passage, ...]
@@ -303,7 +303,10 @@ def main(names: list[str]) -> None:
         assert outcome.state == "done", outcome.state
         print(f"uninterrupted: {outcome.seconds:.0f} s", flush=True)
         for name in names or CELLS:
-            outcomes[name], _, _ = play(CELLS[name], Path(folder) / name, (work, run))
+            try:
+                outcomes[name], _, _ = play(CELLS[name], Path(folder) / name, (work, run))
+            except AssertionError as hung:
+                outcomes[name] = Outcome("LOST: hung", 0, (), (str(hung),), PATIENCE_SECONDS)
             told = "".join(f"; {line}" for line in outcomes[name].differences)
             print(f"{name}: {outcomes[name].summary}{told} ({outcomes[name].seconds:.0f} s)", flush=True)
     print("\n".join(["", *events_table(outcomes), "", *times_table(outcomes)]))
