@@ -10,8 +10,8 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -150,8 +150,8 @@ def rehearse(
         "kill_wait_seconds": max(1, grace_seconds),
         "accounting": False,
     }
-    with private_cluster(**settings) as cluster:
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    with private_cluster(**settings) as cluster, _keeping_logs(cluster, folder):
         place = f"{counted(trial.resources.ranks, 'rank')} and {counted(nodes, 'node')}"
         _say(f"{trial.name}/{variant.trial_id} on {place}, in {folder}")
         steps = steps or _choose_steps(start("measured", None), least)
@@ -185,6 +185,15 @@ def rehearse(
         differences=tuple(differences),
         note=note,
     )
+
+
+@contextmanager
+def _keeping_logs(cluster: onebox.Cluster, folder: Path) -> Iterator[None]:
+    """What the daemons of a cluster wrote outlives it: FOLDER/slurm."""
+    try:
+        yield
+    finally:
+        shutil.copytree(cluster.folder / "log", folder / "slurm", dirs_exist_ok=True)
 
 
 def make_site(ranks: int, cuda: bool) -> tuple[Profile, int]:
