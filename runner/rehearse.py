@@ -279,7 +279,7 @@ class Stage:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         else:
-            onebox.kill_node(self.cluster, node, noticed=True)
+            onebox.kill_node(self.cluster, node)
             return lambda: onebox.revive_node(self.cluster, node)
         return lambda: None
 
