@@ -90,6 +90,44 @@ def submit(
 
 
 @app.command()
+def rehearse(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Ranks on this machine.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Else about a minute of training.")] = None,
+    event: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="preempt, term, requeue, kill or node, in this order; else each once."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the steps at which it is interrupted.")] = None,
+    grace: Annotated[int, typer.Option(min=1, help="Seconds from a warning to the end, GraceTime of your site.")] = 30,
+    as_json: Json = False,
+    root: Root = None,
+) -> None:
+    """Interrupt one trial, shortened, in every way a cluster would, on a real Slurm here; 1 unless nothing is lost."""
+    from runner.rehearsal import passages_table
+    from runner.rehearse import rehearse
+    from runner.tables import make_console
+
+    report = rehearse(
+        Path(experiment),
+        overrides or [],
+        _root(root),
+        ranks=ranks,
+        steps=steps,
+        seed=seed,
+        kinds=event or [],
+        grace_seconds=grace,
+    )
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        make_console().print(passages_table(report.passages))
+        print("\n".join(report.verdict()))
+    _exit(0 if report.passed else EXIT_FAILED)
+
+
+@app.command()
 def status(
     sweep: Annotated[str | None, typer.Argument(metavar="SWEEP", help="Experiment; else all of them.")] = None,
     as_json: Json = False,

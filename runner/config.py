@@ -264,7 +264,11 @@ class ResourcesConfig(Options):
 
 
 class RehearseConfig(Options):
-    """Interrupts the first trials on purpose, to see them resume."""
+    """Has the first trials interrupt themselves once, anywhere they run, to see them resume.
+
+    For the quickstart, which has no scheduler. `runner rehearse` interrupts a trial from outside, by a real Slurm,
+    and leaves this key out.
+    """
 
     signal: Literal["USR2", "TERM", "KILL"] = "USR2"
     """USR2 and TERM are preemptions, KILL is a crash."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from runner.config import check_machine, load_experiment, warnings
+from runner.config import Trial, check_machine, load_experiment, warnings
 from runner.errors import ConfigError, UserError
 from runner.evidence import last_attempt, read_crashes
 from runner.explain import OptionError, counted
@@ -19,7 +19,7 @@ from runner.named import resolve_trials
 from runner.provenance import collect
 from runner.rundir import RunDir
 from runner.submit import check_weights, prepare
-from runner.sweep import trials
+from runner.sweep import Variant, trials
 
 EXIT_USER_ERROR, EXIT_PIPE_CLOSED = 2, 141
 LEAVE_SECONDS = 10
@@ -32,19 +32,7 @@ def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps
     `ranks` are gloo processes of this machine (NCCL with GPUs); rank 0 writes to the terminal, the others to their
     logs. `pdb` opens the debugger where a one-rank run fails.
     """
-    if ranks is not None:
-        overrides = [*overrides, f"resources.ranks={ranks}"]
-    experiment = load_experiment(path, overrides)
-    (variant, trial) = trials(experiment)[0]
-    # Here, where a mistake costs one line; each rank would find it again, with a folder already written.
-    resolve_trials([(variant, trial)], experiment.document)
-    try:
-        check_machine(trial, torch.cuda.is_available())
-    except OptionError as error:
-        raise experiment.document.locate(error, variant.origins) from None
-    check_weights([(variant, trial)], experiment.document)
-    for line in warnings(trial, torch.cuda.is_available()):
-        print(f"runner: {line}", file=sys.stderr)
+    variant, trial = first_trial(path, overrides, ranks)
     world = trial.resources.ranks
     if pdb and world > 1:
         raise ConfigError(f"--pdb: needs one rank, the trial has resources.ranks={world}; add --ranks 1")
@@ -55,6 +43,26 @@ def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps
     if world == 1:
         return _run_here(run, steps, pdb)
     return _run_ranks(run, world, steps)
+
+
+def first_trial(path: Path, overrides: list[str], ranks: int | None) -> tuple[Variant, Trial]:
+    """The first trial of an experiment, if this machine can run it; `ranks` overrides its own.
+
+    Raises: ConfigError. Here, where a mistake costs one line; each rank would find it again, in a folder made for it.
+    """
+    if ranks is not None:
+        overrides = [*overrides, f"resources.ranks={ranks}"]
+    experiment = load_experiment(path, overrides)
+    (variant, trial) = trials(experiment)[0]
+    resolve_trials([(variant, trial)], experiment.document)
+    try:
+        check_machine(trial, torch.cuda.is_available())
+    except OptionError as error:
+        raise experiment.document.locate(error, variant.origins) from None
+    check_weights([(variant, trial)], experiment.document)
+    for line in warnings(trial, torch.cuda.is_available()):
+        print(f"runner: {line}", file=sys.stderr)
+    return variant, trial
 
 
 def _run_here(run: RunDir, steps: int | None, pdb: bool) -> int:

@@ -47,6 +47,8 @@ class TrainJob:
     """A trial as a job: nothing but its folder, since a requeue by Slurm reads the pickle of the submission."""
 
     folder: str
+    stop_after: int | None = None
+    """Ends the trial early, for rehearsals."""
 
     def __call__(self) -> None:
         run = RunDir(Path(self.folder))
@@ -55,7 +57,7 @@ class TrainJob:
         place = place_in_job(submitit.JobEnvironment())
         # What this launch prints begins here: the file may hold what an earlier launch of the job printed.
         print(mark(place.launch), file=sys.stderr, flush=True)
-        outcome, preemption = run_rank(run, place)
+        outcome, preemption = run_rank(run, place, stop_after=self.stop_after)
         if outcome.verdict:
             leave(outcome.verdict, place, preemption)
 
@@ -92,8 +94,8 @@ def run_rank(
 ) -> tuple["Outcome", "Preemption"]:
     """Train as one rank of a launch; what ends it is written into the run folder before this returns or raises.
 
-    `stop_after` ends the run early (debugging); `redirect` sends output to the attempt's own log file; `proof` is
-    for those that interrupt a run on purpose.
+    `stop_after` ends the run early (debugging, rehearsals); `redirect` sends output to the attempt's own log file;
+    `proof` is for those that interrupt a run on purpose.
     """
     from runner.preemption import LATENCY_SECONDS, heeding, watching
 

@@ -167,10 +167,10 @@ def plan_shipments(
     ]
 
 
-def ship(shipments: list[Shipment], folder: Path) -> None:
-    """Submit trials of one experiment folder again; call under its lock."""
+def ship(shipments: list[Shipment], folder: Path, stop_after: int | None = None) -> None:
+    """Submit trials of one experiment folder again; call under its lock. `stop_after` ends each early (on Slurm)."""
     for site, members in shipments:
-        _send(members, site, folder)
+        _send(members, site, folder, stop_after)
 
 
 def choose_rehearsal(trial: Trial, index: int) -> Trial:
@@ -209,7 +209,9 @@ def _plan(expanded: list[tuple[Variant, Trial]], runs: list[RunDir]) -> tuple[It
     return tuple(items)
 
 
-def _send(chosen: list[tuple[RunDir, ResourcesConfig]], site: Profile, folder: Path) -> None:
+def _send(
+    chosen: list[tuple[RunDir, ResourcesConfig]], site: Profile, folder: Path, stop_after: int | None = None
+) -> None:
     classes: dict[ResourcesConfig, list[RunDir]] = {}
     for run, resources in chosen:
         classes.setdefault(resources, []).append(run)
@@ -219,8 +221,11 @@ def _send(chosen: list[tuple[RunDir, ResourcesConfig]], site: Profile, folder: P
         submission.mkdir(parents=True, mode=0o700)
         write_yaml(submission / "profile.yaml", site.model_dump(mode="json"))
         write_json(submission / "resources.json", resources.model_dump(mode="json"))
-        send = _send_to_slurm if site.cluster == "slurm" else _send_to_local_queue
-        send(members, resources, site, submission)
+        if site.cluster == "slurm":
+            _send_to_slurm(members, resources, site, submission, stop_after)
+        else:
+            assert stop_after is None, "the local queue runs whole trials"
+            _send_to_local_queue(members, resources, site, submission)
 
 
 def _record(members: list[RunDir], submission: Path, asked: float, facts: list[dict[str, Any]]) -> None:
@@ -296,13 +301,15 @@ def exit_trap(submission: Path, site: Profile) -> list[str]:
     ]
 
 
-def _send_to_slurm(members: list[RunDir], resources: ResourcesConfig, site: Profile, submission: Path) -> None:
+def _send_to_slurm(
+    members: list[RunDir], resources: ResourcesConfig, site: Profile, submission: Path, stop_after: int | None
+) -> None:
     import submitit
 
     executor, asked = _executor(resources, site, submission), time.time()
     _write_manifest(submission, members)
     try:
-        jobs = executor.submit_array([TrainJob(str(run.path)) for run in members])
+        jobs = executor.submit_array([TrainJob(str(run.path), stop_after) for run in members])
     except submitit.core.utils.FailedJobError as error:
         raise SubmissionError(f"sbatch refused the array: {str(error).strip().splitlines()[-1]}") from error
     host = os.uname().nodename

@@ -16,6 +16,7 @@ from tests.trials import end, local_job, make_trial, slurm_job, start
 VERBS = [
     "debug",
     "submit",
+    "rehearse",
     "status",
     "logs",
     "show",

@@ -16,8 +16,8 @@ time_limit loader attempt rendezvous wandb_mirror tracking ema online_probe cano
 interpolation curriculum tokenizers method losses methods encoders data schedules lars optimizer precision facts
 features ranking text_metrics evaluation named evaluate state elastic exactness journal snapshot checkpoint background
 progress run saving trainer job local_queue record status tables differences watch show logs results plot provenance
-orphans submit local_ranks verify reshape debug cancel json_schema onebox cli_onebox cli_data doctor interruption cli
-__main__
+orphans submit local_ranks verify reshape debug cancel json_schema onebox rehearsal rehearse cli_onebox cli_data
+doctor interruption cli __main__
 """
 ORDER = _ORDER.split()
 """Each part imports only from parts to its left; a folder is one part. A total order has no circles."""

@@ -131,7 +131,8 @@ def resumed_steps(run: RunDir) -> list[int]:
 
 
 def test_preempted_by_a_job_of_higher_priority(slurm, profile, tmp_path, uninterrupted):
-    (run,) = submit(tmp_path, profile)
+    # Without any periodic checkpoint: what it resumes from was saved on account of the signal.
+    (run,) = submit(tmp_path, profile, checkpoint={"every_steps": 10 * STEPS})
     wait_for_step(run, 40)
     preempt(run)
     wait_until_done(run)

@@ -15,6 +15,7 @@ BENCHMARKS = (
     ["bench_pixels"],
     ["bench_code_floor"],
     ["bench_protein_floor"],
+    ["bench_rivals"],
 )
 
 for name, *options in BENCHMARKS:

@@ -1,0 +1,355 @@
+"""A rehearsal: the first trial of an experiment, shortened, on a real Slurm of this machine that interrupts it.
+
+One run is left alone, another meets every event of a plan in turn, each at a random step. What came of it is
+measured from outside, by what stands in the run folder.
+"""
+
+import json
+import os
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import psutil
+import torch
+
+from runner import onebox, slurm
+from runner.config import TrackingConfig, Trial
+from runner.debug import first_trial
+from runner.errors import ConfigError, RunnerError, SubmissionError
+from runner.explain import counted
+from runner.onebox.events import node_names, preempt, rank_processes
+from runner.onebox.private import private_cluster
+from runner.profile import Profile
+from runner.provenance import collect
+from runner.rehearsal import (
+    KINDS,
+    STEPS_PER_EVENT,
+    Event,
+    Report,
+    Strike,
+    compare,
+    describe_passage,
+    left_step,
+    plan_events,
+)
+from runner.rundir import RunDir, read_json, read_rows
+from runner.status import Row, read_statuses
+from runner.submit import prepare, ship
+
+TRAINING_SECONDS = 60.0
+"""How long the shortened trial trains, unless --steps says."""
+
+MEASURED_STEPS, MEASURED_SECONDS = 30, 10.0
+"""How much of a trial, after its first step, tells how long a step takes: whichever comes first."""
+
+CHECKPOINTS = 10
+"""In the shortened trial, for kill -9 to have something to go back to."""
+
+CLUSTER_NODES = 3
+"""Two for the trial, and one to go to when one of them dies."""
+
+PATIENCE_SECONDS = 300.0
+"""How long no step may be done before a trial counts as hanging, beside twice the time of the uninterrupted run."""
+
+POLL_SECONDS = 0.05
+SETTLED_SECONDS = 3.0
+"""How long a job must have ended for good: a requeue shows it as ended for a moment."""
+
+
+class RehearsalError(RunnerError):
+    """The trial failed where nobody interrupted it."""
+
+
+@dataclass
+class Sight:
+    """Every row of metrics.jsonl that was ever there; a new attempt takes back those of steps it does again."""
+
+    run: RunDir
+    steps: dict[int, dict[int, float]] = field(default_factory=dict)
+    """Attempt -> step -> unix seconds."""
+
+    _read: tuple[int, int] = (0, 0)
+    """Which file was read, and how many bytes of it."""
+
+    def look(self) -> None:
+        try:
+            with self.run.metrics.open("rb") as file:
+                found = os.fstat(file.fileno())
+                inode, offset = self._read
+                offset = offset if inode == found.st_ino and offset <= found.st_size else 0
+                file.seek(offset)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read = (found.st_ino, offset + len(whole))
+        for line in whole.splitlines():
+            with suppress(ValueError, KeyError):
+                row = json.loads(line)
+                self.steps.setdefault(row["attempt"], {}).setdefault(row["step"], row["time"])
+
+    @property
+    def newest(self) -> tuple[int, int]:
+        """The newest attempt that has done a step, and its last step."""
+        attempt = max(self.steps, default=0)
+        return attempt, max(self.steps.get(attempt, ()), default=0)
+
+
+def rehearse(
+    path: Path,
+    overrides: list[str],
+    root: Path,
+    *,
+    ranks: int | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    kinds: Sequence[str] = (),
+    grace_seconds: int = 30,
+) -> Report:
+    """Rehearse the first trial of an experiment under ROOT/.rehearsal; tells on stderr what it does.
+
+    The trial keeps its own schedules and evaluation and ends after `steps`, about TRAINING_SECONDS if None; a row of
+    metrics is written at every step. Raises: SubmissionError without Slurm's programs, ConfigError for the file and
+    for too few steps, RehearsalError when the trial fails by itself.
+    """
+    if missing := onebox.missing_tools(accounting=False):
+        raise SubmissionError(f"{missing[0]} not found; get it with: runner onebox install")
+    if unknown := sorted(set(kinds) - set(KINDS)):
+        raise ConfigError(f"--event {unknown[0]}: is not allowed; there is {', '.join(KINDS)}")
+    least = STEPS_PER_EVENT * (len(kinds) or len(KINDS))
+    if steps is not None and steps < least:
+        raise ConfigError(f"--steps {steps}: is not allowed; so many events need at least {least}")
+    variant, trial = first_trial(path, overrides, ranks)
+    if trial.train.steps == 0:
+        raise ConfigError(f"{path}: train.steps: 0 trains nothing, so there is nothing to interrupt")
+    seed = random.randrange(10**6) if seed is None else seed
+    trial = trial.model_copy(update={"tracking": TrackingConfig(every_steps=1), "rehearse": None})
+    folder = root.absolute() / ".rehearsal" / trial.name / variant.trial_id
+    site, nodes = make_site(trial.resources.ranks, torch.cuda.is_available())
+    origin = collect(sys.argv)
+
+    def start(name: str, stop_after: int | None) -> RunDir:
+        run = RunDir(folder / name)
+        prepare(run, with_checkpoints(trial, stop_after), variant.overrides, origin)
+        ship([(site, [(run, trial.resources)])], folder, stop_after)
+        return run
+
+    settings = {
+        "nodes": CLUSTER_NODES,
+        "cpus": 2 * trial.resources.ranks * trial.resources.cpus_per_rank,
+        "memory_mb": 10**6,
+        "gpus": site.gpus_per_node or 0,
+        "grace_seconds": grace_seconds,
+        "kill_wait_seconds": max(1, grace_seconds),
+        "accounting": False,
+    }
+    shutil.rmtree(folder, ignore_errors=True)
+    with private_cluster(**settings) as cluster, _keeping_logs(cluster, folder):
+        place = f"{counted(trial.resources.ranks, 'rank')} and {counted(nodes, 'node')}"
+        _say(f"{trial.name}/{variant.trial_id} on {place}, in {folder}")
+        steps = steps or _choose_steps(start("measured", None), least)
+        began = time.monotonic()
+        reference = start("uninterrupted", steps)
+        steps = _wait_until_done(reference)
+        if steps < least:
+            raise ConfigError(f"{path}: the trial ends after {steps} steps; so many events need at least {least}")
+        events = plan_events(steps, seed, kinds)
+        _say(f"uninterrupted: done after {steps} steps; seed {seed}: {_in_words(events)}")
+        patience_seconds = PATIENCE_SECONDS + 2 * (time.monotonic() - began)
+        stage = Stage(cluster, start("interrupted", steps), random.Random(seed), patience_seconds)
+        strikes, note = stage.play(events)
+        result, other = read_json(stage.run.result), read_json(reference.result)
+    differences = (
+        compare(read_rows(stage.run.metrics), read_rows(reference.metrics), result, other)
+        if result and not note
+        else []
+    )
+    rows = stage.run.attempt_rows()
+    return Report(
+        experiment=trial.name,
+        trial=variant.trial_id,
+        folder=str(folder),
+        seed=seed,
+        steps=steps,
+        ranks=trial.resources.ranks,
+        nodes=nodes,
+        passages=tuple(describe_passage(strike, rows, stage.sight.steps, result is not None) for strike in strikes),
+        planned=len(events),
+        differences=tuple(differences),
+        note=note,
+    )
+
+
+@contextmanager
+def _keeping_logs(cluster: onebox.Cluster, folder: Path) -> Iterator[None]:
+    """What the daemons of a cluster wrote outlives it: FOLDER/slurm."""
+    try:
+        yield
+    finally:
+        shutil.copytree(cluster.folder / "log", folder / "slurm", dirs_exist_ok=True)
+
+
+def make_site(ranks: int, cuda: bool) -> tuple[Profile, int]:
+    """The profile of the trial's jobs and how many nodes they take: two where that is possible.
+
+    Nodes are told apart by (fake) GPUs. A machine's real GPU would get a rank of each node, which NCCL refuses.
+    """
+    apart = ranks % 2 == 0 and not cuda
+    gpus_per_node = ranks // 2 if apart else None
+    site = Profile(cluster="slurm", partition="low", time_minutes=24 * 60, gpus_per_node=gpus_per_node)
+    return site, 2 if apart else 1
+
+
+def with_checkpoints(trial: Trial, steps: int | None) -> Trial:
+    """The trial with periodic checkpoints as often as its shortened form needs."""
+    if steps is None:
+        return trial
+    every_steps = max(1, steps // CHECKPOINTS)
+    return trial.model_copy(update={"checkpoint": trial.checkpoint.model_copy(update={"every_steps": every_steps})})
+
+
+@dataclass
+class Stage:
+    """The interrupted run, and who interrupts it."""
+
+    cluster: onebox.Cluster
+    run: RunDir
+    draw: random.Random
+    patience_seconds: float
+    sight: Sight = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sight = Sight(self.run)
+
+    @property
+    def job_id(self) -> str:
+        return str(self.run.job_rows()[-1]["job_id"])
+
+    def play(self, events: Sequence[Event]) -> tuple[list[Strike], str]:
+        """Let every event happen in its turn, then wait for the end; what happened, and why it ended early."""
+        strikes: list[Strike] = []
+        for event in events:
+            if problem := self._wait(partial(self._has_reached, event.step, strikes)):
+                return strikes, f"{event.kind} at step {event.step} was not reached: {problem}"
+            nodes, processes = node_names(self.cluster, self.job_id), rank_processes(self.cluster, self.job_id)
+            if not nodes or not processes:
+                return (
+                    strikes,
+                    f"{event.kind} at step {event.step} came too late, the trial was over; take more --steps",
+                )
+            attempt, step = self.sight.newest
+            strikes.append(Strike(event, time.time(), attempt))
+            recover = self._strike(event.kind, self.draw.choice(nodes), self.draw.choice(list(processes.values())))
+            _say(f"step {step}, attempt {attempt}: {KINDS[event.kind]}")
+            problem = self._wait(lambda: self._moves(strikes))
+            recover()
+            if problem and not self.run.result.exists():
+                return strikes, f"it did not come back after {KINDS[event.kind]} at step {step}: {problem}"
+        problem = self._wait(self.run.result.exists)
+        return strikes, f"it did not end: {problem}" if problem else ""
+
+    def _has_reached(self, step: int, strikes: Sequence[Strike]) -> bool:
+        return self.sight.newest[1] >= step and self._moves(strikes)
+
+    def _moves(self, strikes: Sequence[Strike]) -> bool:
+        """Whether the trial is further than the last event left it."""
+        if not strikes:
+            return True
+        (attempt, step), last = self.sight.newest, strikes[-1]
+        return attempt > last.attempt and step > left_step(last, self.run.attempt_rows(), self.sight.steps)
+
+    def _strike(self, kind: str, node: str, process: psutil.Process) -> Callable[[], object]:
+        """Make it happen; what is returned puts the cluster right again, once the trial is back."""
+        if kind == "preempt":
+            preempt(self.cluster, node)
+        elif kind == "term":
+            onebox.set_user_signal(self.cluster, False)
+            preempt(self.cluster, node)
+            return lambda: onebox.set_user_signal(self.cluster, True)
+        elif kind == "requeue":
+            slurm.requeue(self.job_id)
+        elif kind == "kill":
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        else:
+            onebox.kill_node(self.cluster, node)
+            return lambda: onebox.revive_node(self.cluster, node)
+        return lambda: None
+
+    def _wait(self, until: Callable[[], object]) -> str:
+        """Look on until something is so; in words why it will not be, else nothing."""
+        moved, before = time.monotonic(), self.sight.newest
+        ended: float | None = None
+        next_question = 0.0
+        while True:
+            self.sight.look()
+            if until():
+                return ""
+            now = time.monotonic()
+            if self.sight.newest != before:
+                moved, before = now, self.sight.newest
+            if now >= next_question:
+                next_question = now + 1
+                (row,) = read_statuses([self.run])
+                ended = None if not row.settled else ended or now
+                if ended is not None and (row.record.is_final or now - ended >= SETTLED_SECONDS):
+                    self.sight.look()
+                    return "" if until() else _why(row)
+                if now - moved > self.patience_seconds:
+                    return f"no step for {self.patience_seconds:.0f} s; it is {row.state} {row.note}".rstrip()
+            time.sleep(POLL_SECONDS)
+
+
+def _why(row: Row) -> str:
+    return f"the trial is {row.state}{f': {row.note}' if row.note else ''}"
+
+
+def _wait_until_done(run: RunDir) -> int:
+    """The steps of a run that nobody interrupts."""
+    while True:
+        (row,) = read_statuses([run])
+        if row.settled:
+            break
+        time.sleep(POLL_SECONDS * 4)
+    if row.record.result is None:
+        raise RehearsalError(f"without any interruption, {_why(row)}; see {run.logs}")
+    return int(row.record.result["step"])
+
+
+def _choose_steps(run: RunDir, least: int) -> int:
+    """How many steps take about TRAINING_SECONDS, by the first steps of a run that is then given up."""
+    sight = Sight(run)
+    while True:
+        sight.look()
+        times = sorted(sight.steps.get(1, {}).values())
+        if len(times) > 1 and (len(times) > MEASURED_STEPS or times[-1] - times[0] > MEASURED_SECONDS):
+            break
+        (row,) = read_statuses([run])
+        if row.record.result is not None and len(times) > 1:
+            break
+        if row.settled:
+            raise RehearsalError(f"without any interruption, {_why(row)}; see {run.logs}")
+        time.sleep(POLL_SECONDS * 4)
+    slurm.cancel([str(run.job_rows()[-1]["job_id"])])
+    seconds = (times[-1] - times[0]) / (len(times) - 1)
+    steps = max(least, round(TRAINING_SECONDS / max(seconds, 1e-4)))
+    _say(f"a step takes {seconds:.3f} s: at most {steps} steps")
+    while not read_statuses([run])[0].settled:
+        time.sleep(POLL_SECONDS)
+    shutil.rmtree(run.path)
+    return steps
+
+
+def _in_words(events: Sequence[Event]) -> str:
+    return ", ".join(f"{event.kind} at step {event.step}" for event in events)
+
+
+def _say(text: str) -> None:
+    print(f"runner: {text}", file=sys.stderr, flush=True)
