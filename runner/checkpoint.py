@@ -214,6 +214,9 @@ def commit(
         sync_path(run.checkpoints)
         faults.at("checkpoint.renamed")
     except Exception as error:
+        if isinstance(error, OSError):
+            # On a full disk what cannot be committed is in the way of the next one.
+            shutil.rmtree(beside, ignore_errors=True)
         return error
     # A disk that is full by now does not take back what is committed.
     with contextlib.suppress(OSError):

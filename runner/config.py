@@ -217,8 +217,9 @@ class CheckpointConfig(Options):
     every_steps: Count | None = None
     """Optimizer steps between checkpoints, beside `every_minutes`."""
 
-    background: bool = True
-    """Training goes on while these are written, from a copy in memory; false: it waits until they are on disk."""
+    background: bool | Literal["always"] = True
+    """Training goes on while these are written, from a copy in memory, unless the state is small: then it waits, as it
+    does for false; always: whatever the size."""
 
     keep: Count = 3
     """Newest checkpoints that stay on disk."""

@@ -106,7 +106,7 @@ def attend_background(run: Run) -> None:
     if run.snapshot_is_due and run.trial.checkpoint.background:
         run.snapshot_is_due = False
         shared = run.state.shared()
-        if size_bytes(shared) >= BACKGROUND_BYTES:
+        if run.trial.checkpoint.background == "always" or size_bytes(shared) >= BACKGROUND_BYTES:
             snapshot = run.snapshot = Snapshot(run.group.device)
             content = {"shared": shared if run.group.is_main else {}, "own": run.state.own()}
             run.background.start(lambda check: snapshot.reserve(content))

@@ -81,7 +81,7 @@ def test_a_full_disk_is_an_error_of_the_checkpoint(tmp_path, place):
     attempt = start(run)
     with pytest.raises(CheckpointError, match="No space left"):
         write(run, attempt, 1, faults=Faults([Fault(place, "full")]))
-    assert checkpoint.list_names(run) == []
+    assert checkpoint.list_names(run) == [] and not list(run.checkpoints.glob(".*"))
     # The same step, while training waits: what the failed one left is not in its way.
     checkpoint.save(run, Group(), attempt, 1, *content(1), {})
     assert checkpoint.newest_valid(run)[0] == "step_00000001.00001"
@@ -137,13 +137,7 @@ def test_ranks_commit_together_and_one_that_cannot_write_fails_only_its_step(tmp
         assert results[0][1] == f"step 2: rank {failing} could not write its part: see its log"
 
 
-@pytest.fixture
-def in_background(monkeypatch):
-    """Small states too are written in the background."""
-    monkeypatch.setattr(saving, "BACKGROUND_BYTES", 0)
-
-
-def test_training_on_meanwhile_does_not_change_what_is_saved(tmp_path, in_background, monkeypatch):
+def test_training_on_meanwhile_does_not_change_what_is_saved(tmp_path, monkeypatch):
     """pytorch #144657: what is written is the state of its step, not that of later ones."""
     straight = prepare_run(tmp_path / "straight", checkpoint={"background": False})
     train_here(straight)
@@ -155,7 +149,7 @@ def test_training_on_meanwhile_does_not_change_what_is_saved(tmp_path, in_backgr
         real(run, *rest)
 
     monkeypatch.setattr(saving, "depart", depart)
-    run = prepare_run(tmp_path / "run", checkpoint={"every_steps": 3, "keep": 9})
+    run = prepare_run(tmp_path / "run", checkpoint={"background": "always", "every_steps": 3, "keep": 9})
     # The writer is late: the state has moved on by several steps when it gets to the file.
     faults = [Fault("checkpoint.file", "slow", nth=nth) for nth in (1, 2)]
     monkeypatch.setattr("runner.faults.SLOW_SECONDS", 0.2)
@@ -175,12 +169,15 @@ def hash_of(shared: dict) -> str:
 
 
 @pytest.mark.parametrize("signal", ["USR2", "KILL"])
-def test_an_interruption_while_one_is_in_flight(tmp_path, in_background, signal, monkeypatch):
+def test_an_interruption_while_one_is_in_flight(tmp_path, signal, monkeypatch):
     """A signal supersedes it and loses no step; a kill leaves the older ones and a folder that nobody reads."""
     straight = prepare_run(tmp_path / "straight")
     train_here(straight)
     run = prepare_run(
-        tmp_path / "run", checkpoint={"every_steps": 4}, rehearse={"at_step": 9, "signal": signal}, train={"steps": 20}
+        tmp_path / "run",
+        checkpoint={"background": "always", "every_steps": 4},
+        rehearse={"at_step": 9, "signal": signal},
+        train={"steps": 20},
     )
     proof = Proof((Fault("checkpoint.barrier", "slow", nth=2),))
     monkeypatch.setattr("runner.faults.SLOW_SECONDS", 1.0)
@@ -209,8 +206,8 @@ def exit_code_of(run: RunDir, proof: Proof) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def test_a_failure_is_reported_at_the_next_step_and_training_goes_on(tmp_path, in_background, capsys):
-    run = prepare_run(tmp_path, checkpoint={"every_steps": 4})
+def test_a_failure_is_reported_at_the_next_step_and_training_goes_on(tmp_path, capsys):
+    run = prepare_run(tmp_path, checkpoint={"background": "always", "every_steps": 4})
     outcome, _ = run_rank(run, Place(), redirect=False, proof=Proof((Fault("checkpoint.file", "full", nth=2),)))
     assert not outcome.verdict
     said = capsys.readouterr().out
@@ -218,26 +215,21 @@ def test_a_failure_is_reported_at_the_next_step_and_training_goes_on(tmp_path, i
     assert [int(name[5:13]) for name in checkpoint.list_names(run)] == [12, 16, 20]
 
 
-def test_an_error_of_other_kinds_ends_the_run(tmp_path, in_background):
-    run = prepare_run(tmp_path, checkpoint={"every_steps": 4})
+def test_an_error_of_other_kinds_ends_the_run(tmp_path):
+    run = prepare_run(tmp_path, checkpoint={"background": "always", "every_steps": 4})
     with pytest.raises(InjectedError):
         run_rank(run, Place(), redirect=False, proof=Proof((Fault("checkpoint.file", "raise", nth=2),)))
 
 
-def test_without_memory_for_a_copy_training_waits_for_each_checkpoint(tmp_path, in_background, capsys, monkeypatch):
+def test_without_memory_for_a_copy_training_waits_for_each_checkpoint(tmp_path, capsys, monkeypatch):
     def reserve(*_) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(Snapshot, "reserve", reserve)
-    run = prepare_run(tmp_path, checkpoint={"every_steps": 4, "keep": 9})
+    run = prepare_run(tmp_path, checkpoint={"background": "always", "every_steps": 4, "keep": 9})
     train_here(run)
     assert "no memory for a copy of the state, so training waits" in capsys.readouterr().out
     assert [int(name[5:13]) for name in checkpoint.list_names(run)] == [4, 8, 12, 16, 20]
-
-
-def train_in_background(group: Group, *words) -> str:
-    saving.BACKGROUND_BYTES = 0
-    return _train_rank(group, *words)
 
 
 @pytest.mark.ddp
@@ -245,11 +237,10 @@ def train_in_background(group: Group, *words) -> str:
 def test_interrupted_equals_uninterrupted_on_ranks(tmp_path):
     groups = {"train": {"steps": 90, "batch_size": 12}}
     straight = prepare_run(tmp_path / "straight", **groups)
-    run = prepare_run(tmp_path / "run", **groups, checkpoint={"every_steps": 7})
+    run = prepare_run(tmp_path / "run", **groups, checkpoint={"background": "always", "every_steps": 7})
     for each, signals in [(straight, [(-1, -1)]), (run, [(15, 1), (40, 0), (-1, -1)])]:
         for launch, (step, rank) in enumerate(signals):
-            function = _train_rank if each is straight else train_in_background
-            verdicts = run_ranks(2, function, str(each.path), step, rank, launch)
+            verdicts = run_ranks(2, _train_rank, str(each.path), step, rank, launch)
             assert len(set(verdicts)) == 1
     assert fingerprint(run) == fingerprint(straight) is not None
     assert len([row for row in run.attempt_rows() if row["event"] == "start"]) == 3

@@ -62,6 +62,8 @@ def make_cells() -> list[tuple[str, str]]:
 
 CELLS = make_cells()
 SHORT = CELLS[::5]
+# A checkpoint is begun by rank 0.
+STRIKING = [(place, kind) for place, kind in CELLS if place != "checkpoint" or KINDS[kind][1] != 1]
 
 
 def train(run: RunDir, launch: str, faults: tuple[Fault, ...] = ()) -> list[int]:
@@ -81,13 +83,13 @@ def test_there_are_enough_cells():
     assert {place for place, _ in SHORT} | {kind for _, kind in SHORT} >= {*list(PLACES)[::2], *KINDS} - {"end"}
 
 
-def check_cell(straight: RunDir, folder: Path, place: str, kind: str) -> None:
+def check_cell(straight: RunDir, folder: Path, place: str, kind: str, **checkpoint: Any) -> None:
     action, rank = KINDS[kind]
     # In the middle of things: the second epoch, the second save; an attempt passes some places once.
     nth = 1 if place in EVERY_ATTEMPT or place.startswith("evaluate") else 2
     if place in ("step", "step.end", "forward", "backward", "update"):
         nth = 8
-    run = prepare_run(folder, **GROUPS)
+    run = prepare_run(folder, **{**GROUPS, "checkpoint": {**GROUPS["checkpoint"], **checkpoint}})
     codes = train(run, "first", (Fault(place, action, rank, nth),))
     check_end(run, codes, place, action)
     for number in range(3):
@@ -125,6 +127,15 @@ def test_a_fault_changes_nothing(tmp_path, straight, place, kind):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(("place", "kind"), [cell for cell in CELLS if cell not in SHORT])
+@pytest.mark.parametrize(("place", "kind"), [cell for cell in STRIKING if cell not in SHORT])
 def test_any_other_fault_changes_nothing(tmp_path, straight, place, kind):
     check_cell(straight, tmp_path, place, kind)
+
+
+BACKGROUND_CELLS = [cell for cell in STRIKING if cell[0].startswith("checkpoint")]
+NIGHTLY = [pytest.param(*cell, marks=pytest.mark.nightly) for cell in BACKGROUND_CELLS if cell not in SHORT[::3]]
+
+
+@pytest.mark.parametrize(("place", "kind"), [*(cell for cell in BACKGROUND_CELLS if cell in SHORT[::3]), *NIGHTLY])
+def test_a_fault_of_a_checkpoint_in_the_background_changes_nothing(tmp_path, straight, place, kind):
+    check_cell(straight, tmp_path, place, kind, background="always")

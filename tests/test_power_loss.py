@@ -96,15 +96,15 @@ def count_states(folder: Path, save, without: str = "") -> tuple[Counter[str], i
 
 
 @pytest.mark.parametrize("save", [save_waiting, save_in_background])
-def test_no_crash_and_no_loss_of_power_costs_an_acknowledged_checkpoint(tmp_path, save):
-    found, points = count_states(tmp_path, save)
+def test_no_crash_and_no_loss_of_power_costs_an_acknowledged_checkpoint(memory_path, save):
+    found, points = count_states(memory_path, save)
     print(f"\n{save.__name__}: {points} crash points, {found.total()} disks, {found.total() - found['good']} bad")
     assert found.total() > points > 100
     assert set(found) == {"good"}, found
 
 
 @pytest.mark.parametrize("missing", ["folders", "files"])
-def test_without_an_fsync_the_model_finds_what_would_be_lost(tmp_path, missing):
-    found, points = count_states(tmp_path, save_waiting, without=missing)
+def test_without_an_fsync_the_model_finds_what_would_be_lost(memory_path, missing):
+    found, points = count_states(memory_path, save_waiting, without=missing)
     print(f"\nwithout fsync of {missing}: {points} crash points, {found.total()} disks, {dict(found)}")
     assert found["unrecoverable"] + found["older than acknowledged"] > 0
