@@ -6,9 +6,11 @@ import shutil
 import signal
 import sys
 import traceback
-from multiprocessing import resource_tracker
+from multiprocessing import connection, resource_tracker
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+import psutil
 import torch
 
 from runner.config import Trial, check_machine, load_experiment, warnings
@@ -16,6 +18,7 @@ from runner.errors import ConfigError, UserError
 from runner.evidence import last_attempt, read_crashes
 from runner.explain import OptionError, counted
 from runner.named import resolve_trials
+from runner.processes import Stragglers, die_with, tell_to_end
 from runner.provenance import collect
 from runner.rundir import RunDir
 from runner.submit import check_weights, prepare
@@ -23,7 +26,12 @@ from runner.sweep import Variant, trials
 
 EXIT_USER_ERROR, EXIT_PIPE_CLOSED = 2, 141
 LEAVE_SECONDS = 10
-"""How long ranks have to save and leave after Ctrl-C, or after another failed."""
+"""How long ranks have to save and leave after Ctrl-C."""
+
+TOGETHER_SECONDS, KILL_SECONDS = 3, 5
+"""Ranks end within so many seconds of each other; whoever does not is told to, and killed after some more."""
+
+POLL_SECONDS = 0.2
 
 
 def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps: int | None, pdb: bool) -> int:
@@ -98,11 +106,9 @@ def _run_ranks(run: RunDir, world: int, steps: int | None) -> int:
         process.start()
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
-        for process in ranks:
-            process.join()
+        supervise(ranks, Stragglers(TOGETHER_SECONDS, KILL_SECONDS))
     finally:
-        for process in ranks:
-            process.terminate()
+        tell_to_end(psutil.Process(process.pid) for process in ranks if process.is_alive())
         for process in ranks:
             process.join(LEAVE_SECONDS)
             process.kill()
@@ -112,17 +118,34 @@ def _run_ranks(run: RunDir, world: int, steps: int | None) -> int:
             return told
     if any(codes):
         for crash in read_crashes(run, last_attempt(run))[:1]:
-            print(f"runner: rank {crash['rank']} failed first: {crash['error']}; {crash['traceback']}", file=sys.stderr)
+            first = f"rank {crash['rank']} {'ended' if crash['cause'] == 'peer crash' else 'failed first'}"
+            print(f"runner: {first}: {crash['error']}; {crash['traceback']}", file=sys.stderr)
     return int(any(codes))
+
+
+def supervise(ranks: list[SpawnProcess], stragglers: Stragglers) -> None:
+    """Wait until all ranks have ended; those that outlive one of them are ended."""
+    handles = {process: psutil.Process(process.pid) for process in ranks if process.is_alive()}
+    while living := [process for process in ranks if process.is_alive()]:
+        stragglers.look(
+            [handles[process] for process in living],
+            lambda: all(process.exitcode in (None, 0) for process in ranks),
+            is_short=len(living) < len(ranks),
+        )
+        connection.wait([process.sentinel for process in living], POLL_SECONDS)
 
 
 def _rank(folder: str, rank: int, world: int, steps: int | None) -> None:
     from runner.job import run_rank
     from runner.rendezvous import Place
+    from runner.watchdog import Limits
 
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None
+    die_with(parent.pid)
     run = RunDir(Path(folder))
     try:
-        outcome, _ = run_rank(run, Place(rank, world, rank), stop_after=steps, redirect=rank > 0)
+        outcome, _ = run_rank(run, Place(rank, world, rank), stop_after=steps, redirect=rank > 0, limits=Limits())
     except UserError as error:
         if rank == 0:
             print(f"runner: {error}", file=sys.stderr, flush=True)

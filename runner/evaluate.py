@@ -14,6 +14,7 @@ from runner.facts import Facts
 from runner.faults import NO_FAULTS, Faults
 from runner.features import extract_features
 from runner.group import Group
+from runner.heartbeat import Pulse
 from runner.loader import fetch, plain_batch, train_batch
 from runner.method import BreakEpoch, Method, evaluating
 from runner.preemption import Preemption
@@ -36,17 +37,20 @@ def evaluate(
     seed: int,
     views: ViewsConfig,
     faults: Faults = NO_FAULTS,
+    pulse: Pulse | None = None,
 ) -> dict[str, float]:
     """The probes' metrics as `<data set>/<probe>_<metric>`, the same on every rank; a collective call.
 
     `probes` maps a module of runner/evaluation to its options; they are fitted on `train` and scored on each of
     `tests`. A probe whose options are `samples` and `views` gets so many random views of the first samples.
-    Raises: Interrupted on all ranks alike.
+    Each batch and each probe counts as progress in `pulse`. Raises: Interrupted on all ranks alike.
     """
+    pulse = pulse or Pulse()
     sync_buffers(method, group)
     method.before_eval()
 
     def before_batch(index: int) -> None:
+        pulse.at("evaluate.batch")
         faults.at("evaluate.batch")
         preemption.check(group)
         method.before_eval_step(index)
@@ -77,6 +81,7 @@ def evaluate(
             if hasattr(config, "samples") and hasattr(config, "views"):
                 given = unknown._replace(others={"views": extract_views(test, config.samples, config.views)})
             work = partial(probe.run, config, known, given, device=group.device, seed=seed)
+            pulse.at("evaluate.probe")
             found = run_on_main(work, group, preemption)
             metrics |= {f"{data_name}/{name}_{metric}": value for metric, value in found.items()}
     method.after_eval()

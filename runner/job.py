@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import psutil
 import submitit
 
 from runner import launcher, slurm
@@ -21,17 +22,21 @@ from runner.decision import Decision
 from runner.errors import SubmissionError
 from runner.evidence import attempt_of, mark
 from runner.faults import NO_PROOF, Faults, Proof
+from runner.processes import EXIT_TERMINATED, EXIT_TRY_AGAIN, die_with
 from runner.requeue import allow, write_failure
 from runner.rundir import RunDir, append_row
 from runner.signs import classify
 
 if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+    from runner.attempt import Attempt
+    from runner.heartbeat import Pulse
     from runner.preemption import Preemption, Verdict
     from runner.rendezvous import Place
     from runner.trainer import Outcome
+    from runner.watchdog import Limits
 
-EXIT_TERMINATED = 143
-EXIT_TRY_AGAIN = 75
 WAIT_FOR_THE_END_SECONDS = 300
 NO_MORE_TIMEOUTS = 1_000_000
 """submitit's own countdown of time-outs must never end a run; budgets are in runner.requeue."""
@@ -54,10 +59,14 @@ class TrainJob:
         run = RunDir(Path(self.folder))
         if run.result.exists() or run.failure.exists() or run.cancelled.exists():
             return
+        from runner.watchdog import Limits
+
         place = place_in_job(submitit.JobEnvironment())
         # What this launch prints begins here: the file may hold what an earlier launch of the job printed.
         print(mark(place.launch), file=sys.stderr, flush=True)
-        outcome, preemption = run_rank(run, place, stop_after=self.stop_after)
+        if place.supervisor is not None:
+            die_with(os.getppid())
+        outcome, preemption = run_rank(run, place, stop_after=self.stop_after, limits=Limits())
         if outcome.verdict:
             leave(outcome.verdict, place, preemption)
 
@@ -81,7 +90,17 @@ def place_in_job(environment: Any) -> "Place":
         address=hosts[0],
         nodes=tuple(hosts[rank * len(hosts) // environment.num_tasks] for rank in range(environment.num_tasks)),
         one_host=len(hosts) == 1 or all(host.startswith("127.") for host in hosts),
+        supervisor=find_queue(),
     )
+
+
+def find_queue() -> int | None:
+    """The local queue of this trial, if it is of one: it leads the session of all its processes."""
+    with contextlib.suppress(psutil.Error):
+        leader = psutil.Process(os.getsid(0))
+        if "runner.local_queue" in leader.cmdline():
+            return leader.pid
+    return None
 
 
 def run_rank(
@@ -91,37 +110,40 @@ def run_rank(
     stop_after: int | None = None,
     redirect: bool = True,
     proof: Proof = NO_PROOF,
+    limits: "Limits | None" = None,
 ) -> tuple["Outcome", "Preemption"]:
     """Train as one rank of a launch; what ends it is written into the run folder before this returns or raises.
 
     `stop_after` ends the run early (debugging, rehearsals); `redirect` sends output to the attempt's own log file;
-    `proof` is for those that interrupt a run on purpose.
+    `proof` is for those that interrupt a run on purpose. Without `limits` nothing is taken for a hang.
     """
-    from runner.preemption import LATENCY_SECONDS, heeding, watching
+    from runner.preemption import LATENCY_SECONDS, heeding, outlived_by, watching
 
     os.umask(0o077)
     with (
         watching(0.0 if proof.prompt else LATENCY_SECONDS) as preemption,
         heeding(run.cancelled, preemption) if place.rank == 0 else contextlib.nullcontext(),
+        outlived_by(place.supervisor, preemption) if place.supervisor else contextlib.nullcontext(),
     ):
-        outcome = _attend(run, place, preemption, stop_after, redirect, proof)
+        outcome = _attend(run, place, preemption, stop_after, redirect, proof, limits)
     return outcome, preemption
 
 
 def _attend(
-    run: RunDir, place: "Place", preemption: "Preemption", stop_after: int | None, redirect: bool, proof: Proof
+    run: RunDir,
+    place: "Place",
+    preemption: "Preemption",
+    stop_after: int | None,
+    redirect: bool,
+    proof: Proof,
+    limits: "Limits | None",
 ) -> "Outcome":
     faults = Faults(proof.faults, place.rank)
     faults.at("start")
-    import torch
-
-    from runner.config import check_machine, load_trial
-    from runner.group import joined
-    from runner.journal import Journal
-    from runner.preemption import Interrupted, Verdict
+    from runner.preemption import Interrupted
     from runner.rendezvous import meet
-    from runner.time_limit import TimeLimit, keeping, of_job
-    from runner.trainer import Outcome, launch
+    from runner.trainer import Outcome
+    from runner.watchdog import guarding
 
     def check() -> None:
         # Nobody has begun, so a rank may leave alone; the requeue ends the others.
@@ -145,6 +167,32 @@ def _attend(
         f"runner: {run.experiment}/{run.trial} attempt {attempt.number} rank {place.rank} of {place.world}",
         flush=True,
     )
+    with guarding(attempt, place.world, preemption, limits) as pulse:
+        return _train(attempt, store, place, preemption, pulse, stop_after, proof, faults)
+
+
+def _train(
+    attempt: "Attempt",
+    store: "Store | None",
+    place: "Place",
+    preemption: "Preemption",
+    pulse: "Pulse",
+    stop_after: int | None,
+    proof: Proof,
+    faults: Faults,
+) -> "Outcome":
+    import torch
+
+    from runner import peers
+    from runner.attempt import SupersededError
+    from runner.config import check_machine, load_trial
+    from runner.group import joined
+    from runner.journal import Journal
+    from runner.preemption import Verdict
+    from runner.time_limit import TimeLimit, keeping, of_job
+    from runner.trainer import Outcome, launch
+
+    run, verdict = attempt.run, Verdict.GO_ON
     try:
         trial = load_trial(run.config)
         check_machine(trial, torch.cuda.is_available())
@@ -168,9 +216,13 @@ def _attend(
                 faults=faults,
                 journal=journal,
                 limit=limit,
+                pulse=pulse,
             )
-            verdict = Verdict.GO_ON
-            if outcome.verdict:
+            pulse.at("leave")
+            verdict = outcome.verdict
+            if verdict is Verdict.LEAVE:
+                raise SupersededError(f"attempt {attempt.number} of {run.trial}: a newer attempt has taken over")
+            if verdict:
                 facts = (outcome.verdict, "")
                 if group.is_main:
                     facts = settle_verdict(outcome.verdict, place, run, preemption.time_is_up)
@@ -186,9 +238,18 @@ def _attend(
                     attempt.record_end(step=outcome.step, cause=cause, requeue=requeue, signal_to_saved_seconds=delay)
                     print(f"runner: {cause}: saved at step {outcome.step}, {delay} s after the signal", flush=True)
             group.barrier()
+    except SupersededError as error:
+        attempt.record_crash(error, "superseded", pulse.last.step)
+        print(f"runner: {error}; this one leaves", flush=True)
+        return Outcome(Verdict.LEAVE, pulse.last.step, time.time())
     except Exception as error:
-        attempt.record_crash(error, classify(error), step=None)
-        raise
+        cause = classify(error)
+        if cause != "peer crash":
+            attempt.record_crash(error, cause, pulse.last.step)
+            raise
+        lost = peers.explain(attempt, place.world, error)
+        attempt.record_crash(lost, cause, pulse.last.step)
+        raise lost from None
     return Outcome(verdict, outcome.step, outcome.saved_at)
 
 
@@ -254,7 +315,7 @@ def leave(verdict: "Verdict", place: "Place", preemption: "Preemption") -> NoRet
     """End this process in the order that keeps the job alive: one requeue, by rank 0, before anybody fails."""
     from runner.preemption import Verdict
 
-    if verdict is Verdict.SAVE:
+    if verdict in (Verdict.SAVE, Verdict.LEAVE):
         sys.exit(EXIT_TERMINATED)
     if place.rank == 0:
         requeue(preemption)

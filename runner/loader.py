@@ -4,6 +4,7 @@ One optimizer step takes `batch_size` samples of all ranks together, in `accumul
 samples depends on (seed, epoch) alone, so neither an interruption nor the number of ranks or workers changes it.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from runner.dataset import Records, Split
 from runner.errors import ConfigError
 from runner.group import Group
 from runner.preemption import signals_blocked
+from runner.processes import die_with
 from runner.views import make_views, plain_view
 from runner.views_config import ViewsConfig
 
@@ -123,6 +125,7 @@ def iterate(data: Split, plan: Plan, group: Group, start: int, stop: int, worker
             batch_size=None,
             sampler=positions,
             num_workers=workers,
+            worker_init_fn=_begin_worker,
             pin_memory=group.device.type == "cuda",
             # Its own generator: an iterator draws a base seed, which must not come from the global one.
             generator=torch.Generator().manual_seed(plan.seed % 2**63),
@@ -131,6 +134,11 @@ def iterate(data: Split, plan: Plan, group: Group, start: int, stop: int, worker
             parts = iter(loader)
     for position in range(start, stop):
         yield [_to_device(next(parts), group.device) for _ in range(plan.parts(position))]
+
+
+def _begin_worker(number: int) -> None:
+    """Torch's workers look for their parent every five seconds, and never while they read a sample."""
+    die_with(os.getppid())
 
 
 def _to_device(part: Part, device: torch.device) -> Part:

@@ -12,7 +12,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import submitit
 
 from runner.config import ResourcesConfig
 from runner.decision import Decision
-from runner.job import EXIT_TERMINATED, NO_MORE_TIMEOUTS, TrainJob, python_command
+from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
+from runner.processes import EXIT_TERMINATED, Stragglers
 from runner.profile import Profile, load_profile
 from runner.requeue import judge
 from runner.rundir import RunDir, read_json, write_json
@@ -40,6 +42,9 @@ LEAVE_SECONDS = 60
 
 CONTROLLER = "submitit.local._local"
 """What a process that holds the ranks of one trial has on its command line."""
+
+TOGETHER_SECONDS, KILL_SECONDS = 3, 5
+"""The ranks of a trial end within so many seconds of each other; whoever does not is told to, and killed after more."""
 
 
 def start(submission: Path) -> psutil.Process:
@@ -66,6 +71,7 @@ class Running:
     job: Any
     gpus: tuple[int, ...] = ()
     terminated: bool = False
+    stragglers: Stragglers = field(default_factory=lambda: Stragglers(TOGETHER_SECONDS, KILL_SECONDS))
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,8 @@ def work_off(
     A trial that crashed waits for a while, and lets others pass. What still runs when this is interrupted is told to
     save and leave.
     """
-    waiting, running, looked = [Waiting(run) for run in runs], list[Running](), time.monotonic()
+    waiting, running = [Waiting(run) for run in runs], list[Running]()
+    looked, next_look = time.monotonic(), 0.0
     try:
         while waiting or running:
             while len(running) < site.parallel and (chosen := choose(waiting, clock())) is not None:
@@ -102,6 +109,11 @@ def work_off(
                     running.append(Running(run, job, gpus))
                 else:
                     let_go(run, submission)
+            if time.monotonic() >= next_look:
+                next_look = time.monotonic() + 1
+                for entry in running:
+                    # submitit's controller waits for all of them, and one that is stopped never ends.
+                    entry.stragglers.look(ranks_of(entry), partial(has_ended_well, entry.run))
             for entry in list(running):
                 if not is_ours(entry.run, submission) and not entry.terminated:
                     entry.terminated = terminate(entry)
@@ -140,13 +152,35 @@ def terminate(entry: Running) -> bool:
 
     With lines of setup the job is a shell, which would die of the signal alone, and the controller its child.
     """
-    found = False
+    found = controllers_of(entry)
+    for controller in found:
+        with contextlib.suppress(psutil.Error):
+            controller.terminate()
+    return bool(found)
+
+
+def ranks_of(entry: Running) -> list[psutil.Process]:
+    """The rank processes of a trial that live, without the loader workers, which are forks of them."""
+    found: list[psutil.Process] = []
+    for controller in controllers_of(entry):
+        with contextlib.suppress(psutil.Error):
+            found += [child for child in controller.children() if child.status() != psutil.STATUS_ZOMBIE]
+    return found
+
+
+def has_ended_well(run: RunDir) -> bool:
+    """Whether the last attempt has said how it ended: it is done, or has saved and leaves."""
+    return run.result.exists() or any(row["event"] == "end" for row in run.attempt_rows()[-1:])
+
+
+def controllers_of(entry: Running) -> list[psutil.Process]:
+    """submitit's process that holds the ranks: the job itself or, with lines of setup, the child of a shell."""
+    found = []
     with contextlib.suppress(psutil.Error):
         job = psutil.Process(entry.job._process.pid)
-        for process in [job, *job.children(recursive=True)]:
+        for process in [job, *job.children()]:
             if CONTROLLER in process.cmdline():
-                process.terminate()
-                found = True
+                found.append(process)
     return found
 
 

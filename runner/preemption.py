@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from runner.group import Group
+from runner.processes import EXIT_TERMINATED, is_running
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 LATENCY_SECONDS = 0.5
@@ -38,6 +39,9 @@ class Verdict(IntEnum):
 
     REQUEUE = 2
     """Save, requeue this job, and leave."""
+
+    LEAVE = 3
+    """Leave and write nothing more: a newer attempt has taken over."""
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing went wrong
@@ -92,6 +96,10 @@ class Preemption:
         if self.flag is Verdict.GO_ON:
             self.time_is_up = True
             self.raise_flag(signal.SIGUSR2)
+
+    def supersede(self) -> None:
+        """A newer attempt has taken over."""
+        self.flag = Verdict.LEAVE
 
     def agree(self, group: Group) -> Verdict:
         """Compare flags now; a collective call."""
@@ -191,6 +199,31 @@ def heeding(cancelled: Path, preemption: Preemption, every_seconds: float = 1.0)
                 break
 
     thread = threading.Thread(target=look, name="cancellation", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def outlived_by(supervisor: int, preemption: Preemption, patience_seconds: float = 6.0) -> Iterator[None]:
+    """Take the end of a process for a TERM: nobody would start this one again, or end it.
+
+    Whoever has not saved and left within `patience_seconds` of it is ended.
+    """
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(1.0):
+            if not is_running(supervisor):
+                preemption.raise_flag(signal.SIGTERM)
+                over.wait(patience_seconds)
+                # Nobody waits for an exit code any more, and taking torch down in order takes seconds.
+                os._exit(EXIT_TERMINATED)
+
+    thread = threading.Thread(target=look, name="supervisor", daemon=True)
     thread.start()
     try:
         yield

@@ -47,6 +47,9 @@ class Place:
     one_host: bool = True
     """Whether all ranks are on this host; then nothing listens beyond loopback."""
 
+    supervisor: int | None = None
+    """The process of this host that would start the ranks again; they leave when it ends."""
+
 
 def meet(run: RunDir, place: Place, check: Callable[[], None]) -> tuple[Attempt, Store | None]:
     """The attempt of this launch, and the store its ranks join through (None for one rank).

@@ -26,6 +26,7 @@ from runner.exactness import gather_facts, why_inexact
 from runner.explain import OptionError
 from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
+from runner.heartbeat import Pulse
 from runner.interval import Interruptions, count_interruptions, longest_stop_seconds
 from runner.journal import Journal
 from runner.method import Method, Output, Task
@@ -88,6 +89,7 @@ class Run:
     tracker: Tracker | None
     progress: Progress
     faults: Faults
+    pulse: Pulse
     facts: dict[str, Any]
     """What every checkpoint's manifest says of where it comes from."""
 
@@ -137,6 +139,11 @@ class Run:
         """Whether no further step follows."""
         return self.state.step >= self.stop or self.position >= self.steps or self.state.finished
 
+    def at(self, place: str) -> None:
+        """Pass a named place: it counts as progress, and failures may be injected there."""
+        self.pulse.at(place, self.state.step)
+        self.faults.at(place)
+
     def add_seconds(self, name: str, began: float) -> None:
         """Account for the time since `began`, by time.monotonic()."""
         self.state.seconds[name] = self.state.seconds.get(name, 0.0) + time.monotonic() - began
@@ -149,6 +156,7 @@ def build(
     preemption: Preemption,
     stop_after: int | None,
     faults: Faults = NO_FAULTS,
+    pulse: Pulse | None = None,
 ) -> Run:
     """Make every part of a trial from its config."""
     options = named.resolve_trial(trial)
@@ -195,6 +203,7 @@ def build(
         tracker=Tracker(attempt, trial.tracking) if group.is_main else None,
         progress=Progress(stop, 0, shown=group.is_main),
         faults=faults,
+        pulse=pulse or Pulse(),
         facts=facts,
     )
 
@@ -332,7 +341,7 @@ def wrap(method: Method, group: Group, sync_batch_norm: bool) -> Callable[[Batch
 
 def restore(run: Run) -> None:
     """Continue from the newest checkpoint that verifies, or start fresh when there is none; a collective call."""
-    run.faults.at("restore")
+    run.at("restore")
     found: dict[str, Any] = {}
     if run.group.is_main:
         try:

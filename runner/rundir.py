@@ -101,6 +101,18 @@ class RunDir:
         """Why a rank of an attempt died: {"cause", "error", "rank", "step", "traceback", "time"}."""
         return self.token(attempt) / f"crash.rank_{rank}.json"
 
+    def beat(self, attempt: int, rank: int) -> Path:
+        """The last sign of life of a rank; see runner.heartbeat."""
+        return self.token(attempt) / f"heartbeat.rank_{rank}.json"
+
+    def hang(self, attempt: int) -> Path:
+        """Which rank the others waited for in vain: {"rank", "step", "error", "time"}."""
+        return self.token(attempt) / "hang.json"
+
+    def dumped(self, attempt: int, rank: int) -> Path:
+        """Exists once a rank of an attempt that hangs has written its stacks."""
+        return self.token(attempt) / f"dumped.rank_{rank}"
+
     def saved(self, attempt: int) -> Path:
         """The newest checkpoint that an attempt is known to have written: {"step"}."""
         return self.token(attempt) / "saved.json"

@@ -49,6 +49,7 @@ def save(run: Run, periodic: bool = False, pruning: bool = False) -> None:
     """
     began = time.monotonic()
     state = run.state
+    run.pulse.at("checkpoint", state.step)
     settle_background(run, hurry=not periodic)
     if state.step == run.saved_step:
         return

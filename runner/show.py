@@ -59,7 +59,7 @@ def describe_attempts(row: Row) -> list[dict[str, Any]]:
             entries.append({**fields, "started": None, "ended": event["time"], "why": describe_end(event)})
     for number, entry in enumerate(entries):
         if entry["ended"] is None:
-            entry["why"] = _why_without_end(row, last=number == len(entries) - 1)
+            entry["why"] = _why_without_end(row, entry["attempt"], last=number == len(entries) - 1)
     return entries
 
 
@@ -99,7 +99,11 @@ def print_trial(document: dict[str, Any], console: Console) -> None:
         _print_part(console, "result", document["result"])
 
 
-def _why_without_end(row: Row, last: bool) -> str:
+def _why_without_end(row: Row, attempt: int, last: bool) -> str:
+    # It writes no row of its own, which would stand among those of its successor.
+    crash, _ = _read(row.run.crash(attempt, 0), read_json)
+    if crash is not None and crash.get("cause") == "superseded":
+        return "superseded: a newer attempt had taken over"
     if last and row.state == "running":
         return "running"
     if last and not row.settled:

@@ -36,6 +36,7 @@ class Tracker:
 
         What is no row, such as one torn by a kill, goes too; that rows are missing is told.
         """
+        self.attempt.check_fence()
         kept = [row for row in read_rows(self.path) if isinstance(row.get("step"), int) and row["step"] <= tracked_step]
         content = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in kept)
         # Another file, even with the same rows: an earlier attempt in the middle of a write has the old one open.

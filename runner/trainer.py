@@ -18,6 +18,7 @@ from runner.errors import NonFiniteLossError
 from runner.evaluate import evaluate
 from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
+from runner.heartbeat import Pulse
 from runner.journal import Journal
 from runner.method import BreakAllEpochs, BreakEpoch
 from runner.optimizer import set_learning_rate
@@ -56,14 +57,17 @@ def launch(
     faults: Faults = NO_FAULTS,
     journal: Journal | None = None,
     limit: TimeLimit | None = None,
+    pulse: Pulse | None = None,
 ) -> Outcome:
     """Train a trial to its end, or to the step at which its ranks agree to leave; a collective call.
 
     Raises: ConfigError, DataError, CheckpointError, NonFiniteLossError; anything a method raises.
     """
     began = time.monotonic()
+    pulse = pulse or Pulse()
+    pulse.at("build")
     faults.at("build")
-    run = build(trial, attempt, group, preemption, stop_after, faults)
+    run = build(trial, attempt, group, preemption, stop_after, faults, pulse)
     run.journal = journal
     run.limit = limit or run.limit
     restore(run)
@@ -91,6 +95,7 @@ def launch(
         keep_journal(run)
         train(run)
         save(run, pruning=True)
+        run.pulse.at("end", state.step)
         run.method.after_fit()
         faults.at("result")
         write_result(run)
@@ -99,7 +104,7 @@ def launch(
     except Interrupted as interruption:
         # The comparison under way must end on all ranks before anything else goes over the control group.
         preemption.settle()
-        if state.step > 0:
+        if interruption.verdict is not Verdict.LEAVE and state.step > 0:
             save(run)
         return Outcome(interruption.verdict, state.step, time.time())
     except Exception as error:
@@ -143,9 +148,10 @@ def train(run: Run) -> None:
     request = 0
     run.method.train()
     while not run.at_end:
-        run.faults.at("step")
+        run.at("step")
         epoch, index = divmod(run.position, plan.steps_per_epoch)
         if index == 0:
+            run.pulse.at("epoch", state.step)
             request = max(request, wish(run.method.before_fit_epoch, epoch))
         request = max(request, wish(run.method.before_fit_step, state.step))
         set_learning_rate(state.optimizer, run.schedule(state.step))
@@ -155,15 +161,18 @@ def train(run: Run) -> None:
         state.step += 1
         request = max(request, wish(run.method.after_fit_step, state.step))
         if index + 1 == plan.steps_per_epoch:
+            run.pulse.at("epoch.end", state.step)
             request = max(request, wish(run.method.after_fit_epoch, epoch))
             run.faults.at("epoch.end")
-        run.faults.at("step.end")
+        run.at("step.end")
         run.progress.advance(state.step)
         if trial.rehearse is not None:
             rehearse(run)
 
         attend_background(run)
         answer = run.preemption.poll(run.group, state.step, time.monotonic() >= run.next_save, request)
+        if answer.verdict is Verdict.LEAVE:
+            raise Interrupted(answer.verdict)
         if answer.request:
             request = 0
             state.finished = answer.request == BREAK_ALL
@@ -206,13 +215,13 @@ def train_step(run: Run, window: list[loader.Part], epoch: int) -> None:
         # Ranks exchange gradients once a step, in the backward pass of the last micro-batch.
         exchange = contextlib.nullcontext() if is_last or run.group.world == 1 else run.model.no_sync()  # type: ignore[attr-defined]
         with exchange:
-            run.faults.at("forward")
+            run.at("forward")
             with precision.autocast():
                 output = run.model(batch, state.step)
-            run.faults.at("backward")
+            run.at("backward")
             precision.backward(output.loss / len(window) if len(window) > 1 else output.loss)
         state.meters.add(output.measurements)
-    run.faults.at("update")
+    run.at("update")
     norm = precision.step(state.optimizer, run.trial.train.max_grad_norm)
     state.optimizer.zero_grad()
     if norm is not None:
@@ -239,7 +248,7 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
     found: dict[str, float] = {}
     if evaluates:
         began = time.monotonic()
-        run.faults.at("evaluate")
+        run.at("evaluate")
         # Libraries draw from the global generators when they are first imported, which a resumed process does again.
         with rng_untouched():
             found = evaluate(
@@ -252,8 +261,9 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
                 seed=run.trial.train.seed,
                 views=run.trial.views,
                 faults=run.faults,
+                pulse=run.pulse,
             )
-        run.faults.at("evaluate.end")
+        run.at("evaluate.end")
         run.method.train()
         state.evaluated_step = state.step
         keep_best(run, found)

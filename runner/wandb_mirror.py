@@ -22,8 +22,8 @@ from runner.rundir import RunDir
 TRIES = 3
 POLL_SECONDS = 1.0
 TRY_AGAIN_SECONDS = 5.0
-ORPHAN_SECONDS = 60
-"""How long a mirror may go on after its trainer ended; one that was closed waits less."""
+ORPHAN_SECONDS = 8
+"""How long a mirror may go on after its trainer ended."""
 
 
 def mirror(run: RunDir, attempt: int) -> None:

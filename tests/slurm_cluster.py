@@ -24,6 +24,8 @@ from runner.slurm import squeue
 T = TypeVar("T")
 FOLDER = pytest.StashKey[Path]()
 POLL_SECONDS = 0.05
+GONE_SECONDS = 30
+"""For processes to be gone that are to be gone within ten: a busy machine takes its time."""
 
 
 @pytest.fixture(scope="session")

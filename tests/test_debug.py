@@ -1,15 +1,21 @@
 """`runner debug`: one trial in the foreground, on one rank or several, and how its end is told."""
 
 import os
+import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 import torch
 
+from runner.attempt import Attempt
 from runner.cli import run as cli
-from runner.rundir import read_json, read_rows
-from tests.experiments import only_trial, run_cli, write_experiment
+from runner.heartbeat import read_beats
+from runner.processes import is_running, kill
+from runner.rundir import find_trials, read_json, read_rows
+from tests.experiments import last_step, only_trial, run_cli, write_experiment
+from tests.slurm_cluster import GONE_SECONDS, wait_for
 
 SMALL = {
     "data": {"limit": 128},
@@ -72,6 +78,47 @@ def test_how_several_ranks_fail(tmp_path, words, code, message):
     path = write_experiment(tmp_path, **SMALL)
     done = run_cli("debug", path, *words, "--ranks", 2, "--root", tmp_path / "runs")
     assert done.returncode == code and message in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+@pytest.mark.parametrize(
+    ("victim", "words"),
+    [("rank 0", ["tracking.wandb.mode=offline"]), ("rank 1", ["train.workers=1"]), ("parent", ["train.workers=1"])],
+)
+def test_a_kill_leaves_nothing_behind(tmp_path, victim, words):
+    path = write_experiment(tmp_path, **{**SMALL, "train": {"steps": 1_000_000}})
+    command = [sys.executable, "-m", "runner", "debug", str(path), *words, "--ranks", "2"]
+    environment = os.environ | {"WANDB_ERROR_REPORTING": "false"}
+    with (tmp_path / "said").open("w") as said:
+        parent = psutil.Popen([*command, "--root", str(tmp_path / "runs")], stdout=said, stderr=said, env=environment)
+    try:
+        run = wait_for(lambda: find_trials(tmp_path / "runs" / ".debug" / "tiny"), 60, "the folder")[0]
+        wait_for(lambda: last_step(run), 120, "step 4", until=lambda step: step >= 4)
+        if "wandb" in words[0]:
+            wait_for(lambda: list(run.path.glob("wandb/offline-run-*/*.wandb")), 120, "the mirror")
+        family = [
+            each for each in parent.children(recursive=True) if "resource_tracker" not in " ".join(each.cmdline())
+        ]
+        assert len(family) >= 3, "two ranks, and a mirror or workers"
+        beats = read_beats(Attempt(run, 1), 2)
+        os.kill(parent.pid if victim == "parent" else beats[int(victim[-1])].pid, signal.SIGKILL)
+        # The command itself is not of the trial: what it takes to say what happened and to exit is its own affair.
+        wait_for(
+            lambda: [each for each in family if is_running(each.pid)],
+            GONE_SECONDS,
+            "all to go",
+            until=lambda left: not left,
+        )
+        code = parent.wait(60)
+    finally:
+        kill([parent])
+    assert code == (-signal.SIGKILL if victim == "parent" else 1)
+    if victim != "parent":
+        other = 1 - int(victim[-1])
+        assert f"because of {victim}: killed" in read_json(run.crash(1, other))["error"]
+        told = (tmp_path / "said").read_text() if other == 0 else run.log(1, 1).read_text()
+        assert f"PeerError: because of {victim}: killed" in told and "Connection" not in told, told
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from runner.preemption import (
     signals_blocked,
     watching,
 )
+from tests.benchmarks.bench_signal import measure_delays
 from tests.ranks import run_ranks
 
 
@@ -98,6 +99,13 @@ def test_a_signal_is_noticed_while_the_main_thread_is_in_c():
         process.stdin.flush()
         noticed, ended = map(float, process.stdout.readline().split())
     assert noticed < ended, f"noticed after {noticed:.3f} s, the operation ended after {ended:.3f} s"
+
+
+@pytest.mark.ddp
+def test_a_signal_is_known_while_the_main_thread_is_in_a_collective():
+    """Its handler runs once the collective has ended; `bench_signal` says how soon the flag is up."""
+    delays = run_ranks(2, measure_delays, 10)[0]
+    assert len(delays) == 10 and sorted(delays)[4] < 0.1, delays
 
 
 BLOCKED = """
@@ -280,3 +288,24 @@ def test_no_random_schedule_makes_ranks_disagree(monkeypatch):
     print(f"\n{disagreements} disagreements in {schedules} random schedules; at most {latest} steps after the signal")
     assert disagreements == 0
     assert latest <= 2 * MAX_STEPS_BETWEEN_POLLS
+
+
+ORPHAN = """
+import os, subprocess, sys, time
+from runner.preemption import outlived_by, watching
+supervisor = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+with watching() as preemption, outlived_by(supervisor.pid, preemption, float(sys.argv[1])):
+    assert not preemption.flag
+    supervisor.kill(), supervisor.wait()
+    while not preemption.flag or sys.argv[1] == "0":
+        time.sleep(0.01)
+    print(preemption.flag.name, flush=True)
+"""
+
+
+@pytest.mark.parametrize(("patience_seconds", "said"), [(60, "SAVE\n"), (0, "")], ids=["leaves", "does not leave"])
+def test_the_end_of_a_supervisor_is_a_term(patience_seconds, said):
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHAN, str(patience_seconds)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (143, said), done.stderr

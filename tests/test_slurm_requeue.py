@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from runner import onebox
 from runner import slurm as slurm_tools
 from runner.evidence import read_crashes
 from runner.nodes import record_fault
-from runner.rundir import RunDir, find_trials, read_rows
+from runner.onebox.daemons import pid
+from runner.processes import is_running
+from runner.rundir import RunDir, find_trials, read_json, read_rows
+from runner.watchdog import Limits
 from tests.experiments import fingerprint, last_step, only_trial, run_cli, write_experiment
-from tests.slurm_cluster import environment_of, own_cluster, sbatch, skip_without_slurm, wait_for
+from tests.slurm_cluster import GONE_SECONDS, environment_of, own_cluster, sbatch, skip_without_slurm, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ddp]
 
@@ -105,6 +109,7 @@ def ranks_of(run: RunDir) -> list[psutil.Process]:
             environment = process.environ()
             if (
                 "submitit.core._submit" in process.cmdline()
+                and process.name() != "pt_data_worker"
                 and environment.get("SLURM_CONF") == os.environ["SLURM_CONF"]
             ):
                 job = environment.get("SLURM_ARRAY_JOB_ID", environment["SLURM_JOB_ID"])
@@ -175,10 +180,19 @@ def test_requeued_by_scontrol(slurm, profile, tmp_path, uninterrupted):
     check_same(run, uninterrupted)
 
 
-def test_one_rank_killed(slurm, profile, tmp_path, uninterrupted):
-    (run,) = submit(tmp_path, profile)
+def test_a_rank_killed_takes_everything_of_its_attempt_along(slurm, profile, tmp_path, uninterrupted):
+    (run,) = submit(tmp_path, profile, "train.workers=1")
     wait_for_step(run, 120)
-    ranks_of(run)[1].send_signal(signal.SIGKILL)
+    ranks = ranks_of(run)
+    family = ranks + [child for rank in ranks for child in rank.children(recursive=True)]
+    assert len(family) >= 4, "each rank has a loader worker"
+    ranks[1].send_signal(signal.SIGKILL)
+    wait_for(
+        lambda: [each for each in family if is_running(each.pid)],
+        GONE_SECONDS,
+        "all to go",
+        until=lambda left: not left,
+    )
     wait_until_done(run)
     assert causes(run) == ["killed", "done"]
     (end,) = [row for row in run.attempt_rows() if row.get("cause") == "killed"]
@@ -241,6 +255,36 @@ def test_death_of_one_of_two_nodes(profile, tmp_path, uninterrupted):
         assert fault["node"] == victim and fault["trial"] == f"tiny/{run.trial}"
         assert victim not in nodes_of(run)
         assert resumed_steps(run)[1] >= 100, "from the last periodic checkpoint"
+        check_same(run, uninterrupted)
+
+
+def test_a_node_cut_off_whose_ranks_go_on(profile, tmp_path, uninterrupted):
+    """Split brain: only slurmd died. Slurm starts the job again elsewhere, and two attempts live at once."""
+    skip_without_slurm()
+    with own_cluster(nodes=2, accounting=False, node_timeout_seconds=5) as cluster, environment_of(cluster):
+        (run,) = submit(tmp_path, profile)
+        wait_for_step(run, 60)
+        node, old = node_of(run), ranks_of(run)
+        number = pid(cluster, f"slurmd-{node}")
+        assert number is not None
+        psutil.Process(number).kill()
+        wait_for_step(run, last_step(run) + 20)
+        # Slurm takes longer to notice than this trial to end; a trial of days would go on meanwhile.
+        for rank in old:
+            rank.suspend()
+        wait_for(
+            lambda: resumed_steps(run), PATIENCE_SECONDS, "the second attempt", until=lambda steps: len(steps) == 2
+        )
+        for rank in old:
+            rank.resume()
+        resumed = time.time()
+        assert not psutil.wait_procs(old, 15)[1], "they leave"
+        left = read_json(run.crash(1, 0))
+        assert left["cause"] == "superseded" and left["time"] - resumed < Limits().beat_seconds + 2
+        wait_until_done(run)
+        assert causes(run) == [None, "done"] and slurm_tools.show_job(job_of(run))["Restarts"] == "1"
+        assert {row["attempt"] for row in read_rows(run.metrics)} == {1, 2}
+        assert node_of(run) != node
         check_same(run, uninterrupted)
 
 

@@ -10,6 +10,7 @@ BENCHMARKS = (
     ["bench_trainer"],
     ["bench_trainer", "--ranks", "2"],
     ["bench_checkpoint"],
+    ["bench_signal"],
     ["bench_sweep"],
     ["bench_status"],
     ["bench_pixels"],
