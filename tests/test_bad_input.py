@@ -29,6 +29,7 @@ from runner.data import cifar10
 from runner.errors import ConfigError, UserError
 from runner.group import Group
 from runner.job import check_alike, run_rank
+from runner.manifest import seal
 from runner.rendezvous import Place
 from runner.requeue import judge
 from runner.rundir import RunDir, read_json
@@ -382,12 +383,12 @@ BAD_INPUTS = [
         ("site.yaml:2: time_minutes: 0 is not allowed; must be at least 1",),
         site=SLURM + "time_minutes: 0",
     ),
-    # How long a save takes is known when the trial runs; what can be known before is that there is any grace.
+    # How long a save takes is known when the trial runs, which then goes by its own clock; this no site can mean.
     BadInput(
         31,
         "no grace",
-        ("site.yaml:2: signal_lead_seconds: 0 is not allowed; must be at least 1",),
-        site=SLURM + "signal_lead_seconds: 0",
+        ("site.yaml:2: signal_lead_seconds: -1 is not allowed; must be at least 0",),
+        site=SLURM + "signal_lead_seconds: -1",
     ),
     BadInput(
         31,
@@ -580,7 +581,8 @@ def remake(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         content = (folder / name).read_bytes()
         manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    manifest.pop("sha256", None)
+    (folder / "manifest.json").write_bytes(seal(manifest))
 
 
 def cut(run: RunDir, step: int) -> None:
@@ -606,7 +608,7 @@ def give_away(run: RunDir, step: int) -> None:
 DAMAGES = {
     "42 cut": (cut, "rank_00000.pt has "),
     "43 flipped": (flip, "rank_00000.pt does not have the sha256 that was written"),
-    "45 of a newer version": (age, "it was written in format 99; this version reads up to 1"),
+    "45 of a newer version": (age, "it was written in format 99; this version reads up to 2"),
     "51 of somebody else": (give_away, f"rank_00000.pt cannot be read: it belongs to user {STRANGER}; copy it"),
 }
 

@@ -27,6 +27,7 @@ from runner.download import unpack
 from runner.encoders import huggingface
 from runner.errors import CheckpointError, ConfigError, DataError, UserError
 from runner.group import Group
+from runner.manifest import seal
 from runner.proteins.table import read_proteins
 from runner.rundir import RunDir, read_rows, write_yaml
 from runner.schema import load_yaml
@@ -97,7 +98,8 @@ def claim_sums(folder: Path, **changes) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     content = (folder / "rank_00000.pt").read_bytes()
     manifest["files"]["rank_00000.pt"] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
+    manifest.pop("sha256")
+    (folder / "manifest.json").write_bytes(seal(manifest | changes))
 
 
 def torch_file(content: object) -> bytes:
@@ -209,7 +211,7 @@ CHECKPOINTS = {
         lambda run: claim_sums(newest(run), world_size="1"),
         "its manifest does not name a file for each",
     ),
-    "a format of words": (lambda run: claim_sums(newest(run), format="1"), "it was written in format 1"),
+    "a format of words": (lambda run: claim_sums(newest(run), format="1"), "it says that its format is '1'"),
     "files that are a list": (lambda run: claim_sums(newest(run), files=["rank_00000.pt"]), "does not name a file"),
     "no sums": (lambda run: claim_sums(newest(run), files={"rank_00000.pt": None}), "has no sizes and checksums"),
     "a deep manifest": (write_manifest(b"[" * 200_000), "its manifest cannot be read"),
