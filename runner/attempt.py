@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from runner.errors import RunnerError
+from runner.masking import format_error, mask_text
 from runner.rundir import RunDir, append_row, read_json, sync_path, write_json
 
 PACKAGE = Path(__file__).parent
@@ -89,8 +90,8 @@ class Attempt:
         if place.exists():
             return
         text = self.run.token(self.number) / f"traceback.rank_{self.rank}.txt"
-        text.write_text("".join(traceback.format_exception(error)))
-        lines = f"{type(error).__name__}: {error}".splitlines()
+        text.write_text(format_error(error))
+        lines = mask_text(f"{type(error).__name__}: {error}").splitlines()
         write_json(
             place,
             {

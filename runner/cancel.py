@@ -12,7 +12,7 @@ from runner import slurm
 from runner.errors import SubmissionError
 from runner.profile import load_profile
 from runner.record import read_record
-from runner.rundir import RunDir, locked, write_json
+from runner.rundir import RunDir, locked, masked, write_json
 from runner.status import Job, Row, ask_about, read_statuses
 
 RETRIED_STATES = ("failed", "cancelled", "unknown")
@@ -50,7 +50,8 @@ def cancel(runs: Iterable[RunDir]) -> list[RunDir]:
                 record = read_record(run)
                 if record.is_final:
                     continue
-                write_json(run.cancelled, {"time": time.time()})
+                with masked(run.umask()):
+                    write_json(run.cancelled, {"time": time.time()})
                 cancelled.append(run)
                 if record.job and record.job["cluster"] != "local":
                     job_ids.append(str(record.job["job_id"]))
@@ -108,8 +109,9 @@ def retry(
     wait_for_ending(runs, patience_seconds)
     total = RetryPlan()
     for folder in dict.fromkeys(run.path.parent for run in runs):
-        with locked(folder):
-            plan = look([run for run in runs if run.path.parent == folder])
+        members = [run for run in runs if run.path.parent == folder]
+        with masked(members[0].umask()), locked(folder):
+            plan = look(members)
             for run in plan.runs:
                 if profile is None and not run.job_rows():
                     raise SubmissionError(f"trial {run.trial}: it was never submitted; say where with --on PROFILE")

@@ -8,9 +8,7 @@ pruned. A reader takes the newest one that verifies along the lineage of the new
 import contextlib
 import hashlib
 import io
-import json
 import os
-import pickle
 import re
 import shutil
 import time
@@ -27,11 +25,10 @@ from runner.errors import CheckpointError, ConfigError, SaveError
 from runner.explain import OptionError, counted
 from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
+from runner.manifest import FORMAT, check_own, file_of, read_manifest, seal
 from runner.rundir import RunDir, read_json, read_rows, replacing, sync_path
-from runner.strict_yaml import one_line
-
-FORMAT = 2
-"""1: without a sha256 of the manifest itself."""
+from runner.state import misfits
+from runner.weights import UnreadableError, read_tensors
 
 NAME = re.compile(r"step_(\d{8})\.(\d{5,})")
 PIECE_BYTES = 8 * 2**20
@@ -56,10 +53,6 @@ class Checkpoint:
 
 def name_of(step: int, attempt: int) -> str:
     return f"step_{step:08d}.{attempt:05d}"
-
-
-def file_of(rank: int) -> str:
-    return f"rank_{rank:05d}.pt"
 
 
 class _HashingFile(io.RawIOBase):
@@ -224,12 +217,6 @@ def commit(
     return None
 
 
-def seal(manifest: dict[str, Any]) -> bytes:
-    """A manifest as it is written: with a sha256 of all that it says."""
-    digest = hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
-    return json.dumps({**manifest, "sha256": digest}, indent=2).encode()
-
-
 def which_to_prune(names: list[str], *, keep: int, keep_every_steps: int | None, best_step: int | None) -> list[str]:
     """The checkpoints that may go: all but the newest `keep`, the best, and every n-th step."""
     by_step = sorted(names, key=_order)
@@ -304,30 +291,18 @@ def verify(run: RunDir, name: str) -> str | None:
     """Why a checkpoint cannot be trusted, None when every byte is what was written."""
     folder = run.checkpoints / name
     try:
-        written = (folder / "manifest.json").read_bytes()
-        manifest = dict(json.loads(written))
-    except FileNotFoundError:
-        return "it has no manifest"
-    except (OSError, ValueError, TypeError) as error:
-        return f"its manifest cannot be read: {error}"
-    found = manifest.get("format")
-    if not isinstance(found, int) or found < 1:
-        return f"it says that its format is {found!r}"
-    if found > FORMAT:
-        return f"it was written in format {found}; this version reads up to {FORMAT}"
-    is_sealed = manifest.pop("sha256", None) is not None
-    if (is_sealed or found > 1) and written != seal(manifest):
-        return "its manifest is not what was written"
-    if (manifest.get("step"), manifest.get("attempt")) != _order(name):
-        return "its manifest is of another step or attempt"
+        manifest = read_manifest(folder, *_order(name))
+    except CheckpointError as error:
+        return str(error)
     for file, expected in manifest["files"].items():
         try:
+            check_own(folder / file)
             if (folder / file).stat().st_size != expected["size"]:
                 return f"{file} has {(folder / file).stat().st_size} bytes, not {expected['size']}"
             with (folder / file).open("rb") as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != expected["sha256"]:
                     return f"{file} does not have the sha256 that was written"
-        except OSError as error:
+        except (OSError, ValueError) as error:
             return f"{file} cannot be read: {error}"
     return None
 
@@ -386,11 +361,14 @@ def load(run: RunDir, group: Group, name: str, refused: list[str]) -> Checkpoint
             f"{name}: saved by {counted(manifest['world_size'], 'rank')}, resumed on {group.world}; "
             f"set resources.ranks={manifest['world_size']}, or `runner retry --elastic` with the new number"
         )
-    main = _read(folder / file_of(0))
-    own = main["own"] if group.is_main else _read(folder / file_of(group.rank))["own"]
-    if main["shared"]["step"] != manifest["step"]:
-        raise CheckpointError(f"{name}: holds step {main['shared']['step']}")
-    return Checkpoint(name, manifest["step"], manifest, main["shared"], own, tuple(refused))
+    main = read_tensors(folder / file_of(0))
+    own = main if group.is_main else read_tensors(folder / file_of(group.rank))
+    shared = main.get("shared")
+    if not isinstance(shared, dict) or "method" not in shared or not isinstance(own.get("own"), dict):
+        raise CheckpointError(f"{folder}: holds no state of a trial")
+    if shared.get("step") != manifest["step"]:
+        raise CheckpointError(f"{folder}: holds step {shared.get('step')}, its manifest says {manifest['step']}")
+    return Checkpoint(name, manifest["step"], manifest, shared, own["own"], tuple(refused))
 
 
 def world_size(run: RunDir, name: str) -> int:
@@ -404,29 +382,24 @@ def load_parts(run: RunDir, name: str, refused: list[str]) -> tuple[Checkpoint, 
     """A verified checkpoint as rank 0 sees it, and the own parts of all ranks that saved it."""
     world = world_size(run, name)
     whole = load(run, Group(world=world), name, refused)
-    others = [_read(run.checkpoints / name / file_of(rank))["own"] for rank in range(1, world)]
+    others = [read_tensors(run.checkpoints / name / file_of(rank))["own"] for rank in range(1, world)]
     return whole, [whole.own, *others]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    assert isinstance(content, dict), path
-    return content
-
-
-def export(run: RunDir, file: Path) -> None:
+def export(run: RunDir, file: Path) -> list[str]:
     """Write one portable file `{"state_dict", "config", "history"}` from the newest checkpoint that verifies.
 
     `tokenizer` is in it, too, where the data have a choice: what its token ids mean, as the data set's `describe`.
 
+    Returns the newer ones that do not, each with its reason.
     Raises: ConfigError when the trial has no checkpoint, or the file cannot be written.
     """
     import yaml
 
-    name, _ = newest_valid(run)
+    name, refused = newest_valid(run)
     if name is None:
         raise ConfigError(f"{run.experiment}/{run.trial}: has no checkpoint to export yet")
-    shared = _read(run.checkpoints / name / file_of(0))["shared"]
+    shared = load(run, Group(world=world_size(run, name)), name, refused).shared
     portable = {
         "state_dict": shared["method"],
         "config": yaml.safe_load(run.config.read_text()),
@@ -441,6 +414,7 @@ def export(run: RunDir, file: Path) -> None:
             torch.save(portable, stream)
     except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
         raise ConfigError(f"{file}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    return refused
 
 
 def read_export(file: Path) -> dict[str, Any]:
@@ -453,13 +427,10 @@ def read_export(file: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(file):
         raise OptionError("init_from", f"{refused}: it is not in torch's format; `runner export TRIAL FILE` writes one")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        # torch advises at length to trust such a file.
-        raise OptionError("init_from", f"{refused}: it holds other objects than tensors and plain values") from None
-    except Exception as error:
-        raise OptionError("init_from", f"{refused}: it cannot be read: {one_line(str(error))}") from error
-    if not isinstance(content, dict) or not isinstance(weights := content.get("state_dict"), dict):
+        content = read_tensors(file)
+    except UnreadableError as error:
+        raise OptionError("init_from", f"{refused}: it {error.reason}") from None
+    if not isinstance(weights := content.get("state_dict"), dict):
         raise OptionError("init_from", f"{refused}: it has no mapping state_dict")
     return weights
 
@@ -477,14 +448,6 @@ def load_weights(module: torch.nn.Module, file: Path) -> None:
     Raises: ConfigError naming the first tensors that are missing, unexpected or of another shape.
     """
     given = read_export(file)
-    wanted = module.state_dict()
-    problems = [f"{name} is missing" for name in wanted if name not in given]
-    problems += [f"{name} is not expected" for name in given if name not in wanted]
-    problems += [
-        f"{name} is {tuple(given[name].shape)}, not {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in given and given[name].shape != wanted[name].shape
-    ]
-    if problems:
-        raise ConfigError(f"init_from: {file} does not fit: {'; '.join(problems[:5])} ({len(problems)} in all)")
+    if problems := misfits(module, given):
+        raise ConfigError(f"init_from: {file} does not fit: {problems}")
     module.load_state_dict(given)

@@ -13,6 +13,7 @@ from runner import cli_data, cli_onebox
 from runner.cli_onebox import Yes, confirm
 from runner.errors import ConfigError, RunnerError, UserError
 from runner.interruption import end_at_once_in_imports
+from runner.masking import mask_text
 
 if TYPE_CHECKING:
     from runner.rundir import RunDir
@@ -273,7 +274,8 @@ def export(
     """Write the weights of a trial into one file."""
     from runner.checkpoint import export
 
-    export(_find_trial(trial, _root(root)), file)
+    for refused in export(_find_trial(trial, _root(root)), file):
+        print(f"runner: refused {refused}", file=sys.stderr)
     print(file)
 
 
@@ -331,7 +333,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"runner: {' '.join(message.split())}", file=sys.stderr)
+    print(f"runner: {mask_text(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

@@ -5,7 +5,7 @@ Plug-ins (method, encoder, data, schedule) stay a `Selection` here; runner.named
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,8 +22,8 @@ from pydantic import (
 )
 
 from runner.explain import OptionError, did_you_mean, explain, first_of
-from runner.schema import Document, Options, canonical, load_yaml, override
-from runner.strict_yaml import show
+from runner.schema import Document, Options, canonical, load_yaml, override, refuse_secrets
+from runner.strict_yaml import flow, show
 from runner.views_config import ViewsConfig
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -341,6 +341,28 @@ OUTSIDE_IDENTITY = frozenset({"name", "sweep", "resources", "tracking", "checkpo
 """Top-level keys that do not change what a trial computes, and so not its id either."""
 
 
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`optimizer.lr was 0.1, is 0.2` for each key of two dumped trials that changes what is computed.
+
+    Keys that only one of them has do not count: another version of this program adds and drops options.
+    """
+    return [
+        line
+        for key in new
+        if key in old and key not in OUTSIDE_IDENTITY
+        for line in _differences(old[key], new[key], key)
+    ]
+
+
+def _differences(old: Any, new: Any, key: str) -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in new:
+            if name in old:
+                yield from _differences(old[name], new[name], f"{key}.{name}")
+    elif canonical(old) != canonical(new):
+        yield f"{key} was {flow(old)}, is {flow(new)}"
+
+
 @dataclass(frozen=True)
 class Experiment:
     """An experiment file with the overrides of the command line, before its sweep is expanded."""
@@ -359,6 +381,7 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     Raises ConfigError, in one line.
     """
     document = override(load_yaml(path), overrides)
+    refuse_secrets(document)
     base = {key: value for key, value in document.mapping.items() if key != "sweep"}
     sweep = document.mapping.get("sweep")
     if sweep is not None and not isinstance(sweep, dict):

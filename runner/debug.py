@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import sys
-import traceback
 from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -17,10 +16,11 @@ from runner.config import Trial, check_machine, load_experiment, warnings
 from runner.errors import ConfigError, UserError
 from runner.evidence import last_attempt, read_crashes
 from runner.explain import OptionError, counted
+from runner.masking import format_error, mask_text
 from runner.named import resolve_trials
 from runner.processes import Stragglers, die_with, tell_to_end
 from runner.provenance import collect
-from runner.rundir import RunDir
+from runner.rundir import PRIVATE, RunDir, experiment_dir, masked, remove_empty
 from runner.submit import check_weights, prepare
 from runner.sweep import Variant, trials
 
@@ -44,13 +44,25 @@ def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps
     world = trial.resources.ranks
     if pdb and world > 1:
         raise ConfigError(f"--pdb: needs one rank, the trial has resources.ranks={world}; add --ranks 1")
-    run = RunDir(root.absolute() / ".debug" / trial.name / variant.trial_id)
+    run = RunDir(experiment_dir(root.absolute() / ".debug", trial.name) / variant.trial_id)
+    had_root = root.exists()
     shutil.rmtree(run.path, ignore_errors=True)
-    prepare(run, trial, variant.overrides, collect(sys.argv))
+    with masked(PRIVATE):
+        prepare(run, trial, variant.overrides, collect(sys.argv))
     print(f"runner: {trial.name}/{variant.trial_id} on {counted(world, 'rank')}, in {run.path}", flush=True)
-    if world == 1:
-        return _run_here(run, steps, pdb)
-    return _run_ranks(run, world, steps)
+    code = EXIT_USER_ERROR
+    try:
+        code = _run_here(run, steps, pdb) if world == 1 else _run_ranks(run, world, steps)
+        return code
+    finally:
+        if code == EXIT_USER_ERROR and not (run.metrics.exists() or run.checkpoints.exists()):
+            _discard(run, root if had_root else root.parent)
+
+
+def _discard(run: RunDir, top: Path) -> None:
+    """Remove what is left of a mistake that was found before the first step, up to `top`."""
+    shutil.rmtree(run.path, ignore_errors=True)
+    remove_empty(run.path.parent, top.absolute())
 
 
 def first_trial(path: Path, overrides: list[str], ranks: int | None) -> tuple[Variant, Trial]:
@@ -81,8 +93,8 @@ def _run_here(run: RunDir, steps: int | None, pdb: bool) -> int:
         outcome, _ = run_rank(run, Place(), stop_after=steps, redirect=False)
     except (UserError, BrokenPipeError):
         raise
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        print(format_error(error), end="", file=sys.stderr, flush=True)
         if pdb:
             import pdb as debugger
 
@@ -148,11 +160,14 @@ def _rank(folder: str, rank: int, world: int, steps: int | None) -> None:
         outcome, _ = run_rank(run, Place(rank, world, rank), stop_after=steps, redirect=rank > 0, limits=Limits())
     except UserError as error:
         if rank == 0:
-            print(f"runner: {error}", file=sys.stderr, flush=True)
+            print(f"runner: {mask_text(str(error))}", file=sys.stderr, flush=True)
         sys.exit(EXIT_USER_ERROR)
     except BrokenPipeError:
         # Nobody reads the terminal's side any more; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(EXIT_PIPE_CLOSED)
+    except Exception as error:
+        print(format_error(error), end="", file=sys.stderr, flush=True)
+        sys.exit(1)
     if outcome.verdict:
         sys.exit(1)

@@ -8,18 +8,16 @@ text of a group is parsed once, and only where the texts differ.
 import re
 from typing import Any
 
-import yaml
-
 from runner.config import OUTSIDE_IDENTITY
+from runner.errors import ConfigError
 from runner.rundir import RunDir
-from runner.strict_yaml import one_line
+from runner.strict_yaml import one_line, parse_yaml
 from runner.tables import varying_keys
 
 DAMAGED = "damaged"
 """Stands for the key of a config that cannot be read; its value equals no other trial's."""
 
 _TOP_LEVEL_KEY = re.compile(r"^([A-Za-z_][\w.-]*):", re.MULTILINE)
-_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_settings(runs: list[RunDir], overrides: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -65,8 +63,8 @@ def _parse_group(name: str, text: str) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        document = yaml.load(text, Loader=_YamlLoader) if name != DAMAGED else text
-    except yaml.YAMLError:
+        document = parse_yaml(text, name)[0] if name != DAMAGED else text
+    except ConfigError:
         return {name: one_line(text)}
     return _flatten(document if isinstance(document, dict) else {name: document})
 

@@ -14,8 +14,9 @@ from typing import Literal
 
 from runner import slurm
 from runner.errors import ConfigError, SubmissionError
+from runner.launcher import find_intruder
 from runner.nodes import read_excluded
-from runner.profile import Profile, load_profile
+from runner.profile import NODE_LOCAL, Profile, load_profile
 
 TESTED = {"torch": ((2, 10), (2, 14)), "submitit": ((1, 5, 4), (1, 6))}
 """First version that the tests cover, and the first one that they do not."""
@@ -23,7 +24,6 @@ TESTED = {"torch": ((2, 10), (2, 14)), "submitit": ((1, 5, 4), (1, 6))}
 LITTLE_SPACE_GB, NO_SPACE_GB = 20, 1
 SHORT_GRACE_SECONDS = 30
 DEFAULT_CREDENTIAL_SECONDS = 120
-NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,10 @@ def check_root(root: Path) -> Iterator[Check]:
 
 
 def _check_owner(root: Path) -> Check:
-    facts = root.stat()
-    mode = f"mode {facts.st_mode & 0o7777:04o}"
-    if facts.st_uid != os.geteuid():
-        return Check("run root", "warn", f"{root} belongs to user {facts.st_uid}, not to you")
-    if facts.st_mode & 0o022:
-        return Check("run root", "warn", f"{root}: {mode}, others can change jobs in it; chmod go-w {root}")
-    if facts.st_mode & 0o077:
-        return Check("run root", "ok", f"{root}: {mode}, others can read it")
-    return Check("run root", "ok", f"{root}: {mode}")
+    if problem := find_intruder(str(root), str(root)):
+        return Check("run root", "fail", problem)
+    mode = root.stat().st_mode & 0o7777
+    return Check("run root", "ok", f"{root}: mode {mode:04o}{', others can read it' if mode & 0o077 else ''}")
 
 
 def check_wandb() -> Check:

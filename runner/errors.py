@@ -5,8 +5,8 @@ RunnerError
     ConfigError       a YAML file or an override does not describe a run    (fix the file)
     DataError         data are missing or broken                            (fetch or repair them)
     SubmissionError   the cluster refused the job or cannot be reached      (read its reason)
-  CheckpointError     a checkpoint is missing, torn or of another run
-    SaveError         a checkpoint could not be written; the older ones stand
+    CheckpointError   a checkpoint is missing, torn or of another run       (put it back, or start anew)
+      SaveError       a checkpoint could not be written; the older ones stand
   NonFiniteLossError  the loss of some rank became nan or inf; found on all ranks together
 """
 
@@ -31,7 +31,7 @@ class SubmissionError(UserError):
     """The cluster refused the job, or cannot be reached."""
 
 
-class CheckpointError(RunnerError):
+class CheckpointError(UserError):
     """A checkpoint is missing, torn, or of another run."""
 
 

@@ -4,6 +4,7 @@
 losses and trainer read the same on a laptop and on a cluster.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,11 @@ class Group:
         counts[self.rank] = own
         dist.all_reduce(counts, group=self.control)
         return [int(count) for count in counts]
+
+    def differing(self, text: str) -> list[int]:
+        """The ranks whose text is not that of rank 0, over the control group."""
+        digests = self.sizes(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+        return [rank for rank, digest in enumerate(digests) if digest != digests[0]]
 
     def all_reduce_sum(self, x: Tensor) -> Tensor:
         """The sum over ranks, as a new tensor without gradient."""

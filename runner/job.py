@@ -4,7 +4,9 @@ Kept light: unpickling happens inside the start-up window, so torch and the trai
 """
 
 import contextlib
+import json
 import os
+import platform
 import shlex
 import signal
 import subprocess
@@ -19,10 +21,12 @@ import submitit
 
 from runner import launcher, slurm
 from runner.decision import Decision
-from runner.errors import SubmissionError
+from runner.errors import ConfigError, SubmissionError
 from runner.evidence import attempt_of, mark
 from runner.faults import NO_PROOF, Faults, Proof
+from runner.masking import format_error
 from runner.processes import EXIT_TERMINATED, EXIT_TRY_AGAIN, die_with
+from runner.provenance import package_versions
 from runner.requeue import allow, write_failure
 from runner.rundir import RunDir, append_row
 from runner.signs import classify
@@ -31,12 +35,15 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
     from runner.attempt import Attempt
+    from runner.config import Trial
+    from runner.group import Group
     from runner.heartbeat import Pulse
     from runner.preemption import Preemption, Verdict
     from runner.rendezvous import Place
     from runner.trainer import Outcome
     from runner.watchdog import Limits
 
+EXIT_FAILED = 1
 WAIT_FOR_THE_END_SECONDS = 300
 NO_MORE_TIMEOUTS = 1_000_000
 """submitit's own countdown of time-outs must never end a run; budgets are in runner.requeue."""
@@ -66,7 +73,12 @@ class TrainJob:
         print(mark(place.launch), file=sys.stderr, flush=True)
         if place.supervisor is not None:
             die_with(os.getppid())
-        outcome, preemption = run_rank(run, place, stop_after=self.stop_after, limits=Limits())
+        try:
+            outcome, preemption = run_rank(run, place, stop_after=self.stop_after, limits=Limits())
+        except Exception as error:
+            # Not further: submitit would pickle and print the message, with the secrets that may be in it.
+            print(format_error(error), file=sys.stderr, flush=True)
+            sys.exit(EXIT_FAILED)
         if outcome.verdict:
             leave(outcome.verdict, place, preemption)
 
@@ -119,7 +131,7 @@ def run_rank(
     """
     from runner.preemption import LATENCY_SECONDS, heeding, outlived_by, watching
 
-    os.umask(0o077)
+    os.umask(run.umask())
     with (
         watching(0.0 if proof.prompt else LATENCY_SECONDS) as preemption,
         heeding(run.cancelled, preemption) if place.rank == 0 else contextlib.nullcontext(),
@@ -195,6 +207,7 @@ def _train(
     run, verdict = attempt.run, Verdict.GO_ON
     try:
         trial = load_trial(run.config)
+        check_ranks(trial, place)
         check_machine(trial, torch.cuda.is_available())
         torch.set_num_threads(trial.resources.cpus_per_rank)
         if place.one_host:
@@ -205,6 +218,7 @@ def _train(
             joined(place.rank, place.world, place.local_rank, store, trial.train.backend) as group,
             keeping(limit, preemption),
         ):
+            check_alike(trial, group)
             journal = Journal(proof.journal, place.rank) if proof.journal else None
             outcome = launch(
                 trial,
@@ -251,6 +265,25 @@ def _train(
         attempt.record_crash(lost, cause, pulse.last.step)
         raise lost from None
     return Outcome(verdict, outcome.step, outcome.saved_at)
+
+
+def check_ranks(trial: "Trial", place: "Place") -> None:
+    """Raise ConfigError where the launch has another number of ranks than the trial, whose batches are split by it."""
+    if place.world != trial.resources.ranks:
+        has = f"this launch has {place.world}, as SLURM_NTASKS says in a job"
+        raise ConfigError(f"resources.ranks: {trial.resources.ranks} is not allowed; {has}")
+
+
+def check_alike(trial: "Trial", group: "Group") -> None:
+    """Raise ConfigError on all ranks unless they have one config and one version of everything that counts."""
+    if group.world == 1:
+        return
+    facts = json.dumps([trial.model_dump(mode="json"), platform.python_version(), package_versions()])
+    if others := group.differing(facts):
+        ranks = ", ".join(map(str, others))
+        raise ConfigError(
+            f"config.yaml or the installed packages of ranks {ranks} are not those of rank 0; make them so"
+        )
 
 
 def heed_budget(run: RunDir, place: "Place", cause: str, step: int | None) -> "Verdict":
@@ -343,7 +376,7 @@ def requeue(preemption: "Preemption") -> NoReturn:
 def send_output_to(log: Path) -> None:
     """Send this process's output, from C++ too, to a file of its own."""
     log.parent.mkdir(exist_ok=True)
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(descriptor, 1)

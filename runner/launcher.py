@@ -4,12 +4,52 @@ From the launch of a task until a trainer has installed its handlers (seconds: p
 signals would have their default action: the job dies and Slurm does not requeue it. A blocked mask survives exec and
 the signal stays pending; `preemption.watching` unblocks it once somebody listens. Runs as `python -S -E launcher.py
 ARGS...` and must import nothing of the package: its own start is the window that remains open.
+
+The last argument is submitit's folder, ROOT/<experiment>/.submissions/<submission>/jobs. The job file in it is a
+pickle, which runs whatever it holds, so nobody else may be able to put one there.
 """
 
 import os
 import signal
+import stat
 import sys
+
+EXIT_REFUSED = 2
+
+
+def find_intruder(folder: str, top: str) -> str:
+    """Who else could change what is in a folder, in words: by itself, or by one of its parents up to `top`.
+
+    Empty when nobody can. A `top` such as /tmp is fine, where all may write but only owners may rename.
+    """
+    while True:
+        try:
+            facts = os.stat(folder) if folder == top else os.lstat(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            facts = None
+        if facts is not None:
+            if stat.S_ISLNK(facts.st_mode):
+                return f"{folder}: is a link; jobs are kept in folders of their own"
+            if facts.st_uid != os.geteuid() and not (folder == top and facts.st_uid == 0):
+                return f"{folder}: belongs to user {facts.st_uid}, not to you; jobs are kept in folders of your own"
+            if facts.st_mode & 0o022 and not (folder == top and facts.st_mode & stat.S_ISVTX):
+                mode = f"{stat.S_IMODE(facts.st_mode):04o}"
+                return f"{folder}: has mode {mode}, so others could change your jobs; chmod go-w it"
+        if folder in (top, os.path.dirname(folder)):
+            return ""
+        folder = os.path.dirname(folder)
+
+
+def _root_of(folder: str) -> str:
+    for _ in range(4):
+        folder = os.path.dirname(folder)
+    return folder
+
 
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM})
+    problem = find_intruder(sys.argv[-1], _root_of(sys.argv[-1]))
+    if problem:
+        print(f"runner: {problem}", file=sys.stderr)
+        sys.exit(EXIT_REFUSED)
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])

@@ -22,11 +22,12 @@ import submitit
 
 from runner.config import ResourcesConfig
 from runner.decision import Decision
+from runner.errors import ConfigError
 from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.processes import EXIT_TERMINATED, Stragglers
 from runner.profile import Profile, load_profile
 from runner.requeue import judge
-from runner.rundir import RunDir, read_json, write_json
+from runner.rundir import RunDir, check_private, read_json, write_json
 
 POLL_SECONDS = 0.2
 MANIFEST = "trials.txt"
@@ -223,6 +224,10 @@ def _judge(entry: Running, max_failures: int, logs: Path) -> Decision:
 
 def main(submission: Path) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+    try:
+        check_private(submission, submission.parents[2])
+    except ConfigError as error:
+        sys.exit(f"runner: {error}")
     manifest, deadline = submission / MANIFEST, time.monotonic() + MANIFEST_TIMEOUT_SECONDS
     while not manifest.exists():
         if time.monotonic() > deadline:

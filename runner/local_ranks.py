@@ -12,6 +12,7 @@ from pathlib import Path
 
 from runner.errors import UserError
 from runner.faults import NO_PROOF, Proof
+from runner.masking import format_error, mask_text
 from runner.rundir import RunDir
 
 LEAVE_SECONDS = 10
@@ -27,8 +28,8 @@ PRELOAD = [
 ]
 """What a rank imports sooner or later; torch's compiler comes with every optimizer."""
 
-DONE, LEFT, REFUSED = 0, 75, 2
-"""Exit codes of a rank: the trial is done; saved and to be resumed; a mistake of the user."""
+DONE, LEFT, REFUSED, FAILED = 0, 75, 2, 1
+"""Exit codes of a rank: the trial is done; saved and to be resumed; a mistake of the user; anything else."""
 
 
 class LocalRanks:
@@ -90,6 +91,9 @@ def _rank(folder: str, rank: int, world: int, launch: str, stop_after: int | Non
             run, Place(rank, world, rank, job_id=launch, launch=launch), stop_after=stop_after, proof=proof
         )
     except UserError as error:
-        print(f"runner: {error}", file=sys.stderr, flush=True)
+        print(f"runner: {mask_text(str(error))}", file=sys.stderr, flush=True)
         sys.exit(REFUSED)
+    except Exception as error:
+        print(format_error(error), end="", file=sys.stderr, flush=True)
+        sys.exit(FAILED)
     sys.exit(LEFT if outcome.verdict else DONE)

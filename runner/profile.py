@@ -7,20 +7,27 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from runner.config import ResourcesConfig
+from runner.config import NAME_PATTERN, ResourcesConfig
 from runner.errors import ConfigError
 from runner.explain import OptionError, did_you_mean
-from runner.schema import Options, build, load_yaml
+from runner.schema import Options, build, load_yaml, refuse_secrets
 from runner.strict_yaml import is_secret
 
-SBATCH_PATTERN = r"[A-Za-z0-9_.:,@%+/=\[\]-]{1,128}"
-"""What may stand in an #SBATCH line: submitit quotes for the shell, but a newline still ends the line."""
+
+def _one_of(more: str) -> AfterValidator:
+    """Only letters, digits and these: submitit quotes for the shell, but a newline still ends an #SBATCH line."""
+    pattern = re.compile(f"[A-Za-z0-9{re.escape(more)}]{{1,128}}")
+
+    def check(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError(f"must be 1 to 128 letters, digits and {' '.join(more)}")
+        return value
+
+    return AfterValidator(check)
 
 
-def _check_sbatch(value: str) -> str:
-    if not re.fullmatch(SBATCH_PATTERN, value):
-        raise ValueError("must be 1 to 128 letters, digits and _ . : , @ % + / = [ ] -")
-    return value
+NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm", "/run")
+"""Folders that each machine has for itself."""
 
 
 def _check_line(line: str) -> str:
@@ -37,7 +44,10 @@ def _check_line(line: str) -> str:
 SLACK_SECONDS = 60
 """Slurm keeps time limits, and the signals before them, to the minute."""
 
-SbatchValue = Annotated[str, AfterValidator(_check_sbatch)]
+SiteName = Annotated[str, _one_of("_.,:@+-")]
+Nodes = Annotated[str, _one_of("_.,[]-")]
+Constraint = Annotated[str, _one_of("_.,:&|*()[]-")]
+Comment = Annotated[str, _one_of("_.,:@+/=[]-")]
 ShellLine = Annotated[str, AfterValidator(_check_line)]
 
 
@@ -47,22 +57,22 @@ class Profile(Options):
     cluster: Literal["local", "slurm"]
     """local: this machine, without a scheduler. slurm: by way of submitit."""
 
-    partition: SbatchValue | None = None
+    partition: SiteName | None = None
     """Partition, or several with commas; None: the site's default."""
 
-    account: SbatchValue | None = None
+    account: SiteName | None = None
     """Account that is charged."""
 
-    qos: SbatchValue | None = None
+    qos: SiteName | None = None
     """Quality of service."""
 
-    constraint: SbatchValue | None = None
+    constraint: Constraint | None = None
     """Features that the nodes must have."""
 
-    nodelist: SbatchValue | None = None
+    nodelist: Nodes | None = None
     """Only these nodes."""
 
-    exclude: SbatchValue | None = None
+    exclude: Nodes | None = None
     """Never these nodes."""
 
     gpus_per_node: int | None = Field(default=None, ge=1)
@@ -89,13 +99,16 @@ class Profile(Options):
     max_failures: int = Field(default=3, ge=0)
     """Crashes after which a trial is given up."""
 
-    comment: SbatchValue | None = None
+    group_readable: bool = False
+    """Let the group of this user read run folders (0750, files 0640); else nobody else can (0700, 0600)."""
+
+    comment: Comment | None = None
     """Comment that the scheduler keeps with the job."""
 
-    mail_user: SbatchValue | None = None
+    mail_user: SiteName | None = None
     """Whom the scheduler writes to."""
 
-    mail_type: SbatchValue | None = None
+    mail_type: SiteName | None = None
     """About what, such as END,FAIL."""
 
     @model_validator(mode="after")
@@ -112,6 +125,7 @@ def load_profile(path_or_name: str | Path, folder: str | Path = "slurm") -> Prof
     Raises ConfigError, in one line, also for a profile with shell lines that everybody may write to.
     """
     document = load_yaml(_find(str(path_or_name), Path(folder)))
+    refuse_secrets(document)
     try:
         defaults = {"parallel": 256} if document.mapping.get("cluster") == "slurm" else {}
         profile = build(Profile, defaults | document.mapping)
@@ -160,7 +174,7 @@ def submitit_parameters(profile: Profile, resources: ResourcesConfig, name: str 
     `name` is the job's name, an experiment's. Raises ConfigError for ranks that do not fit on nodes.
     """
     assert profile.cluster == "slurm", profile.cluster
-    assert re.fullmatch(SBATCH_PATTERN, name), name
+    assert re.fullmatch(NAME_PATTERN, name), name
     nodes, tasks_per_node = layout(resources.ranks, profile.gpus_per_node)
     optional = {
         "partition": profile.partition,

@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
+from runner.errors import ConfigError
 from runner.rundir import RunDir, read_json
+from runner.strict_yaml import parse_yaml
 
 MAIN_METRICS = ("test/linear_top1", "test/knn_top1", "validation/linear_top1", "validation/knn_top1")
 """Shown first where a trial has several; then any other test metric, then the training loss."""
 
 TAIL_BYTES = 65536
-_YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CHECKPOINT = re.compile(r"step_(\d{8,})\.\d+")
 _DATED = ("metrics.jsonl", "attempts.jsonl", "jobs.jsonl", "result.json", "failure.json", "cancelled.json")
 
@@ -147,8 +146,8 @@ def describe_end(row: dict[str, Any]) -> str:
 
 def _read_overrides(run: RunDir) -> dict[str, Any]:
     try:
-        document = yaml.load(run.overrides.read_bytes(), Loader=_YamlLoader)
-    except yaml.YAMLError:
+        document, _ = parse_yaml(run.overrides.read_text(), str(run.overrides))
+    except (ConfigError, UnicodeDecodeError):
         # Of use for columns only: `runner show` has the whole config.
         return {}
     return document if isinstance(document, dict) else {}

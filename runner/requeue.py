@@ -18,9 +18,9 @@ from runner import nodes, slurm
 from runner.budgets import POLICIES, read_ends, verdict
 from runner.causes import Diagnosis, Evidence, diagnose
 from runner.decision import Decision, Facts, decide, weigh
-from runner.errors import SubmissionError
+from runner.errors import ConfigError, SubmissionError
 from runner.evidence import attempt_of, gather, last_attempt, read_crashes, saved_step
-from runner.rundir import RunDir, append_row, write_json
+from runner.rundir import RunDir, append_row, check_private, write_json
 
 EXIT_OVER = 3
 """What `begin` ends with when the ranks must not start."""
@@ -173,6 +173,13 @@ def main(arguments: list[str]) -> int:
     WHEN is `begin` before the ranks of a job that was started again start, and `end` when they have failed.
     """
     when, manifest, index, job_id, launch, exit_code, max_failures = arguments
+    submission = Path(manifest).parent
+    try:
+        check_private(submission, submission.parents[2])
+    except ConfigError as error:
+        # What is listed there may be anybody's.
+        print(f"runner: {error}", file=sys.stderr, flush=True)
+        return 2
     run = RunDir(Path(Path(manifest).read_text().splitlines()[int(index)]))
     logs = Path(manifest).parent / "jobs"
     if when == "begin":

@@ -1,5 +1,6 @@
 """The parts of a running trial: made from its config, and put back to where the last attempt left them."""
 
+import hashlib
 import inspect
 import math
 import os
@@ -18,7 +19,7 @@ from runner import checkpoint, elastic, loader, named
 from runner.attempt import Attempt
 from runner.background import Background, Flight
 from runner.batch import Batch
-from runner.config import Selection, Trial, check_warmup
+from runner.config import Selection, Trial, check_warmup, differing_keys
 from runner.dataset import ImageSet, Records, Split
 from runner.errors import CheckpointError, ConfigError, DataError
 from runner.evaluate import check_probes, fits
@@ -47,6 +48,10 @@ _RANK_LOCAL_BUFFERS: dict[str, Any] = {
     # torch 2.13 renamed it; either way no rank overwrites another's batch statistics at every step
     "forward_sync_buffers" if "forward_sync_buffers" in _DDP_OPTIONS else "broadcast_buffers": False
 }
+
+
+SAMPLES_HASHED = 64
+"""A few pages of the largest data set."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,7 @@ def build(
     seed_everything(trial.train.seed, rank=1 + group.rank)
     stop = min(steps, stop_after) if stop_after else steps
     facts = gather_facts(group, trial.train.deterministic)
+    facts |= {"config": trial.model_dump(mode="json"), "data": describe_data(some)}
     return Run(
         trial=trial,
         attempt=attempt,
@@ -360,10 +366,11 @@ def restore(run: Run) -> None:
         run.progress.say(f"refused {refused}")
     if found["name"] is not None:
         saved, own = _load(run, found["name"], found["refused"])
+        check_same(saved, run.facts)
         run.state.restore(saved.shared, own, run.group.device)
         run.resumed_from = saved.name
         run.saved_step = run.state.step
-        reasons = why_inexact(saved.manifest.get("facts", {}), run.facts)
+        reasons = why_inexact(saved.manifest.get("facts", {}), _machine(run.facts))
         if saved.manifest["world_size"] != run.group.world and (note := elastic.dropout_note(run.method)):
             reasons.append(note)
         run.exact = f"no, because {'; '.join(reasons)}" if reasons else "yes"
@@ -382,3 +389,33 @@ def _load(run: Run, name: str, refused: list[str]) -> tuple[checkpoint.Checkpoin
     saved, parts = checkpoint.load_parts(run.attempt.run, name, refused)
     elastic.check_batch_norm(saved.shared["method"], trial.train.sync_batch_norm)
     return saved, elastic.merge(parts, seed=trial.train.seed, rank=group.rank, step=saved.step)
+
+
+def _machine(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What exactness depends on beside config and data, which must be the same anyway."""
+    return {key: value for key, value in facts.items() if key not in ("config", "data")}
+
+
+def check_same(saved: checkpoint.Checkpoint, facts: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where the config or the data are not those that the checkpoint was made with."""
+    before = saved.manifest.get("facts", {})
+    told = differing_keys(before.get("config", {}), facts["config"])
+    had, have = before.get("data"), facts["data"]
+    if had is not None and had != have:
+        counts = f"had {had['samples']} samples, have {have['samples']}"
+        told.append(f"the data {counts if had['samples'] != have['samples'] else 'have other samples than they had'}")
+    if told:
+        raise CheckpointError(f"{saved.name}: goes on with another trial: {'; '.join(told[:5])}; put back what it was")
+
+
+def describe_data(data: Split) -> dict[str, Any]:
+    """How many samples there are, and a sha256 of some of them, spread evenly: enough to notice other data."""
+    ids = torch.arange(0, len(data), max(len(data) // SAMPLES_HASHED, 1))[:SAMPLES_HASHED]
+    columns = data.take(ids)
+    if data.labels is not None:
+        columns = {**columns, "labels": data.labels[ids.to(data.labels.device)]}
+    digest = hashlib.sha256()
+    for name in sorted(columns):
+        digest.update(f"{name}{columns[name].dtype}{tuple(columns[name].shape)}".encode())
+        digest.update(columns[name].cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return {"samples": len(data), "sha256": digest.hexdigest()}

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from runner.errors import ConfigError
-from runner.strict_yaml import dump_yaml
+from runner.launcher import find_intruder
+from runner.strict_yaml import dump_yaml, one_line
+
+_NOT_IN_PATHS = "%\\"
+"""submitit and Slurm expand `%j` in the names of files, and a backslash changes how."""
+
+
+PRIVATE, GROUP_READABLE = 0o077, 0o027
+"""The umask of all that is written: for the user alone, or, where the site asks for it, to be read by the group."""
 
 
 @dataclass(frozen=True)
@@ -123,16 +131,53 @@ class RunDir:
     def job_rows(self) -> list[dict[str, Any]]:
         return read_rows(self.jobs)
 
+    def umask(self) -> int:
+        """For files in it: as readable as the folder itself is, so that every job and verb does alike."""
+        return GROUP_READABLE if self.path.stat().st_mode & 0o077 == 0o050 else PRIVATE
+
+
+@contextmanager
+def masked(umask: int) -> Iterator[None]:
+    """What is made inside gets its permissions by this umask."""
+    before = os.umask(umask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
 
 def experiment_dir(root: Path, experiment: str) -> Path:
+    """The folder of an experiment; raises ConfigError for a run root that no job could be told by its path."""
+    path = str(root)
+    if bad := next((char for char in path if not char.isprintable() or char in _NOT_IN_PATHS), ""):
+        raise ConfigError(f"run root {one_line(path)}: has {bad!r} in it; a root has no control characters, % or \\")
     return root / experiment
+
+
+def remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder and its parents below `top` as far as they are empty."""
+    for place in (folder, *folder.parents):
+        if place == top or not place.is_relative_to(top):
+            return
+        with suppress(OSError):
+            place.rmdir()
+
+
+def check_private(folder: Path, top: Path) -> None:
+    """Raise ConfigError unless nobody else can write to a folder, or to one of its parents up to `top`.
+
+    What lies there is run: job files, shell lines. Folders that do not exist yet do not matter.
+    """
+    problem = find_intruder(str(folder), str(top))
+    if problem:
+        raise ConfigError(problem)
 
 
 def find_experiments(root: Path) -> list[Path]:
     """Folders under the run root that hold at least one trial."""
     if not root.is_dir():
         return []
-    return [path for path in sorted(root.iterdir()) if path.is_dir() and find_trials(path)]
+    return [path for path in sorted(root.iterdir()) if path.is_dir() and not path.is_symlink() and find_trials(path)]
 
 
 def find_trials(experiment: Path) -> list[RunDir]:
@@ -149,6 +194,7 @@ def find_trial(root: Path, prefix: str) -> RunDir:
 
     Raises: ConfigError when there is none, or more than one.
     """
+    _check_name("trial", prefix)
     if (Path(prefix) / "config.yaml").exists():
         return RunDir(Path(prefix).resolve())
     experiment, _, start = prefix.rpartition("/")
@@ -167,11 +213,18 @@ def find_sweep(root: Path, name: str) -> Path:
 
     Raises: ConfigError when there is no such experiment.
     """
+    _check_name("sweep", name)
     for folder in (root / name, Path(name)):
-        if find_trials(folder):
+        if not folder.is_symlink() and find_trials(folder):
             return folder.resolve()
     known = ", ".join(path.name for path in find_experiments(root)) or "none yet"
     raise ConfigError(f"sweep {name!r}: no trials of that name under {root}; there is: {known}")
+
+
+def _check_name(kind: str, name: str) -> None:
+    """Raise ConfigError for a name that would lead out of the run root; a path says so from its start."""
+    if not name.isprintable() or ".." in Path(name).parts:
+        raise ConfigError(f"{kind} {name!r}: must be a name, or a path without .. and control characters")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -197,7 +250,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line) if line.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             rows.append(row)
@@ -211,7 +264,7 @@ def append_row(path: Path, row: dict[str, Any], sync: bool = True, check: Callab
     file since, the row goes where nobody reads it. Raises: OSError that names the file.
     """
     line = json.dumps(row, separators=(",", ":"), allow_nan=True).encode() + b"\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
     try:
         check()
         if _ends_torn(path):
@@ -294,7 +347,7 @@ def locked(folder: Path, timeout_seconds: float = 60) -> Iterator[None]:
                 _break_lock(lock)
             elif time.monotonic() > deadline:
                 raise ConfigError(
-                    f"{lock}: held by another `runner` for {timeout_seconds:.0f} s; remove it if none is running"
+                    f"{lock}: held by {_holder(lock)} for {timeout_seconds:.0f} s; remove it if none is running"
                 ) from None
             else:
                 time.sleep(0.05)
@@ -304,6 +357,14 @@ def locked(folder: Path, timeout_seconds: float = 60) -> Iterator[None]:
     finally:
         (lock / "holder.json").unlink(missing_ok=True)
         lock.rmdir()
+
+
+def _holder(lock: Path) -> str:
+    try:
+        holder = read_json(lock / "holder.json") or {}
+    except ValueError:
+        holder = {}
+    return f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= holder.keys() else "another `runner`"
 
 
 def _is_stale(lock: Path) -> bool:

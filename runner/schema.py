@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runner.errors import ConfigError
 from runner.explain import OptionError, explain, first_of
+from runner.masking import holds_secret, mask_text, secret_values
 from runner.strict_yaml import is_secret, one_line, parse_yaml, show
 
 MAX_BYTES = 1_000_000
@@ -97,7 +98,7 @@ def override(document: Document, texts: Iterable[str]) -> Document:
     mapping, lines, overrides = document.mapping, document.lines, dict(document.overrides)
     for text in texts:
         key, equals, value = text.partition("=")
-        shown = f"{one_line(key)}=..." if is_secret(key) else one_line(text)
+        shown = f"{one_line(key)}=..." if is_secret(key) else one_line(mask_text(text))
         if not equals:
             raise ConfigError(f"override {shown}: has no `=`; write KEY=VALUE, such as train.seed=1")
         if not key.isprintable() or " " in key or not all(key.split(".")):
@@ -111,6 +112,24 @@ def override(document: Document, texts: Iterable[str]) -> Document:
         lines = {other: line for other, line in lines.items() if not other.startswith(f"{key}.")}
         overrides[key] = shown
     return Document(mapping, lines, document.path, overrides)
+
+
+def refuse_secrets(document: Document) -> None:
+    """Raise ConfigError for the first string that is a secret; configs are written into every run folder."""
+    values = secret_values()
+    for key, text in _strings(document.mapping):
+        if holds_secret(text, values):
+            problem = "holds a secret; configs hold none: use the environment or ~/.netrc"
+            raise document.locate(OptionError(key, problem))
+
+
+def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every string in plain values, with its dotted key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict | list):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _strings(item, f"{key}.{name}" if key else str(name))
 
 
 def set_key(mapping: dict[str, Any], key: str, value: Any, at: str = "") -> dict[str, Any]:

@@ -117,6 +117,13 @@ def show_partition(name: str) -> dict[str, str]:
     return parse_record(_run("scontrol", "show", "partition", "-o", name))
 
 
+def is_one_machine() -> bool:
+    """Whether all nodes are this machine, as `runner onebox` makes them."""
+    here = {"localhost", os.uname().nodename}
+    addresses = _run("sinfo", "-h", "-N", "-o", "%o").split()
+    return all(address in here or address.startswith("127.") for address in addresses)
+
+
 def requeue(job_id: str) -> None:
     """Put a running or an ended job back into the queue, under the same id.
 

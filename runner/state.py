@@ -77,13 +77,17 @@ class TrainState:
 
         Raises: CheckpointError naming the first tensors that do not fit the model.
         """
+        if missing := [name for name in (*self.COUNTERS, "seconds", "optimizer", "scaler") if name not in shared]:
+            raise CheckpointError(f"the checkpoint has no {missing[0]}")
         for name in self.COUNTERS:
             setattr(self, name, shared[name])
         self.seconds = dict(shared["seconds"])
+        if problems := misfits(self.method, shared["method"]):
+            raise CheckpointError(f"the checkpoint does not fit this model: {problems}")
         try:
             self.method.load_state_dict(shared["method"])
             self.optimizer.load_state_dict(shared["optimizer"])
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, KeyError) as error:
             detail = "; ".join(line.strip() for line in str(error).splitlines()[:6])
             raise CheckpointError(f"the checkpoint does not fit this model: {detail}") from error
         self.precision.load_state_dict(shared["scaler"])
@@ -148,6 +152,25 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         return
     for key, inner in items:
         yield from _leaves(f"{name}.{key}", inner)
+
+
+def misfits(module: torch.nn.Module, given: Any) -> str:
+    """The first five tensors that are missing, unexpected or of another shape, and their number; empty if all fit."""
+    if not isinstance(given, dict):
+        return f"{type(given).__name__} is no mapping of names to tensors"
+    wanted = module.state_dict()
+    problems = [f"{name} is missing" for name in wanted if name not in given]
+    problems += [f"{name} is not expected" for name in given if name not in wanted]
+    problems += [
+        f"{name} is {_shape(given[name])}, not {_shape(wanted[name])}"
+        for name in wanted
+        if name in given and _shape(given[name]) != _shape(wanted[name])
+    ]
+    return f"{'; '.join(problems[:5])} ({len(problems)} in all)" if problems else ""
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
 def _bytes_of(value: Any) -> Iterator[bytes]:

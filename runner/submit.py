@@ -1,7 +1,10 @@
 """Decide what to submit, then submit it once: one job array per submission and resource class."""
 
+import contextlib
+import io
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections import Counter
@@ -13,7 +16,7 @@ from typing import Any
 
 from runner import slurm, sweep
 from runner.config import ResourcesConfig, Trial, load_experiment, load_trial, warnings
-from runner.errors import SubmissionError
+from runner.errors import SubmissionError, UserError
 from runner.evidence import mark
 from runner.explain import OptionError, counted
 from runner.interval import longest_stop_seconds
@@ -22,14 +25,37 @@ from runner.local_queue import MANIFEST, start
 from runner.named import resolve_trials
 from runner.nodes import Excluded, list_clusters, merge, read_excluded
 from runner.orphans import settle_orphans
+from runner.preflight import check_same, check_scheduler, check_shared, resolved
 from runner.profile import Profile, advice, layout, lead_advice, load_profile, submitit_parameters
 from runner.provenance import collect
 from runner.requeue import EXIT_OVER
-from runner.rundir import RunDir, append_row, experiment_dir, find_trials, locked, replacing, write_json, write_yaml
+from runner.rundir import (
+    GROUP_READABLE,
+    PRIVATE,
+    RunDir,
+    append_row,
+    check_private,
+    experiment_dir,
+    find_trials,
+    locked,
+    masked,
+    remove_empty,
+    replacing,
+    write_json,
+    write_yaml,
+)
 from runner.schema import Document
 from runner.status import read_statuses
 from runner.strict_yaml import flow
 from runner.sweep import Variant, trials
+
+
+class RefusedError(SubmissionError):
+    """The cluster refused the job, and has none of it."""
+
+
+SUBMISSIONS = ".submissions"
+"""Folder, in that of an experiment, with a folder for each array: profile, list of trials, job files."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +114,11 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
     # Every plug-in choice is resolved now: a typo dies at submission and not after hours in the queue.
     resolve_trials(expanded, experiment.document)
     check_weights(expanded, experiment.document)
+    folder = experiment_dir(root.absolute(), experiment.name)
     if site.cluster == "slurm":
         for resources in {trial.resources for _, trial in expanded}:
             layout(resources.ranks, site.gpus_per_node)
-    folder = experiment_dir(root.absolute(), experiment.name)
+    check_private(folder / SUBMISSIONS, folder.parent)
     cuda = has_gpus(site)
     lines = [*advice(site), *lead_advice(site, longest_stop(folder)), *sweep.advice(experiment)]
     lines += [line for _, trial in expanded for line in warnings(trial, cuda)]
@@ -103,15 +130,18 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
     if dry_run:
         items = _plan(expanded, runs)
         return Submission(experiment.name, items, tuple(_scripts(items, site, folder)))
-    with locked(folder):
-        for line in settle_orphans(folder):
-            print(f"runner: {line}", file=sys.stderr)
-        items = _plan(expanded, runs)
-        chosen = [item for item in items if item.submits]
-        origin = collect(command)
-        for index, item in enumerate(chosen):
-            prepare(item.run, choose_rehearsal(item.trial, index), item.overrides, origin)
-        _send([(item.run, item.trial.resources) for item in chosen], site, folder)
+    check_scheduler(site)
+    check_shared(folder.parent, {trial.resources for _, trial in expanded}, site)
+    top = folder.parent if folder.parent.exists() else folder.parents[1]
+    try:
+        with masked(GROUP_READABLE if site.group_readable else PRIVATE), locked(folder):
+            for line in settle_orphans(folder):
+                print(f"runner: {line}", file=sys.stderr)
+            items = _plan(expanded, runs)
+            _submit_chosen([item for item in items if item.submits], site, folder, collect(command))
+    except UserError:
+        remove_empty(folder / SUBMISSIONS, top)
+        raise
     return Submission(experiment.name, items)
 
 
@@ -128,6 +158,22 @@ def longest_stop(folder: Path) -> float | None:
     """The longest any trial of an experiment took from a signal to its saved state; None when none was signalled."""
     found = [longest_stop_seconds(run.attempt_rows()) for run in find_trials(folder)]
     return max((seconds for seconds in found if seconds is not None), default=None)
+
+
+def _submit_chosen(chosen: list[Item], site: Profile, folder: Path, origin: tuple[dict[str, Any], str]) -> None:
+    """Make the run folders and send them off; of new ones that the cluster refused nothing stays."""
+    for item in chosen:
+        check_same(item.run, item.trial)
+    fresh = [item.run for item in chosen if not item.run.path.exists()]
+    for index, item in enumerate(chosen):
+        prepare(item.run, choose_rehearsal(item.trial, index), item.overrides, origin)
+    try:
+        _send([(item.run, item.trial.resources) for item in chosen], site, folder)
+    except RefusedError:
+        for run in fresh:
+            if not run.job_rows():
+                shutil.rmtree(run.path)
+        raise
 
 
 def check_weights(expanded: list[tuple[Variant, Trial]], document: Document) -> None:
@@ -170,7 +216,9 @@ def plan_shipments(
 def ship(shipments: list[Shipment], folder: Path, stop_after: int | None = None) -> None:
     """Submit trials of one experiment folder again; call under its lock. `stop_after` ends each early (on Slurm)."""
     for site, members in shipments:
-        _send(members, site, folder, stop_after)
+        check_scheduler(site)
+        with masked(GROUP_READABLE if site.group_readable else PRIVATE):
+            _send(members, site, folder, stop_after)
 
 
 def choose_rehearsal(trial: Trial, index: int) -> Trial:
@@ -182,17 +230,15 @@ def choose_rehearsal(trial: Trial, index: int) -> Trial:
 
 def prepare(run: RunDir, trial: Trial, overrides: dict[str, Any], origin: tuple[dict[str, Any], str]) -> None:
     """Make a run folder: what the trial is, what the sweep set, and where it comes from (`provenance.collect`)."""
-    run.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    run.path.mkdir(parents=True, exist_ok=True)
     run.logs.mkdir(exist_ok=True)
     provenance, diff = origin
     if diff:
         (run.path / "diff.patch").write_text(diff)
     write_json(run.provenance, provenance)
     write_yaml(run.overrides, overrides)
-    if trial.init_from:
-        trial = trial.model_copy(update={"init_from": str(Path(trial.init_from).expanduser().resolve())})
     # Last: a folder counts as a trial once its config is there.
-    write_yaml(run.config, trial.model_dump(mode="json"))
+    write_yaml(run.config, resolved(trial))
 
 
 def _plan(expanded: list[tuple[Variant, Trial]], runs: list[RunDir]) -> tuple[Item, ...]:
@@ -217,15 +263,22 @@ def _send(
         classes.setdefault(resources, []).append(run)
     for number, (resources, members) in enumerate(classes.items()):
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        submission = folder / ".submissions" / f"{stamp}.{os.getpid()}.{number}"
-        submission.mkdir(parents=True, mode=0o700)
+        submission = folder / SUBMISSIONS / f"{stamp}.{os.getpid()}.{number}"
+        # Whoever could write here would have the job run what he likes; so nobody else may even look.
+        (folder / SUBMISSIONS).mkdir(exist_ok=True)
+        submission.mkdir(mode=0o700)
+        check_private(submission, folder.parent)
         write_yaml(submission / "profile.yaml", site.model_dump(mode="json"))
         write_json(submission / "resources.json", resources.model_dump(mode="json"))
-        if site.cluster == "slurm":
-            _send_to_slurm(members, resources, site, submission, stop_after)
-        else:
-            assert stop_after is None, "the local queue runs whole trials"
-            _send_to_local_queue(members, resources, site, submission)
+        try:
+            if site.cluster == "slurm":
+                _send_to_slurm(members, resources, site, submission, stop_after)
+            else:
+                assert stop_after is None, "the local queue runs whole trials"
+                _send_to_local_queue(members, resources, site, submission)
+        except RefusedError:
+            shutil.rmtree(submission)
+            raise
 
 
 def _record(members: list[RunDir], submission: Path, asked: float, facts: list[dict[str, Any]]) -> None:
@@ -308,10 +361,17 @@ def _send_to_slurm(
 
     executor, asked = _executor(resources, site, submission), time.time()
     _write_manifest(submission, members)
+    said = io.StringIO()
     try:
-        jobs = executor.submit_array([TrainJob(str(run.path), stop_after) for run in members])
+        # submitit passes on what sbatch says; of a refusal one line is enough.
+        with contextlib.redirect_stderr(said):
+            jobs = executor.submit_array([TrainJob(str(run.path), stop_after) for run in members])
     except submitit.core.utils.FailedJobError as error:
-        raise SubmissionError(f"sbatch refused the array: {str(error).strip().splitlines()[-1]}") from error
+        reason = str(error).strip().splitlines()[-1]
+        # After a time-out the array may be in the queue all the same: `settle_orphans` finds out.
+        kind = SubmissionError if "timed out" in reason.lower() else RefusedError
+        raise kind(f"sbatch refused the array: {reason}") from error
+    print(said.getvalue(), end="", file=sys.stderr)
     host = os.uname().nodename
     _record(members, submission, asked, [{"cluster": "slurm", "job_id": job.job_id, "host": host} for job in jobs])
 
@@ -337,7 +397,7 @@ def _scripts(items: tuple[Item, ...], site: Profile, folder: Path) -> list[str]:
     if site.cluster != "slurm":
         return []
     counts = Counter(item.trial.resources for item in items if item.submits)
-    submission = folder / ".submissions" / "NEW"
+    submission = folder / SUBMISSIONS / "NEW"
     scripts = []
     for resources, count in counts.items():
         command = f"{python_command()} -u -m submitit.core._submit {shlex.quote(str(submission / 'jobs'))}"

@@ -17,6 +17,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from runner.config import load_trial
+from runner.masking import is_secret_name, mask_text
 from runner.rundir import RunDir
 
 TRIES = 3
@@ -31,6 +32,10 @@ def mirror(run: RunDir, attempt: int) -> None:
     # wandb measures the process of this number, and reaches its service through the other; ours may be gone.
     os.environ.setdefault("WANDB_X_STATS_PID", str(os.getppid()))
     os.environ.pop("WANDB_SERVICE", None)
+    # Its metadata have every variable of Slurm's, a token for Slurm's REST interface among them.
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        if is_secret_name(name) or mask_text(os.environ[name]) != os.environ[name]:
+            del os.environ[name]
     import wandb
 
     trial = load_trial(run.config)
@@ -47,7 +52,8 @@ def mirror(run: RunDir, attempt: int) -> None:
         name=run.trial,
         tags=list(config.tags),
         config=trial.model_dump(mode="json"),
-        settings=wandb.Settings(silent=True, console="off"),
+        # No code, no git remotes: their URLs hold tokens.
+        settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
     )
     for step, metrics in follow(run.metrics, attempt):
         to.log(metrics, step=step)
@@ -108,7 +114,7 @@ def main(folder: str, attempt: str, tries: str = str(TRIES)) -> None:
     except Exception as error:  # telemetry never stops training, whatever it raises
         left = int(tries) - 1
         what = "tries again" if left else "stopped, metrics.jsonl goes on"
-        print(f"runner: W&B mirror {what}: {type(error).__name__}: {error}", flush=True)
+        print(f"runner: W&B mirror {what}: {type(error).__name__}: {mask_text(str(error))}", flush=True)
         if not left:
             os._exit(1)  # not through wandb's own hooks, which wait for a service that may be dead
         # Slurm's TERM ends wandb's service, and with it what it had not written: again, from the first row.

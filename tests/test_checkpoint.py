@@ -340,7 +340,7 @@ def test_export_and_init_from(tmp_path):
         "evil.pt": "it is not in torch's format; `runner export TRIAL FILE` writes one",
         "text.pt": "it is not in torch's format; `runner export TRIAL FILE` writes one",
         "torn.pt": "it is not in torch's format; `runner export TRIAL FILE` writes one",
-        "object.pt": "it holds other objects than tensors and plain values",
+        "object.pt": "it asks for runner.rundir.RunDir, which no tensor needs",
         "other.pt": "it has no mapping state_dict",
     }.items():
         with pytest.raises(ConfigError) as caught:

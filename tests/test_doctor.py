@@ -87,7 +87,7 @@ def test_run_root(tmp_path):
     assert not (tmp_path / "new").exists() and not list(tmp_path.iterdir())
     tmp_path.chmod(0o777)
     checks = list(check_root(tmp_path))
-    assert checks[0].verdict == "warn" and "chmod go-w" in checks[0].text
+    assert checks[0].verdict == "fail" and "chmod go-w" in checks[0].text
 
 
 def test_run_root_that_cannot_be_written():

@@ -56,6 +56,7 @@ def test_every_world_size_and_every_cut_give_the_same_sequence(samples, micro, a
     epoch = [i for window in whole[: plan.steps_per_epoch] for part in window for i in part]
     assert len(set(epoch)) == len(epoch), "no sample twice in an epoch"
     assert plan.samples - len(epoch) < micro, "what is left out fills no micro-batch"
+    assert epoch == permutation(seed, 0, plan.samples)[: len(epoch)].tolist(), "the ranks together have the permutation"
 
 
 def test_a_short_last_window_has_fewer_micro_batches():

@@ -202,8 +202,13 @@ def test_a_site_without_gpus_asks_for_none_and_takes_the_trials_cpus():
     assert {"#SBATCH --cpus-per-task=3", "#SBATCH --ntasks-per-node=2", "#SBATCH --mem=1536MB"} <= set(lines)
 
 
-TAME_CHARACTERS = ascii_letters + digits + "_.:,@%+/=[]-"
-TAME = st.text(TAME_CHARACTERS, min_size=1, max_size=128)
+TAME_CHARACTERS = dict.fromkeys(SBATCH_FIELDS, ascii_letters + digits + "_.,:@+-")
+TAME_CHARACTERS |= dict.fromkeys(["nodelist", "exclude"], ascii_letters + digits + "_.,[]-")
+TAME_CHARACTERS |= {
+    "constraint": ascii_letters + digits + "_.,:&|*()[]-",
+    "comment": ascii_letters + digits + "_.,:@+/=[]-",
+}
+TAME = st.text(ascii_letters + digits + "_.,-", min_size=1, max_size=128)
 PIECES = [
     "\n",
     "\r",
@@ -224,7 +229,7 @@ HOSTILE = st.text(min_size=1) | st.lists(st.sampled_from(PIECES), min_size=1, ma
 
 
 def is_tame(field: str, value: str) -> bool:
-    return value.isprintable() if field == "setup" else set(value) <= set(TAME_CHARACTERS) and len(value) <= 128
+    return value.isprintable() if field == "setup" else set(value) <= set(TAME_CHARACTERS[field]) and len(value) <= 128
 
 
 @given(values=st.dictionaries(st.sampled_from(SBATCH_FIELDS), HOSTILE | TAME, min_size=1))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from runner import provenance
-from runner.provenance import collect, is_secret_name, mask_command, mask_text
+from runner.masking import is_secret_name, mask_command, mask_text
+from runner.provenance import collect
 
 SENTINEL = "Sentinel7-never-to-be-seen"
 

@@ -113,7 +113,7 @@ def test_a_dead_holders_lock_is_taken_over_and_a_live_ones_is_not(tmp_path):
     assert (tmp_path / ".lock").exists()
     with (
         locked(tmp_path),
-        pytest.raises(ConfigError, match=r"\.lock: held by another `runner`"),
+        pytest.raises(ConfigError, match=rf"\.lock: held by process {os.getpid()} on {os.uname().nodename} for"),
         locked(tmp_path, timeout_seconds=0.2),
     ):
         pass

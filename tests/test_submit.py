@@ -250,16 +250,18 @@ def test_a_mistake_is_one_line_and_nothing_is_submitted(tmp_path, site, capfd, w
     assert tree(tmp_path) == before
 
 
-def test_without_slurm_nothing_is_submitted_and_a_later_try_is_complete(tmp_path, site, capfd, monkeypatch):
+def test_without_slurm_nothing_is_submitted_and_nothing_written(tmp_path, site, capfd, monkeypatch):
     path = write_experiment(tmp_path)
     command = ["submit", str(path), "--on", str(site), "--root", str(tmp_path / "runs")]
     monkeypatch.setenv("PATH", "/nonexistent")
+    before = tree(tmp_path)
     assert cli(command) == 2
     assert capfd.readouterr().err.endswith(
-        "srun is not on PATH; use --on slurm/local.yaml, or run this on a login node\n"
+        "sbatch is not on PATH; use --on slurm/local.yaml, or run this on a login node\n"
     )
+    assert tree(tmp_path) == before
     assert cli([*command, "--dry-run"]) == 0
-    assert "new" in capfd.readouterr().out, "its folder is there, and it is submitted all the same"
+    assert "new" in capfd.readouterr().out, "a plan needs no Slurm"
 
 
 KILLED = """

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from runner.config import Experiment, load_experiment, validate
 from runner.errors import ConfigError
-from runner.schema import Document, get_key
+from runner.schema import Document, canonical, get_key
 from runner.sweep import advice, expand, trial_id, trials
 from runner.sweep_config import Distribution, draw
 from tests.benchmarks.bench_sweep import ten_thousand_trials, time_sweep
@@ -228,6 +228,30 @@ def test_every_variant_is_what_its_overrides_say_and_is_called_by_its_mapping(sw
         for key, value in variant.overrides.items():
             assert get_key(variant.mapping, key) == value
             assert variant.origins[key].startswith("sweep.")
+
+
+@given(
+    grid=st.dictionaries(st.sampled_from(["method.a", "method.b", "train.c"]), NUMBERS, max_size=3),
+    zipped=st.lists(st.tuples(st.integers(), st.integers()), max_size=3),
+    seeds=st.lists(st.integers(0, 9), max_size=3),
+)
+def test_a_sweep_is_the_product_of_its_dimensions(grid, zipped, seeds):
+    """Against nested loops."""
+    sweep: dict[str, Any] = {"grid": grid} if grid else {}
+    if zipped:
+        sweep["zip"] = {"optimizer.lr": [one for one, _ in zipped], "optimizer.x": [two for _, two in zipped]}
+    if seeds:
+        sweep["seeds"] = seeds
+    expected: list[dict[str, Any]] = [{}]
+    for key, values in grid.items():
+        expected = [{**found, key: value} for found in expected for value in values]
+    if zipped:
+        expected = [{**found, "optimizer.lr": one, "optimizer.x": two} for found in expected for one, two in zipped]
+    if seeds:
+        expected = [{**found, "train.seed": seed} for found in expected for seed in seeds]
+    once = {canonical(found): found for found in reversed(expected)}
+    found = [variant.overrides for variant in expand(experiment(sweep or None))]
+    assert sorted(map(canonical, found)) == sorted(once)
 
 
 def test_a_random_parameter_does_not_move_when_another_is_added():

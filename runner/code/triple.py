@@ -1,15 +1,14 @@
 """A function as three texts (comment, source, binary), and the JSON lines that hold them, packed or not."""
 
-import gzip
 import hashlib
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runner.errors import DataError
+from runner.unpacking import read_lines
 
 
 @dataclass(frozen=True)
@@ -48,22 +47,20 @@ def read_triples(path: Path) -> Iterator[Triple]:
     Raises DataError, one line with the number of the row, for a missing file, a broken row, or a missing or
     wrong key.
     """
-    number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _parse(line, f"{path}: row {number}")
+        for number, line in read_lines(path):
+            if line.strip():
+                yield _parse(line, f"{path}: row {number}")
     except FileNotFoundError:
         raise DataError(f"no file of triples at {path}") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read after row {number}: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def _parse(line: bytes, place: str) -> Triple:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: not JSON: {error}") from None
     if not isinstance(row, dict):
         raise DataError(f"{place}: {type(row).__name__} instead of a mapping")

@@ -101,6 +101,8 @@ def check_all_there(folder: Path, names: Sequence[str]) -> None:
     there: dict[str, set[str]] = {}
     for name in names:
         parent, _, file = name.rpartition("/")
+        if name.startswith("/") or ".." in name.split("/"):
+            raise DataError(f"{folder.name}: {name!r} is listed, which leads out of {folder}; unpack the archive again")
         if parent not in there:
             there[parent] = set(list_names(folder / parent, ""))
         if file not in there[parent]:
@@ -127,7 +129,8 @@ def decode(path: str, size: int) -> NDArray[np.uint8]:
     from PIL import Image
 
     try:
-        with Image.open(path) as file:
+        # No other formats: Pillow would hand a PostScript file to Ghostscript, which runs it.
+        with Image.open(path, formats=("JPEG", "PNG")) as file:
             image = file.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot be decoded: {error}") from error

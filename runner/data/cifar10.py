@@ -6,7 +6,6 @@ are or packed by xz) and cifar-10-batches-py (pickled dictionaries).
 Shapes: N images.
 """
 
-import lzma
 import pickle
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +19,7 @@ from runner.dataset import ImageSet
 from runner.download import fetch_archive
 from runner.errors import DataError
 from runner.schema import Options
+from runner.unpacking import read_unpacked
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -88,11 +88,7 @@ def find(path: Path) -> Path:
 
 def read_records(path: Path) -> tuple[Bytes, Bytes]:
     """(N, 3072) pixels and (N,) labels of one file of the binary layout."""
-    try:
-        packed = path.read_bytes()
-        content = np.frombuffer(lzma.decompress(packed) if path.suffix == ".xz" else packed, np.uint8)
-    except lzma.LZMAError as error:
-        raise DataError(f"{path}: cannot be unpacked: {error}") from error
+    content = np.frombuffer(read_unpacked(path), np.uint8)
     if len(content) == 0 or len(content) % (1 + PIXELS):
         raise DataError(f"{path}: {len(content)} bytes are no whole number of records of {1 + PIXELS}; it is cut off")
     records = content.reshape(-1, 1 + PIXELS)
@@ -107,7 +103,9 @@ def read_pickle(path: Path) -> tuple[Bytes, Bytes]:
         pixels, labels = np.asarray(content["data"]), np.asarray(content["labels"])
     # a damaged pickle can raise nearly anything
     except Exception as error:
-        raise DataError(f"{path}: not a CIFAR-10 batch: {str(error) or type(error).__name__}") from error
+        raise DataError(
+            f"{path}: not a CIFAR-10 batch: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from error
     if pixels.dtype != np.uint8 or labels.dtype.kind != "i" or pixels.shape != (*labels.shape, PIXELS):
         found = f"{pixels.dtype} pixels {pixels.shape}, {labels.dtype} labels {labels.shape}"
         raise DataError(f"{path}: not a CIFAR-10 batch: {found}")

@@ -6,9 +6,7 @@ dimension as four bytes (big end first), then the values.
 Shapes: N images.
 """
 
-import gzip
 import math
-import zlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +19,7 @@ from runner.dataset import ImageSet
 from runner.download import fetch_file
 from runner.errors import DataError
 from runner.schema import Options
+from runner.unpacking import read_unpacked
 
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 MD5 = {
@@ -88,12 +87,7 @@ def read_split(folder: Path, split: Literal["train", "test"], limit: int | None)
 def read_idx(folder: Path, name: str) -> tuple[Path, NDArray[np.uint8]]:
     """The path and the array of one file of unsigned bytes; raises DataError if it is damaged."""
     path = folder / name if (folder / name).is_file() else folder / f"{name}.gz"
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path}: cannot be unpacked: {error}") from error
+    content = read_unpacked(path)
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise DataError(f"{path}: not an IDX file of bytes: it starts with {content[:4].hex(' ')}")
     start = 4 + 4 * content[3]

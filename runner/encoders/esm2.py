@@ -7,6 +7,7 @@ Shapes: B sequences, L residues, D width.
 """
 
 import math
+import pickle
 from pathlib import Path
 from typing import Literal, cast
 
@@ -162,7 +163,11 @@ def _load(config: Config) -> nn.Module:
     folder = Path(config.model).expanduser()
     name = str(folder) if folder.is_dir() else config.model if "/" in config.model else f"facebook/{config.model}"
     try:
-        model = EsmModel.from_pretrained(name, add_pooling_layer=False, local_files_only=not config.download)
+        model = EsmModel.from_pretrained(
+            name, add_pooling_layer=False, local_files_only=not config.download, trust_remote_code=False
+        )
+    except pickle.UnpicklingError:
+        raise DataError(f"encoder.model: {name} has a pickle that asks for more than tensors") from None
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DataError(

@@ -5,6 +5,7 @@ Token ids are those of the `pretrained` tokenizer: the model's own plus one, 0 f
 Shapes: B texts, L tokens, E width.
 """
 
+import pickle
 from typing import Any, Literal
 
 import torch
@@ -69,10 +70,14 @@ def build(config: Config, vocabulary: int) -> HuggingFaceEncoder:
     try:
         if config.weights == "random":
             body = AutoModel.from_config(
-                AutoConfig.from_pretrained(config.source, local_files_only=not config.download)
+                AutoConfig.from_pretrained(config.source, local_files_only=not config.download, trust_remote_code=False)
             )
         else:
-            body = AutoModel.from_pretrained(config.source, local_files_only=not config.download)
+            body = AutoModel.from_pretrained(
+                config.source, local_files_only=not config.download, trust_remote_code=False
+            )
+    except pickle.UnpicklingError:
+        raise ConfigError(f"encoder.source: {config.source!r} has a pickle that asks for more than tensors") from None
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"encoder.source: {not_found('model', config.source, config.download, error)}") from None
     if vocabulary > (most := body.config.vocab_size + 1):

@@ -7,10 +7,8 @@ Shapes: N proteins, C classes.
 """
 
 import csv
-import gzip
 import io
 import re
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from runner.errors import DataError
+from runner.unpacking import read_unpacked
 
 COLUMNS = "Entry", "Partition", "MOTIF", "Sequence"
 MOTIF = re.compile(r"(\d+)-(\d+):(\w+)", re.ASCII)
@@ -113,11 +112,10 @@ def _parse_row(row: dict[str, str | None], classes: Sequence[str]) -> Protein:
 
 def _read_text(path: Path) -> str:
     try:
-        content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+        return read_unpacked(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: is not UTF-8") from None

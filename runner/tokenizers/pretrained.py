@@ -36,7 +36,7 @@ def load_pretrained_tokenizer(source: str, download: bool = False) -> Pretrained
     from transformers import AutoTokenizer  # heavy, and only needed here
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=not download)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=not download, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(not_found("tokenizer", source, download, error)) from None
     return PretrainedTokenizer(tokenizer)

@@ -208,10 +208,10 @@ def test_a_missing_or_torn_file_is_named(tmp_path):
         build(tmp_path / "none.jsonl")
     path = write(tmp_path / "t.jsonl.gz", [row(), row("b", "g")])
     path.write_bytes(path.read_bytes()[:-15])
-    with pytest.raises(DataError, match=rf"{path}: cannot be read after row"):
+    with pytest.raises(DataError, match=rf"{path}: cannot be unpacked: "):
         list(read_triples(path))
     path.write_bytes(b"not gzip")
-    with pytest.raises(DataError, match=rf"{path}: cannot be read after row 0"):
+    with pytest.raises(DataError, match=rf"{path}: cannot be unpacked: Not a gzipped file"):
         list(read_triples(path))
 
 

@@ -79,7 +79,7 @@ def test_a_broken_table_is_named(tmp_path):
     for path, content in [(cut, None), (tmp_path / "c.csv.gz", b"plain"), (tmp_path / "d.csv", b"\xff")]:
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(DataError, match=rf"{path.name}: (cannot be read: .|is not UTF-8)") as caught:
+        with pytest.raises(DataError, match=rf"{path.name}: (cannot be unpacked: .|is not UTF-8)") as caught:
             read_proteins(path, CLASSES)
         assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match=r"e\.csv: holds no proteins, only the line that names its columns$"):
