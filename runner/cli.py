@@ -91,44 +91,6 @@ def submit(
 
 
 @app.command()
-def rehearse(
-    experiment: Experiment,
-    overrides: Overrides = None,
-    ranks: Annotated[int | None, typer.Option(min=1, help="Ranks on this machine.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Else about a minute of training.")] = None,
-    event: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KIND", help="preempt, term, requeue, kill or node, in this order; else each once."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the steps at which it is interrupted.")] = None,
-    grace: Annotated[int, typer.Option(min=1, help="Seconds from a warning to the end, GraceTime of your site.")] = 30,
-    as_json: Json = False,
-    root: Root = None,
-) -> None:
-    """Interrupt one trial, shortened, in every way a cluster would, on a real Slurm here; 1 unless nothing is lost."""
-    from runner.rehearsal import passages_table
-    from runner.rehearse import rehearse
-    from runner.tables import make_console
-
-    report = rehearse(
-        Path(experiment),
-        overrides or [],
-        _root(root),
-        ranks=ranks,
-        steps=steps,
-        seed=seed,
-        kinds=event or [],
-        grace_seconds=grace,
-    )
-    if as_json:
-        _print_json(report.as_json())
-    else:
-        make_console().print(passages_table(report.passages))
-        print("\n".join(report.verdict()))
-    _exit(0 if report.passed else EXIT_FAILED)
-
-
-@app.command()
 def status(
     sweep: Annotated[str | None, typer.Argument(metavar="SWEEP", help="Experiment; else all of them.")] = None,
     as_json: Json = False,
@@ -199,31 +161,6 @@ def cancel(target: Target, yes: Yes = False, root: Root = None) -> None:
         print(f"cancelled {len(cancel(row.run for row in active))} of {counted(len(rows), 'trial')}")
 
 
-@app.command("verify-resume")
-def verify_resume(
-    experiment: Experiment,
-    overrides: Overrides = None,
-    ranks: Annotated[int | None, typer.Option(min=1, help="Ranks on this machine.")] = None,
-    kills: Annotated[int, typer.Option(min=1, help="Interruptions: signals, and kill -9.")] = 4,
-    steps: Annotated[int | None, typer.Option(min=4, help="Steps of each run; else at most 60.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the interruptions.")] = 0,
-    as_json: Json = False,
-    root: Root = None,
-) -> None:
-    """Train a trial twice, straight and with interruptions, and compare every bit of every rank."""
-    from runner.tables import make_console
-    from runner.verify import print_verdict, verify_resume
-
-    verdict = verify_resume(
-        Path(experiment), overrides or [], _root(root), ranks=ranks, kills=kills, steps=steps, seed=seed
-    )
-    if as_json:
-        _print_json(verdict.as_json())
-    else:
-        print_verdict(verdict, make_console())
-    _exit(0 if verdict.equal else EXIT_FAILED)
-
-
 @app.command()
 def retry(
     target: Target,
@@ -277,6 +214,69 @@ def export(
     for refused in export(_find_trial(trial, _root(root)), file):
         print(f"runner: refused {refused}", file=sys.stderr)
     print(file)
+
+
+@app.command("verify-resume")
+def verify_resume(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Ranks on this machine.")] = None,
+    kills: Annotated[int, typer.Option(min=1, help="Interruptions: signals, and kill -9.")] = 4,
+    steps: Annotated[int | None, typer.Option(min=4, help="Steps of each run; else at most 60.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the interruptions.")] = 0,
+    as_json: Json = False,
+    root: Root = None,
+) -> None:
+    """Train a trial twice, straight and with interruptions, and compare every bit of every rank."""
+    from runner.tables import make_console
+    from runner.verify import print_verdict, verify_resume
+
+    verdict = verify_resume(
+        Path(experiment), overrides or [], _root(root), ranks=ranks, kills=kills, steps=steps, seed=seed
+    )
+    if as_json:
+        _print_json(verdict.as_json())
+    else:
+        print_verdict(verdict, make_console())
+    _exit(0 if verdict.equal else EXIT_FAILED)
+
+
+@app.command()
+def rehearse(
+    experiment: Experiment,
+    overrides: Overrides = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Ranks on this machine.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Else about a minute of training.")] = None,
+    event: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="preempt, term, requeue, kill or node, in this order; else each once."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the steps at which it is interrupted.")] = None,
+    grace: Annotated[int, typer.Option(min=1, help="Seconds from a warning to the end, GraceTime of your site.")] = 30,
+    as_json: Json = False,
+    root: Root = None,
+) -> None:
+    """Interrupt one trial, shortened, in every way a cluster would, on a real Slurm here; 1 unless nothing is lost."""
+    from runner.rehearsal import passages_table
+    from runner.rehearse import rehearse
+    from runner.tables import make_console
+
+    report = rehearse(
+        Path(experiment),
+        overrides or [],
+        _root(root),
+        ranks=ranks,
+        steps=steps,
+        seed=seed,
+        kinds=event or [],
+        grace_seconds=grace,
+    )
+    if as_json:
+        _print_json(report.as_json())
+    else:
+        make_console().print(passages_table(report.passages))
+        print("\n".join(report.verdict()))
+    _exit(0 if report.passed else EXIT_FAILED)
 
 
 @app.command()

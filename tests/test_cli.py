@@ -16,7 +16,6 @@ from tests.trials import end, local_job, make_trial, slurm_job, start
 VERBS = [
     "debug",
     "submit",
-    "rehearse",
     "status",
     "logs",
     "show",
@@ -24,6 +23,8 @@ VERBS = [
     "retry",
     "results",
     "export",
+    "verify-resume",
+    "rehearse",
     "doctor",
     "schema",
     "onebox",
