@@ -86,7 +86,7 @@ def first_trial(path: Path, overrides: list[str], ranks: int | None) -> tuple[Va
 
 
 def _run_here(run: RunDir, steps: int | None, pdb: bool) -> int:
-    from runner.job import run_rank
+    from runner.rank import run_rank
     from runner.rendezvous import Place
 
     try:
@@ -148,7 +148,7 @@ def supervise(ranks: list[SpawnProcess], stragglers: Stragglers) -> None:
 
 
 def _rank(folder: str, rank: int, world: int, steps: int | None) -> None:
-    from runner.job import run_rank
+    from runner.rank import run_rank
     from runner.rendezvous import Place
     from runner.watchdog import Limits
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PLACES = {
-    "start": "a rank begins: before torch is imported",
+    "start": "a rank begins: before it does anything",
     "meet": "before the ranks meet",
     "join": "before the process group is made",
     "build": "before the data and the model are made",

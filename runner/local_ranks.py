@@ -20,7 +20,7 @@ LEAVE_SECONDS = 10
 
 PRELOAD = [
     "runner.local_ranks",
-    "runner.job",
+    "runner.rank",
     "runner.trainer",
     "torch._dynamo",
     "torch._inductor",
@@ -80,7 +80,7 @@ class LocalRanks:
 
 
 def _rank(folder: str, rank: int, world: int, launch: str, stop_after: int | None, proof: Proof) -> None:
-    from runner.job import run_rank
+    from runner.rank import run_rank
     from runner.rendezvous import Place
 
     # The terminal's Ctrl-C is for the process that started us; it ends us.

@@ -24,7 +24,8 @@ from runner.method import BreakAllEpochs, BreakEpoch
 from runner.optimizer import set_learning_rate
 from runner.preemption import Interrupted, Preemption, Verdict
 from runner.rendezvous import Place
-from runner.run import Run, build, restore
+from runner.resume import restore
+from runner.run import Run, build
 from runner.rundir import write_json
 from runner.saving import attend_background, end_background, plan_save, save
 from runner.signs import classify

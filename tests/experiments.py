@@ -11,8 +11,8 @@ import yaml
 from runner.attempt import Attempt, claim
 from runner.config import load_experiment, load_trial
 from runner.group import Group
-from runner.job import run_rank
 from runner.preemption import Answer, Preemption
+from runner.rank import run_rank
 from runner.rendezvous import Place
 from runner.rundir import RunDir, find_trials, read_json, read_rows
 from runner.submit import prepare

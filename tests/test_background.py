@@ -15,7 +15,7 @@ from runner.background import Background, GivenUpError
 from runner.errors import CheckpointError
 from runner.faults import NO_FAULTS, Fault, Faults, InjectedError, Proof
 from runner.group import Group
-from runner.job import run_rank
+from runner.rank import run_rank
 from runner.rendezvous import Place
 from runner.rundir import RunDir, read_rows
 from runner.snapshot import Snapshot

@@ -28,8 +28,8 @@ from runner.config import load_experiment, load_trial
 from runner.data import cifar10
 from runner.errors import ConfigError, UserError
 from runner.group import Group
-from runner.job import check_alike, run_rank
 from runner.manifest import seal
+from runner.rank import check_alike, run_rank
 from runner.rendezvous import Place
 from runner.requeue import judge
 from runner.rundir import RunDir, read_json

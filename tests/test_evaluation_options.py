@@ -16,9 +16,9 @@ from runner.group import Group
 from runner.loader import hold_out
 from runner.method import Method
 from runner.named import resolve_trials
-from runner.run import check_alike
 from runner.rundir import read_json, read_rows
 from runner.sweep import trials
+from runner.trial_data import check_alike
 from tests.experiments import fingerprint, prepare_run, run_cli, train_here, train_on_ranks, write_experiment
 
 SHORT = {"train": {"steps": 6}, "schedule": {"warmup_steps": 0}, "data": {"limit": 128}, "tracking": {"every_steps": 2}}

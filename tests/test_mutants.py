@@ -20,12 +20,12 @@ from runner.config import load_trial
 from runner.ema import update_ema
 from runner.faults import Fault, Proof
 from runner.group import Group
-from runner.job import run_rank
 from runner.journal import Journal
 from runner.method import Method, Task
 from runner.methods import scl
 from runner.preemption import Preemption
 from runner.queue import Queue
+from runner.rank import run_rank
 from runner.rendezvous import Place
 from runner.rundir import RunDir
 from runner.state import TrainState

@@ -7,8 +7,8 @@ import pytest
 
 from runner import time_limit
 from runner.faults import Fault, Proof
-from runner.job import run_rank
 from runner.preemption import LATENCY_SECONDS, Preemption, Verdict
+from runner.rank import run_rank
 from runner.rendezvous import Place
 from runner.time_limit import MARGIN_SECONDS, TimeLimit, keeping, last_moment, of_job
 from tests.experiments import prepare_run, train_here

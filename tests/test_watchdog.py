@@ -24,11 +24,11 @@ from runner.attempt import Attempt, claim
 from runner.debug import supervise
 from runner.faults import Fault, Proof
 from runner.heartbeat import Beat, Pulse, describe, find_behind, is_excused, read_beats, write_beat
-from runner.job import run_rank
 from runner.methods.scl import SCL
 from runner.peers import explain
 from runner.preemption import Preemption, Verdict
 from runner.processes import EXIT_TRY_AGAIN, Stragglers, is_running
+from runner.rank import run_rank
 from runner.rendezvous import Place
 from runner.requeue import judge, read_crashes
 from runner.rundir import RunDir, read_json

@@ -13,9 +13,9 @@ from runner.config import load_trial
 from runner.data import code_triples
 from runner.errors import ConfigError, DataError
 from runner.named import resolve_trial
-from runner.run import known_tokenizer
 from runner.rundir import read_json
 from runner.schema import build as build_config
+from runner.trial_data import known_tokenizer
 from tests.experiments import prepare_run, train_here
 
 SHIPPED = code_triples.SHIPPED
