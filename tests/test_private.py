@@ -175,7 +175,7 @@ def test_every_file_of_a_finished_run_has_the_permissions_of_the_site(tmp_path, 
 def test_the_end_of_a_job_is_not_judged_from_an_open_folder(jobs, capfd):
     """The list of trials may name any folder."""
     (jobs.parent / "trials.txt").write_text(f"{jobs}\n")
-    words = [str(jobs.parent / "trials.txt"), "0", "7", "7.0", "1", "3"]
+    words = ["end", str(jobs.parent / "trials.txt"), "0", "7", "7.0", "1", "3"]
     jobs.parents[2].chmod(0o777)
     assert requeue.main(words) == 2
     assert "tiny: has mode 0777" in capfd.readouterr().err
