@@ -4,7 +4,6 @@ Rank 0 claims the attempt, opens a store on a free port and leaves word in the r
 derived from the job id, as the common recipes have it, collides with other jobs and other programs.
 """
 
-import json
 import secrets
 import socket
 import time
@@ -136,7 +135,7 @@ def _try_to_join(run: RunDir, note: Path, place: Place) -> tuple[Attempt, Store]
     """Join what the note says, None while it is absent or of an earlier start of the same launch."""
     try:
         word = read_json(note)
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
     if word is None or "port" not in word:
         return None
