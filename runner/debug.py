@@ -12,9 +12,10 @@ from pathlib import Path
 import psutil
 import torch
 
-from runner.config import Trial, check_machine, load_experiment, warnings
+from runner.config import Trial
 from runner.errors import ConfigError, UserError
 from runner.evidence import last_attempt, read_crashes
+from runner.experiment import check_machine, load_experiment, warnings
 from runner.explain import OptionError, counted
 from runner.masking import format_error, mask_text
 from runner.named import resolve_trials

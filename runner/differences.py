@@ -8,8 +8,8 @@ text of a group is parsed once, and only where the texts differ.
 import re
 from typing import Any
 
-from runner.config import OUTSIDE_IDENTITY
 from runner.errors import ConfigError
+from runner.experiment import OUTSIDE_IDENTITY
 from runner.rundir import RunDir
 from runner.strict_yaml import one_line, parse_yaml
 from runner.tables import varying_keys

@@ -25,7 +25,8 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from runner.config import EvaluateConfig, Selection, Trial, check_negatives, check_warmup
+from runner.config import EvaluateConfig, Selection, Trial
+from runner.experiment import check_negatives, check_warmup
 from runner.explain import OptionError, did_you_mean
 from runner.facts import Facts
 from runner.schema import Document, Options, build

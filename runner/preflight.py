@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from runner import slurm
-from runner.config import ResourcesConfig, Trial, differing_keys, load_trial
+from runner.config import ResourcesConfig, Trial
 from runner.errors import ConfigError, SubmissionError
+from runner.experiment import differing_keys, load_trial
 from runner.profile import NODE_LOCAL, Profile, layout
 from runner.rundir import RunDir
 

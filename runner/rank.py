@@ -13,10 +13,11 @@ from torch._C._distributed_c10d import Store
 
 from runner import peers
 from runner.attempt import Attempt, SupersededError
-from runner.config import Trial, check_machine, load_trial
+from runner.config import Trial
 from runner.decision import Decision
 from runner.errors import ConfigError
 from runner.evidence import attempt_of
+from runner.experiment import check_machine, load_trial
 from runner.faults import NO_PROOF, Faults, Proof
 from runner.group import Group, joined
 from runner.heartbeat import Pulse

@@ -1,7 +1,8 @@
 """Train a trial on another number of ranks from now on: what that needs, checked before anything is changed."""
 
-from runner.config import Trial, load_trial, validate
+from runner.config import Trial
 from runner.errors import CheckpointError, ConfigError
+from runner.experiment import load_trial, validate
 from runner.explain import OptionError, counted
 from runner.rundir import RunDir, write_yaml
 

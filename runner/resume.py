@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner import checkpoint, elastic
-from runner.config import differing_keys
 from runner.errors import CheckpointError
 from runner.exactness import why_inexact
+from runner.experiment import differing_keys
 from runner.interval import count_interruptions, longest_stop_seconds
 from runner.run import Run
 

@@ -17,10 +17,11 @@ from runner import checkpoint, loader, named
 from runner.attempt import Attempt
 from runner.background import Background, Flight
 from runner.batch import Batch
-from runner.config import Selection, Trial, check_warmup
+from runner.config import Selection, Trial
 from runner.dataset import Records
 from runner.evaluate import check_probes
 from runner.exactness import gather_facts
+from runner.experiment import check_warmup
 from runner.faults import NO_FAULTS, Faults
 from runner.group import Group
 from runner.heartbeat import Pulse

@@ -15,9 +15,10 @@ from types import MappingProxyType
 from typing import Any
 
 from runner import slurm, sweep
-from runner.config import ResourcesConfig, Trial, load_experiment, load_trial, warnings
+from runner.config import ResourcesConfig, Trial
 from runner.errors import SubmissionError, UserError
 from runner.evidence import mark
+from runner.experiment import load_experiment, load_trial, warnings
 from runner.explain import OptionError, counted
 from runner.interval import longest_stop_seconds
 from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command

@@ -13,7 +13,8 @@ from itertools import combinations, product
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
-from runner.config import OUTSIDE_IDENTITY, Experiment, Trial, validate_groups
+from runner.config import Trial
+from runner.experiment import OUTSIDE_IDENTITY, Experiment, validate_groups
 from runner.explain import OptionError, did_you_mean
 from runner.schema import build_json, canonical, get_key, set_key
 from runner.sweep_config import MAX_TRIALS, Block, Sweep, draw

@@ -16,9 +16,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from runner.config import Trial, check_machine, load_experiment
+from runner.config import Trial
 from runner.errors import ConfigError, RunnerError
 from runner.evidence import last_attempt, read_crashes
+from runner.experiment import check_machine, load_experiment
 from runner.explain import OptionError, counted
 from runner.faults import Fault, Proof
 from runner.journal import Difference, compare, read_journal

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from runner.config import load_trial
+from runner.experiment import load_trial
 from runner.masking import is_secret_name, mask_text
 from runner.rundir import RunDir
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from runner.attempt import Attempt, claim
-from runner.config import load_experiment, load_trial
+from runner.experiment import load_experiment, load_trial
 from runner.group import Group
 from runner.preemption import Answer, Preemption
 from runner.rank import run_rank

@@ -24,9 +24,9 @@ import yaml
 
 from runner import checkpoint
 from runner.cli import run as cli
-from runner.config import load_experiment, load_trial
 from runner.data import cifar10
 from runner.errors import ConfigError, UserError
+from runner.experiment import load_experiment, load_trial
 from runner.group import Group
 from runner.manifest import seal
 from runner.rank import check_alike, run_rank

@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from runner.config import (
-    OptimizerConfig,
-    Selection,
-    Trial,
+from runner.config import OptimizerConfig, Selection, Trial
+from runner.errors import ConfigError
+from runner.experiment import (
     check_machine,
     check_negatives,
     check_warmup,
@@ -21,7 +20,6 @@ from runner.config import (
     validate,
     warnings,
 )
-from runner.errors import ConfigError
 from runner.schema import set_key
 from runner.strict_yaml import dump_yaml
 from runner.sweep import trials

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from runner import checkpoint
-from runner.config import load_trial
 from runner.elastic import merge
 from runner.errors import CheckpointError, ConfigError
+from runner.experiment import load_trial
 from runner.faults import Fault, Proof
 from runner.group import Group
 from runner.loader import Plan, iterate

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from runner import checkpoint, named
-from runner.config import load_experiment
 from runner.dataset import ImageSet, Records
 from runner.decoded import map_pixels
 from runner.errors import ConfigError
 from runner.evaluate import check_probes
+from runner.experiment import load_experiment
 from runner.group import Group
 from runner.loader import hold_out
 from runner.method import Method

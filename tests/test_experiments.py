@@ -8,7 +8,8 @@ import pytest
 from pydantic import BaseModel
 
 from runner import named
-from runner.config import Trial, load_experiment
+from runner.config import Trial
+from runner.experiment import load_experiment
 from runner.named import resolve_trials
 from runner.profile import load_profile
 from runner.rundir import read_json

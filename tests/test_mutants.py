@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from runner import loader
 from runner.attempt import Attempt, claim
 from runner.batch import Batch
-from runner.config import load_trial
 from runner.ema import update_ema
+from runner.experiment import load_trial
 from runner.faults import Fault, Proof
 from runner.group import Group
 from runner.journal import Journal

@@ -9,8 +9,9 @@ import pytest
 import runner.data
 import runner.methods
 from runner import named
-from runner.config import Experiment, Selection, load_experiment, validate
+from runner.config import Selection
 from runner.errors import ConfigError
+from runner.experiment import Experiment, load_experiment, validate
 from runner.json_schema import json_schema
 from runner.schema import Options
 from runner.sweep import trials

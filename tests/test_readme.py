@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import runner.methods
-from runner.config import load_experiment
+from runner.experiment import load_experiment
 from runner.named import resolve_trials
 from runner.profile import load_profile
 from runner.rundir import read_json, read_rows

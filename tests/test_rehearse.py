@@ -163,7 +163,7 @@ def test_refusals_cost_one_line_and_write_nothing(tmp_path, capfd, monkeypatch):
 
 
 def test_the_users_trial_but_for_cadences(tmp_path):
-    from runner.config import load_trial
+    from runner.experiment import load_trial
 
     trial = load_trial(prepare_run(tmp_path, checkpoint={"every_minutes": 5, "keep": 7}).config)
     shortened = with_checkpoints(trial, 400)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from runner.cli import run as cli
-from runner.config import load_experiment
 from runner.errors import ConfigError
+from runner.experiment import load_experiment
 from runner.masking import format_error, holds_secret, secret_values
 from runner.profile import load_profile
 from tests.experiments import run_cli, write_experiment

@@ -12,7 +12,7 @@ import yaml
 
 from runner import slurm
 from runner.cli import run as cli
-from runner.config import load_experiment
+from runner.experiment import load_experiment
 from runner.nodes import record_fault
 from runner.profile import load_profile
 from runner.requeue import EXIT_OVER

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.config import Experiment, load_experiment, validate
 from runner.errors import ConfigError
+from runner.experiment import Experiment, load_experiment, validate
 from runner.schema import Document, canonical, get_key
 from runner.sweep import advice, expand, trial_id, trials
 from runner.sweep_config import Distribution, draw

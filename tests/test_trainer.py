@@ -11,8 +11,8 @@ import torch
 
 from runner import checkpoint, named
 from runner.batch import Batch
-from runner.config import load_trial
 from runner.errors import ConfigError, NonFiniteLossError
+from runner.experiment import load_trial
 from runner.group import Group
 from runner.loader import Plan
 from runner.method import BreakAllEpochs, BreakEpoch, Task

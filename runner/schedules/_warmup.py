@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from pydantic import Field
 
-from runner.config import check_warmup
+from runner.experiment import check_warmup
 from runner.schema import Options
 
 

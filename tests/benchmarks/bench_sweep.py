@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import named
-from runner.config import Experiment
+from runner.experiment import Experiment
 from runner.schema import Document
 from runner.sweep import trials
 

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from runner import named, trainer
 from runner.attempt import Attempt, claim
 from runner.batch import Batch
-from runner.config import load_trial
+from runner.experiment import load_trial
 from runner.group import Group
 from runner.loader import permutation
 from runner.method import Task

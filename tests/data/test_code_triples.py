@@ -9,9 +9,9 @@ import torch
 from runner import checkpoint
 from runner.code.strip import strip_asm, strip_ir
 from runner.code.triple import read_triples
-from runner.config import load_trial
 from runner.data import code_triples
 from runner.errors import ConfigError, DataError
+from runner.experiment import load_trial
 from runner.named import resolve_trial
 from runner.rundir import read_json
 from runner.schema import build as build_config

@@ -5,10 +5,11 @@ import torch
 from pydantic import ValidationError
 
 from runner.batch import Batch
-from runner.config import OptimizerConfig, Selection, load_experiment
+from runner.config import OptimizerConfig, Selection
 from runner.dataset import Records
 from runner.encoders import bag_of_tokens, lsa
 from runner.errors import ConfigError
+from runner.experiment import load_experiment
 from runner.group import Group
 from runner.losses.info_nce import info_nce
 from runner.losses.soft_targets import soft_target_cross_entropy

@@ -5,8 +5,8 @@ import torch
 
 from runner import named
 from runner.batch import Batch
-from runner.config import load_trial
 from runner.errors import ConfigError
+from runner.experiment import load_trial
 from runner.method import Task
 from runner.rundir import read_rows
 from tests.experiments import fingerprint, prepare_run, train_here, train_on_ranks
