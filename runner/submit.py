@@ -1,12 +1,7 @@
 """Decide what to submit, then submit it once: one job array per submission and resource class."""
 
-import contextlib
-import io
-import os
-import shlex
 import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,34 +9,28 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from runner import slurm, sweep
+from runner import sweep
 from runner.config import ResourcesConfig, Trial
-from runner.errors import SubmissionError, UserError
-from runner.evidence import mark
+from runner.dispatch import SUBMISSIONS, RefusedError, bad_nodes, batch_script, send
+from runner.errors import UserError
 from runner.experiment import load_experiment, load_trial, warnings
 from runner.explain import OptionError, counted
 from runner.interval import longest_stop_seconds
-from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
-from runner.local_queue import MANIFEST, start
 from runner.named import resolve_trials
-from runner.nodes import Excluded, list_clusters, merge, read_excluded
 from runner.orphans import settle_orphans
 from runner.preflight import check_same, check_scheduler, check_shared, resolved
-from runner.profile import Profile, advice, layout, lead_advice, load_profile, submitit_parameters
+from runner.profile import Profile, advice, layout, lead_advice, load_profile
 from runner.provenance import collect
-from runner.requeue import EXIT_OVER
 from runner.rundir import (
     GROUP_READABLE,
     PRIVATE,
     RunDir,
-    append_row,
     check_private,
     experiment_dir,
     find_trials,
     locked,
     masked,
     remove_empty,
-    replacing,
     write_json,
     write_yaml,
 )
@@ -49,14 +38,6 @@ from runner.schema import Document
 from runner.status import read_statuses
 from runner.strict_yaml import flow
 from runner.sweep import Variant, trials
-
-
-class RefusedError(SubmissionError):
-    """The cluster refused the job, and has none of it."""
-
-
-SUBMISSIONS = ".submissions"
-"""Folder, in that of an experiment, with a folder for each array: profile, list of trials, job files."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +150,7 @@ def _submit_chosen(chosen: list[Item], site: Profile, folder: Path, origin: tupl
     for index, item in enumerate(chosen):
         prepare(item.run, choose_rehearsal(item.trial, index), item.overrides, origin)
     try:
-        _send([(item.run, item.trial.resources) for item in chosen], site, folder)
+        send([(item.run, item.trial.resources) for item in chosen], site, folder)
     except RefusedError:
         for run in fresh:
             if not run.job_rows():
@@ -219,7 +200,7 @@ def ship(shipments: list[Shipment], folder: Path, stop_after: int | None = None)
     for site, members in shipments:
         check_scheduler(site)
         with masked(GROUP_READABLE if site.group_readable else PRIVATE):
-            _send(members, site, folder, stop_after)
+            send(members, site, folder, stop_after)
 
 
 def choose_rehearsal(trial: Trial, index: int) -> Trial:
@@ -256,153 +237,9 @@ def _plan(expanded: list[tuple[Variant, Trial]], runs: list[RunDir]) -> tuple[It
     return tuple(items)
 
 
-def _send(
-    chosen: list[tuple[RunDir, ResourcesConfig]], site: Profile, folder: Path, stop_after: int | None = None
-) -> None:
-    classes: dict[ResourcesConfig, list[RunDir]] = {}
-    for run, resources in chosen:
-        classes.setdefault(resources, []).append(run)
-    for number, (resources, members) in enumerate(classes.items()):
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        submission = folder / SUBMISSIONS / f"{stamp}.{os.getpid()}.{number}"
-        # Whoever could write here would have the job run what he likes; so nobody else may even look.
-        (folder / SUBMISSIONS).mkdir(exist_ok=True)
-        submission.mkdir(mode=0o700)
-        check_private(submission, folder.parent)
-        write_yaml(submission / "profile.yaml", site.model_dump(mode="json"))
-        write_json(submission / "resources.json", resources.model_dump(mode="json"))
-        try:
-            if site.cluster == "slurm":
-                _send_to_slurm(members, resources, site, submission, stop_after)
-            else:
-                assert stop_after is None, "the local queue runs whole trials"
-                _send_to_local_queue(members, resources, site, submission)
-        except RefusedError:
-            shutil.rmtree(submission)
-            raise
-
-
-def _record(members: list[RunDir], submission: Path, asked: float, facts: list[dict[str, Any]]) -> None:
-    """Note in each run folder where its job is; `asked` is when, in unix seconds, before the job could start."""
-    for run, row in zip(members, facts, strict=True):
-        append_row(run.jobs, {"time": asked, "submission": str(submission), **row})
-
-
-def _write_manifest(submission: Path, members: list[RunDir]) -> None:
-    with replacing(submission / MANIFEST) as file:
-        file.write("".join(f"{run.path}\n" for run in members).encode())
-
-
-def _executor(resources: ResourcesConfig, site: Profile, submission: Path) -> Any:
-    import submitit
-
-    try:
-        executor = submitit.SlurmExecutor(
-            submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python_command()
-        )
-    except RuntimeError as error:
-        raise SubmissionError("srun is not on PATH; use --on slurm/local.yaml, or run this on a login node") from error
-    executor.update_parameters(**sbatch_parameters(resources, site, submission))
-    return executor
-
-
-def sbatch_parameters(resources: ResourcesConfig, site: Profile, submission: Path) -> dict[str, Any]:
-    """What submitit makes the batch script from; the job is called after its experiment."""
-    parameters = submitit_parameters(site, resources, name=submission.parents[1].name)
-    exclude = merge(site.exclude, *(each.node for each in bad_nodes(submission.parents[2])))
-    return {
-        **parameters,
-        **({"exclude": exclude} if exclude else {}),
-        "setup": [*parameters["setup"], *exit_trap(submission, site)],
-    }
-
-
-def bad_nodes(root: Path) -> list[Excluded]:
-    """Nodes of this machine's cluster that broke other trials of the run root today."""
-    if not list_clusters(root):
-        return []
-    try:
-        return read_excluded(root, slurm.show_config()["ClusterName"])
-    except (SubmissionError, KeyError):
-        return []
-
-
-def exit_trap(submission: Path, site: Profile) -> list[str]:
-    """Lines of the batch script: when srun fails, decide inside the job whether the trial is requeued.
-
-    What Slurm has started again without asking is decided about before srun.
-    """
-    words = [shlex.quote(sys.executable), "-m", "runner.requeue"]
-    manifest, index = shlex.quote(str(submission / MANIFEST)), '"${SLURM_ARRAY_TASK_ID:-0}"'
-    return [
-        f"export RUNNER_SIGNAL_LEAD_SECONDS={site.signal_lead_seconds}",
-        "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
-        "job=${job:-$SLURM_JOB_ID}",
-        'launch="$job.${SLURM_RESTART_COUNT:-0}"',
-        f'echo "{mark("$launch")}" >&2',
-        "ask() {",
-        f'  {" ".join(words)} "$1" {manifest} {index} "$job" "$launch" "$2" {site.max_failures}',
-        "}",
-        "judge() {",
-        "  code=$?",
-        "  trap - EXIT",
-        '  [ "$code" -eq 0 ] || ask end "$code"',
-        '  exit "$code"',
-        "}",
-        "trap judge EXIT",
-        # Whatever else goes wrong with the question, the ranks start.
-        f'[ "${{SLURM_RESTART_COUNT:-0}}" -eq 0 ] || ask begin 0 || [ "$?" -ne {EXIT_OVER} ] || exit 1',
-    ]
-
-
-def _send_to_slurm(
-    members: list[RunDir], resources: ResourcesConfig, site: Profile, submission: Path, stop_after: int | None
-) -> None:
-    import submitit
-
-    executor, asked = _executor(resources, site, submission), time.time()
-    _write_manifest(submission, members)
-    said = io.StringIO()
-    try:
-        # submitit passes on what sbatch says; of a refusal one line is enough.
-        with contextlib.redirect_stderr(said):
-            jobs = executor.submit_array([TrainJob(str(run.path), stop_after) for run in members])
-    except submitit.core.utils.FailedJobError as error:
-        reason = str(error).strip().splitlines()[-1]
-        # After a time-out the array may be in the queue all the same: `settle_orphans` finds out.
-        kind = SubmissionError if "timed out" in reason.lower() else RefusedError
-        raise kind(f"sbatch refused the array: {reason}") from error
-    print(said.getvalue(), end="", file=sys.stderr)
-    host = os.uname().nodename
-    _record(members, submission, asked, [{"cluster": "slurm", "job_id": job.job_id, "host": host} for job in jobs])
-
-
-def _send_to_local_queue(members: list[RunDir], resources: ResourcesConfig, site: Profile, submission: Path) -> None:
-    asked, process = time.time(), start(submission)
-    facts = {
-        "cluster": "local",
-        "job_id": f"local-{process.pid}",
-        "pid": process.pid,
-        "pid_created": process.create_time(),
-        "host": os.uname().nodename,
-    }
-    _record(members, submission, asked, [facts] * len(members))
-    # The queue waits for its list, so every trial names its queue before it starts.
-    _write_manifest(submission, members)
-
-
 def _scripts(items: tuple[Item, ...], site: Profile, folder: Path) -> list[str]:
     """What sbatch would be given, one script a resource class; nothing is written."""
-    from submitit.slurm.slurm import _make_sbatch_string
-
     if site.cluster != "slurm":
         return []
     counts = Counter(item.trial.resources for item in items if item.submits)
-    submission = folder / SUBMISSIONS / "NEW"
-    scripts = []
-    for resources, count in counts.items():
-        command = f"{python_command()} -u -m submitit.core._submit {shlex.quote(str(submission / 'jobs'))}"
-        array = {"map_count": count} if count > 1 else {}
-        parameters = sbatch_parameters(resources, site, submission)
-        scripts.append(_make_sbatch_string(command=command, folder=submission / "jobs", **parameters, **array))
-    return scripts
+    return [batch_script(resources, count, site, folder / SUBMISSIONS / "NEW") for resources, count in counts.items()]

@@ -13,13 +13,13 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from runner.cli import run as cli
 from runner.config import NAME_PATTERN, ResourcesConfig
+from runner.dispatch import sbatch_parameters
 from runner.errors import ConfigError
 from runner.experiment import load_experiment, validate
 from runner.profile import Profile
 from runner.rundir import RunDir, experiment_dir, find_experiments, find_sweep, find_trial, find_trials, write_yaml
 from runner.schema import build
 from runner.strict_yaml import dump_yaml, parse_yaml
-from runner.submit import sbatch_parameters
 from runner.sweep import expand
 from tests.experiments import write_experiment
 

@@ -12,13 +12,14 @@ import yaml
 
 from runner import slurm
 from runner.cli import run as cli
+from runner.dispatch import exit_trap, sbatch_parameters
 from runner.experiment import load_experiment
 from runner.nodes import record_fault
 from runner.profile import load_profile
 from runner.requeue import EXIT_OVER
 from runner.rundir import RunDir, append_row, find_trials, write_json
 from runner.status import is_alive
-from runner.submit import choose_rehearsal, decide, exit_trap, prepare, sbatch_parameters, submit
+from runner.submit import choose_rehearsal, decide, prepare, submit
 from runner.sweep import expand, trials
 from tests.experiments import prepare_run, write_experiment
 from tests.slurm_cluster import wait_for
@@ -267,7 +268,7 @@ def test_without_slurm_nothing_is_submitted_and_nothing_written(tmp_path, site, 
 KILLED = """
 import os, signal, sys
 from runner import cli, submit
-submit._send = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+submit.send = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 cli.main()
 """
 
