@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 
 from runner.errors import RunnerError
+from runner.files import append_row, read_json, sync_path, write_json
 from runner.masking import format_error, mask_text
-from runner.rundir import RunDir, append_row, read_json, sync_path, write_json
+from runner.rundir import RunDir
 
 PACKAGE = Path(__file__).parent
 

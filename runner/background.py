@@ -17,8 +17,9 @@ from runner import checkpoint
 from runner.attempt import Attempt
 from runner.errors import CheckpointError
 from runner.faults import NO_FAULTS, Faults
+from runner.files import read_json, write_json
 from runner.group import Group
-from runner.rundir import RunDir, read_json, write_json
+from runner.rundir import RunDir
 
 PATIENCE_SECONDS = 600
 """How long rank 0 waits for the notes of the others."""

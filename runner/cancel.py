@@ -10,9 +10,11 @@ from pathlib import Path
 
 from runner import slurm
 from runner.errors import SubmissionError
+from runner.files import masked, write_json
+from runner.lock import locked
 from runner.profile import load_profile
 from runner.record import read_record
-from runner.rundir import RunDir, locked, masked, write_json
+from runner.rundir import RunDir
 from runner.status import Job, Row, ask_about, read_statuses
 
 RETRIED_STATES = ("failed", "cancelled", "unknown")

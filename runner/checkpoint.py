@@ -24,9 +24,10 @@ from runner.attempt import Attempt, read_parents
 from runner.errors import CheckpointError, ConfigError, SaveError
 from runner.explain import OptionError, counted
 from runner.faults import NO_FAULTS, Faults
+from runner.files import read_json, read_rows, replacing, sync_path
 from runner.group import Group
 from runner.manifest import FORMAT, check_own, file_of, read_manifest, seal
-from runner.rundir import RunDir, read_json, read_rows, replacing, sync_path
+from runner.rundir import RunDir
 from runner.state import misfits
 from runner.weights import UnreadableError, read_tensors
 

@@ -17,11 +17,12 @@ from runner.errors import ConfigError, UserError
 from runner.evidence import last_attempt, read_crashes
 from runner.experiment import check_machine, load_experiment, warnings
 from runner.explain import OptionError, counted
+from runner.files import PRIVATE, masked, remove_empty
 from runner.masking import format_error, mask_text
 from runner.named import resolve_trials
 from runner.processes import Stragglers, die_with, tell_to_end
 from runner.provenance import collect
-from runner.rundir import PRIVATE, RunDir, experiment_dir, masked, remove_empty
+from runner.rundir import RunDir, experiment_dir
 from runner.submit import check_weights, prepare
 from runner.sweep import Variant, trials
 

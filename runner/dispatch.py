@@ -14,19 +14,13 @@ from runner import slurm
 from runner.config import ResourcesConfig
 from runner.errors import SubmissionError
 from runner.evidence import mark
+from runner.files import append_row, check_private, replacing, write_json, write_yaml
 from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.local_queue import MANIFEST, start
 from runner.nodes import Excluded, list_clusters, merge, read_excluded
 from runner.profile import Profile, submitit_parameters
 from runner.requeue import EXIT_OVER
-from runner.rundir import (
-    RunDir,
-    append_row,
-    check_private,
-    replacing,
-    write_json,
-    write_yaml,
-)
+from runner.rundir import RunDir
 
 
 class RefusedError(SubmissionError):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.causes import Crash, Evidence
-from runner.rundir import RunDir, read_json
+from runner.files import read_json
+from runner.rundir import RunDir
 
 TAIL_BYTES = 16 * 1024
 """Of each log; the last words are at its end."""

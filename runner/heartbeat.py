@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from runner.attempt import Attempt
-from runner.rundir import read_json
+from runner.files import read_json
 
 LAPS = {place: "step" for place in ("step", "forward", "backward", "update", "step.end")}
 LAPS["evaluate.batch"] = "evaluate.batch"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.rundir import append_row, read_rows
+from runner.files import append_row, read_rows
 from runner.state import TrainState
 
 Digests = Mapping[int, Mapping[str, str]]

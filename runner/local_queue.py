@@ -23,11 +23,12 @@ import submitit
 from runner.config import ResourcesConfig
 from runner.decision import Decision
 from runner.errors import ConfigError
+from runner.files import check_private, read_json, write_json
 from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
 from runner.processes import EXIT_TERMINATED, Stragglers
 from runner.profile import Profile, load_profile
 from runner.requeue import judge
-from runner.rundir import RunDir, check_private, read_json, write_json
+from runner.rundir import RunDir
 
 POLL_SECONDS = 0.2
 MANIFEST = "trials.txt"

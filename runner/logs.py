@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runner.errors import ConfigError, DataError
-from runner.rundir import RunDir, read_json
+from runner.files import read_json
+from runner.rundir import RunDir
 from runner.status import Ask, read_statuses
 
 POLL_SECONDS = 0.2

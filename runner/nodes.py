@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.rundir import RunDir, append_row, read_rows
+from runner.files import append_row, read_rows
+from runner.rundir import RunDir
 
 FOLDER = ".nodes"
 EXCLUDED_SECONDS = 24 * 60 * 60

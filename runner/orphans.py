@@ -9,8 +9,9 @@ from pathlib import Path
 
 from runner import slurm
 from runner.errors import SubmissionError
+from runner.files import append_row
 from runner.local_queue import MANIFEST
-from runner.rundir import RunDir, append_row
+from runner.rundir import RunDir
 
 
 def settle_orphans(folder: Path) -> list[str]:

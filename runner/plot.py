@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import ConfigError
+from runner.files import read_rows
 from runner.record import main_metric
 from runner.results import Setting, TrialResult, group_seeds, metric_names, write_file
-from runner.rundir import read_rows
 from runner.status import Row
 from runner.tables import format_value, short_names, varying_keys
 

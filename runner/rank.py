@@ -19,6 +19,7 @@ from runner.errors import ConfigError
 from runner.evidence import attempt_of
 from runner.experiment import check_machine, load_trial
 from runner.faults import NO_PROOF, Faults, Proof
+from runner.files import append_row
 from runner.group import Group, joined
 from runner.heartbeat import Pulse
 from runner.journal import Journal
@@ -26,7 +27,7 @@ from runner.preemption import LATENCY_SECONDS, Interrupted, Preemption, Verdict,
 from runner.provenance import package_versions
 from runner.rendezvous import Place, meet
 from runner.requeue import allow, write_failure
-from runner.rundir import RunDir, append_row
+from runner.rundir import RunDir
 from runner.signs import classify
 from runner.time_limit import TimeLimit, keeping, of_job
 from runner.trainer import Outcome, launch

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.errors import ConfigError
-from runner.rundir import RunDir, read_json
+from runner.files import read_json
+from runner.rundir import RunDir
 from runner.strict_yaml import parse_yaml
 
 MAIN_METRICS = ("test/linear_top1", "test/knn_top1", "validation/linear_top1", "validation/knn_top1")

@@ -24,6 +24,7 @@ from runner.config import TrackingConfig, Trial
 from runner.debug import first_trial
 from runner.errors import ConfigError, RunnerError, SubmissionError
 from runner.explain import counted
+from runner.files import read_json, read_rows
 from runner.onebox.events import node_names, preempt, rank_processes
 from runner.onebox.private import private_cluster
 from runner.profile import Profile
@@ -39,7 +40,7 @@ from runner.rehearsal import (
     left_step,
     plan_events,
 )
-from runner.rundir import RunDir, read_json, read_rows
+from runner.rundir import RunDir
 from runner.status import Row, read_statuses
 from runner.submit import prepare, ship
 

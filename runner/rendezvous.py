@@ -16,8 +16,9 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from runner.attempt import Attempt, claim
 from runner.errors import RunnerError
+from runner.files import read_json, write_json
 from runner.preemption import Interrupted, Verdict
-from runner.rundir import RunDir, read_json, write_json
+from runner.rundir import RunDir
 
 MEETING_TIMEOUT_SECONDS = 120
 JOIN_TIMEOUT_SECONDS = 5

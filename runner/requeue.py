@@ -20,7 +20,8 @@ from runner.causes import Diagnosis, Evidence, diagnose
 from runner.decision import Decision, Facts, decide, weigh
 from runner.errors import ConfigError, SubmissionError
 from runner.evidence import attempt_of, gather, last_attempt, read_crashes, saved_step
-from runner.rundir import RunDir, append_row, check_private, write_json
+from runner.files import append_row, check_private, write_json
+from runner.rundir import RunDir
 
 EXIT_OVER = 3
 """What `begin` ends with when the ranks must not start."""

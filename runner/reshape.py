@@ -4,7 +4,8 @@ from runner.config import Trial
 from runner.errors import CheckpointError, ConfigError
 from runner.experiment import load_trial, validate
 from runner.explain import OptionError, counted
-from runner.rundir import RunDir, write_yaml
+from runner.files import write_yaml
+from runner.rundir import RunDir
 
 
 def plan_reshape(runs: list[RunDir], ranks: int | None, is_elastic: bool) -> dict[RunDir, Trial]:

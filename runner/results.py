@@ -16,8 +16,8 @@ from rich.text import Text
 
 from runner.differences import read_settings
 from runner.errors import ConfigError
+from runner.files import read_rows, replacing
 from runner.record import is_evaluation, main_metric
-from runner.rundir import read_rows, replacing
 from runner.status import Row
 from runner.tables import format_value, new_table, same_text, short_names, varying_keys
 

@@ -23,6 +23,7 @@ from runner.evaluate import check_probes
 from runner.exactness import gather_facts
 from runner.experiment import check_warmup
 from runner.faults import NO_FAULTS, Faults
+from runner.files import replacing
 from runner.group import Group
 from runner.heartbeat import Pulse
 from runner.interval import Interruptions
@@ -32,7 +33,6 @@ from runner.optimizer import build_optimizer
 from runner.precision import Precision
 from runner.preemption import Preemption
 from runner.progress import Progress
-from runner.rundir import replacing
 from runner.schema import Options
 from runner.snapshot import Snapshot
 from runner.state import TrainState, seed_everything

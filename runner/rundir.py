@@ -1,27 +1,19 @@
-"""Every path and file format inside a run folder, and the few ways to write them without tearing.
+"""Every path inside a run folder, and how run folders are found.
 
 ROOT/<experiment>/<trial id>/ is the truth about a trial; schedulers and trackers are hints and mirrors.
 """
 
-import json
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from runner.errors import ConfigError
-from runner.launcher import find_intruder
-from runner.strict_yaml import dump_yaml, one_line
+from runner.files import GROUP_READABLE, PRIVATE, read_rows
+from runner.strict_yaml import one_line
 
 _NOT_IN_PATHS = "%\\"
 """submitit and Slurm expand `%j` in the names of files, and a backslash changes how."""
-
-
-PRIVATE, GROUP_READABLE = 0o077, 0o027
-"""The umask of all that is written: for the user alone, or, where the site asks for it, to be read by the group."""
 
 
 @dataclass(frozen=True)
@@ -136,41 +128,12 @@ class RunDir:
         return GROUP_READABLE if self.path.stat().st_mode & 0o077 == 0o050 else PRIVATE
 
 
-@contextmanager
-def masked(umask: int) -> Iterator[None]:
-    """What is made inside gets its permissions by this umask."""
-    before = os.umask(umask)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
 def experiment_dir(root: Path, experiment: str) -> Path:
     """The folder of an experiment; raises ConfigError for a run root that no job could be told by its path."""
     path = str(root)
     if bad := next((char for char in path if not char.isprintable() or char in _NOT_IN_PATHS), ""):
         raise ConfigError(f"run root {one_line(path)}: has {bad!r} in it; a root has no control characters, % or \\")
     return root / experiment
-
-
-def remove_empty(folder: Path, top: Path) -> None:
-    """Remove a folder and its parents below `top` as far as they are empty."""
-    for place in (folder, *folder.parents):
-        if place == top or not place.is_relative_to(top):
-            return
-        with suppress(OSError):
-            place.rmdir()
-
-
-def check_private(folder: Path, top: Path) -> None:
-    """Raise ConfigError unless nobody else can write to a folder, or to one of its parents up to `top`.
-
-    What lies there is run: job files, shell lines. Folders that do not exist yet do not matter.
-    """
-    problem = find_intruder(str(folder), str(top))
-    if problem:
-        raise ConfigError(problem)
 
 
 def find_experiments(root: Path) -> list[Path]:
@@ -225,165 +188,3 @@ def _check_name(kind: str, name: str) -> None:
     """Raise ConfigError for a name that would lead out of the run root; a path says so from its start."""
     if not name.isprintable() or ".." in Path(name).parts:
         raise ConfigError(f"{kind} {name!r}: must be a name, or a path without .. and control characters")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The document, or None when the file does not exist. Raises: ValueError, naming it, without a JSON mapping."""
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise ValueError(f"{path}: holds no JSON") from None
-    if not isinstance(document, dict):
-        raise ValueError(f"{path}: holds no mapping")
-    return document
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file; a torn last line (killed while writing) is left out."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line) if line.strip() else None
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
-
-
-def append_row(path: Path, row: dict[str, Any], sync: bool = True, check: Callable[[], None] = lambda: None) -> None:
-    """Add one row in a single write, so that concurrent writers never mix their lines; on disk at once if `sync`.
-
-    `check` may raise before anything is written, but after the file was opened: if the path has come to name another
-    file since, the row goes where nobody reads it. Raises: OSError that names the file.
-    """
-    line = json.dumps(row, separators=(",", ":"), allow_nan=True).encode() + b"\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-    try:
-        check()
-        if _ends_torn(path):
-            line = b"\n" + line
-        os.write(descriptor, line)
-        if sync:
-            os.fsync(descriptor)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        os.close(descriptor)
-
-
-def _ends_torn(path: Path) -> bool:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size == 0:
-            return False
-        file.seek(size - 1)
-        return file.read(1) != b"\n"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file beside its place, fsync it, rename it: readers see the old file or the whole new one.
-
-    Raises: OSError that names the file itself, and not the one beside it.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_path(path.parent)
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    with replacing(path) as file:
-        file.write(json.dumps(document, indent=2, default=str).encode() + b"\n")
-
-
-def write_yaml(path: Path, document: dict[str, Any]) -> None:
-    with replacing(path) as file:
-        file.write(dump_yaml(document).encode())
-
-
-def sync_path(path: Path) -> None:
-    """fsync a file, or a folder so that a rename in it survives a power loss."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def locked(folder: Path, timeout_seconds: float = 60) -> Iterator[None]:
-    """Hold a lock made by mkdir, which is atomic on shared file systems where flock is not.
-
-    A lock whose holder died on this host, or that is older than ten minutes, is taken over.
-    """
-    lock = folder / ".lock"
-    folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + timeout_seconds
-    while True:
-        try:
-            lock.mkdir()
-            break
-        except FileExistsError:
-            if _is_stale(lock):
-                _break_lock(lock)
-            elif time.monotonic() > deadline:
-                raise ConfigError(
-                    f"{lock}: held by {_holder(lock)} for {timeout_seconds:.0f} s; remove it if none is running"
-                ) from None
-            else:
-                time.sleep(0.05)
-    try:
-        write_json(lock / "holder.json", {"host": os.uname().nodename, "pid": os.getpid(), "time": time.time()})
-        yield
-    finally:
-        (lock / "holder.json").unlink(missing_ok=True)
-        lock.rmdir()
-
-
-def _holder(lock: Path) -> str:
-    try:
-        holder = read_json(lock / "holder.json") or {}
-    except ValueError:
-        holder = {}
-    return f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= holder.keys() else "another `runner`"
-
-
-def _is_stale(lock: Path) -> bool:
-    try:
-        age_seconds = time.time() - lock.stat().st_mtime
-        holder = read_json(lock / "holder.json")
-    except (FileNotFoundError, ValueError):
-        return False
-    if holder is not None and holder["host"] == os.uname().nodename and not Path(f"/proc/{holder['pid']}").exists():
-        return True
-    return age_seconds > 600
-
-
-def _break_lock(lock: Path) -> None:
-    # The rename decides who of several waiters breaks the lock.
-    grave = lock.with_name(f".lock.stale.{os.getpid()}")
-    try:
-        os.rename(lock, grave)
-    except FileNotFoundError:
-        return
-    (grave / "holder.json").unlink(missing_ok=True)
-    grave.rmdir()

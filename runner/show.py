@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from runner import nodes
+from runner.files import read_json
 from runner.record import describe_end
-from runner.rundir import RunDir, read_json
+from runner.rundir import RunDir
 from runner.status import Ask, Row, read_statuses
 
 

@@ -15,25 +15,15 @@ from runner.dispatch import SUBMISSIONS, RefusedError, bad_nodes, batch_script, 
 from runner.errors import UserError
 from runner.experiment import load_experiment, load_trial, warnings
 from runner.explain import OptionError, counted
+from runner.files import GROUP_READABLE, PRIVATE, check_private, masked, remove_empty, write_json, write_yaml
 from runner.interval import longest_stop_seconds
+from runner.lock import locked
 from runner.named import resolve_trials
 from runner.orphans import settle_orphans
 from runner.preflight import check_same, check_scheduler, check_shared, resolved
 from runner.profile import Profile, advice, layout, lead_advice, load_profile
 from runner.provenance import collect
-from runner.rundir import (
-    GROUP_READABLE,
-    PRIVATE,
-    RunDir,
-    check_private,
-    experiment_dir,
-    find_trials,
-    locked,
-    masked,
-    remove_empty,
-    write_json,
-    write_yaml,
-)
+from runner.rundir import RunDir, experiment_dir, find_trials
 from runner.schema import Document
 from runner.status import read_statuses
 from runner.strict_yaml import flow

@@ -13,8 +13,8 @@ import psutil
 
 from runner.attempt import Attempt
 from runner.config import TrackingConfig
+from runner.files import append_row, read_rows, replacing, sync_path
 from runner.preemption import signals_blocked
-from runner.rundir import append_row, read_rows, replacing, sync_path
 
 CLOSE_TIMEOUT_SECONDS = 10
 

@@ -17,6 +17,7 @@ from runner.config import Trial
 from runner.errors import NonFiniteLossError
 from runner.evaluate import evaluate
 from runner.faults import NO_FAULTS, Faults
+from runner.files import write_json
 from runner.group import Group
 from runner.heartbeat import Pulse
 from runner.journal import Journal
@@ -26,7 +27,6 @@ from runner.preemption import Interrupted, Preemption, Verdict
 from runner.rendezvous import Place
 from runner.resume import restore
 from runner.run import Run, build
-from runner.rundir import write_json
 from runner.saving import attend_background, end_background, plan_save, save
 from runner.signs import classify
 from runner.state import rng_untouched

@@ -22,11 +22,12 @@ from runner.evidence import last_attempt, read_crashes
 from runner.experiment import check_machine, load_experiment
 from runner.explain import OptionError, counted
 from runner.faults import Fault, Proof
+from runner.files import read_json, read_rows, write_yaml
 from runner.journal import Difference, compare, read_journal
 from runner.local_ranks import DONE, LEFT, REFUSED, LocalRanks
 from runner.named import resolve_trials
 from runner.provenance import collect
-from runner.rundir import RunDir, read_json, read_rows, write_yaml
+from runner.rundir import RunDir
 from runner.submit import check_weights, prepare
 from runner.sweep import trials
 

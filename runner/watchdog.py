@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from runner.attempt import Attempt, newest_token
 from runner.errors import RunnerError
+from runner.files import read_json
 from runner.heartbeat import Beat, Pulse, describe, find_behind, is_excused, read_beats, write_beat
 from runner.peers import PeerError
 from runner.processes import EXIT_TRY_AGAIN
-from runner.rundir import read_json
 
 if TYPE_CHECKING:
     from runner.preemption import Preemption

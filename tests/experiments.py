@@ -10,11 +10,12 @@ import yaml
 
 from runner.attempt import Attempt, claim
 from runner.experiment import load_experiment, load_trial
+from runner.files import read_json, read_rows
 from runner.group import Group
 from runner.preemption import Answer, Preemption
 from runner.rank import run_rank
 from runner.rendezvous import Place
-from runner.rundir import RunDir, find_trials, read_json, read_rows
+from runner.rundir import RunDir, find_trials
 from runner.submit import prepare
 from runner.sweep import trials
 from runner.trainer import launch as launch_trial

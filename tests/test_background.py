@@ -14,10 +14,11 @@ from runner.attempt import Attempt, SupersededError, claim
 from runner.background import Background, GivenUpError
 from runner.errors import CheckpointError
 from runner.faults import NO_FAULTS, Fault, Faults, InjectedError, Proof
+from runner.files import read_rows
 from runner.group import Group
 from runner.rank import run_rank
 from runner.rendezvous import Place
-from runner.rundir import RunDir, read_rows
+from runner.rundir import RunDir
 from runner.snapshot import Snapshot
 from runner.state import _bytes_of
 from tests.experiments import _train_rank, fingerprint, prepare_run, train_here

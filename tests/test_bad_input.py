@@ -27,12 +27,13 @@ from runner.cli import run as cli
 from runner.data import cifar10
 from runner.errors import ConfigError, UserError
 from runner.experiment import load_experiment, load_trial
+from runner.files import read_json
 from runner.group import Group
 from runner.manifest import seal
 from runner.rank import check_alike, run_rank
 from runner.rendezvous import Place
 from runner.requeue import judge
-from runner.rundir import RunDir, read_json
+from runner.rundir import RunDir
 from runner.submit import prepare as prepare_folder
 from runner.sweep import trials
 from tests.data import test_fashion_mnist, test_food101, test_stl10

@@ -12,8 +12,10 @@ import pytest
 
 from runner.cancel import cancel, plan_retry, retry, set_aside, wait_for_ending
 from runner.errors import ConfigError, SubmissionError
+from runner.files import append_row, write_json
+from runner.lock import locked
 from runner.record import Record
-from runner.rundir import RunDir, append_row, locked, write_json
+from runner.rundir import RunDir
 from runner.slurm import squeue
 from runner.status import Job, Row, read_statuses
 from tests.slurm_cluster import sbatch, wait_for

@@ -12,8 +12,9 @@ import pytest
 
 from runner import checkpoint
 from runner.faults import Proof
+from runner.files import read_rows
 from runner.local_ranks import LocalRanks
-from runner.rundir import RunDir, read_rows
+from runner.rundir import RunDir
 from tests.experiments import fingerprint, prepare_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.ddp]

@@ -11,9 +11,10 @@ import torch
 
 from runner.attempt import Attempt
 from runner.cli import run as cli
+from runner.files import read_json, read_rows
 from runner.heartbeat import read_beats
 from runner.processes import is_running, kill
-from runner.rundir import find_trials, read_json, read_rows
+from runner.rundir import find_trials
 from tests.experiments import last_step, only_trial, run_cli, write_experiment
 from tests.slurm_cluster import GONE_SECONDS, wait_for
 

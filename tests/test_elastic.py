@@ -10,11 +10,12 @@ from runner.elastic import merge
 from runner.errors import CheckpointError, ConfigError
 from runner.experiment import load_trial
 from runner.faults import Fault, Proof
+from runner.files import read_rows
 from runner.group import Group
 from runner.loader import Plan, iterate
 from runner.local_ranks import DONE, LEFT, LocalRanks
 from runner.reshape import plan_reshape, reshape
-from runner.rundir import RunDir, read_rows
+from runner.rundir import RunDir
 from tests.experiments import prepare_run, train_here
 
 STEPS, CUT_AT = 100, 41

@@ -12,11 +12,11 @@ from runner.decoded import map_pixels
 from runner.errors import ConfigError
 from runner.evaluate import check_probes
 from runner.experiment import load_experiment
+from runner.files import read_json, read_rows
 from runner.group import Group
 from runner.loader import hold_out
 from runner.method import Method
 from runner.named import resolve_trials
-from runner.rundir import read_json, read_rows
 from runner.sweep import trials
 from runner.trial_data import check_alike
 from tests.experiments import fingerprint, prepare_run, run_cli, train_here, train_on_ranks, write_experiment

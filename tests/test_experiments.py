@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from runner import named
 from runner.config import Trial
 from runner.experiment import load_experiment
+from runner.files import read_json
 from runner.named import resolve_trials
 from runner.profile import load_profile
-from runner.rundir import read_json
 from runner.sweep import trials
 from tests.experiments import run_cli
 

@@ -11,8 +11,9 @@ import pytest
 
 from runner.evidence import read_crashes
 from runner.faults import PLACES, Fault, Proof
+from runner.files import read_rows
 from runner.local_ranks import DONE, LEFT, LocalRanks
-from runner.rundir import RunDir, read_rows
+from runner.rundir import RunDir
 from runner.verify import find_difference
 from tests.experiments import prepare_run
 

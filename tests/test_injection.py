@@ -16,8 +16,9 @@ from runner.config import NAME_PATTERN, ResourcesConfig
 from runner.dispatch import sbatch_parameters
 from runner.errors import ConfigError
 from runner.experiment import load_experiment, validate
+from runner.files import write_yaml
 from runner.profile import Profile
-from runner.rundir import RunDir, experiment_dir, find_experiments, find_sweep, find_trial, find_trials, write_yaml
+from runner.rundir import RunDir, experiment_dir, find_experiments, find_sweep, find_trial, find_trials
 from runner.schema import build
 from runner.strict_yaml import dump_yaml, parse_yaml
 from runner.sweep import expand

@@ -21,6 +21,7 @@ from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 from runner import launcher
 from runner.attempt import SupersededError
 from runner.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError, SaveError, SubmissionError
+from runner.files import write_json
 from runner.job import (
     NO_MORE_TIMEOUTS,
     TrainJob,
@@ -30,7 +31,7 @@ from runner.job import (
 )
 from runner.preemption import Preemption
 from runner.rendezvous import Place
-from runner.rundir import RunDir, write_json
+from runner.rundir import RunDir
 from runner.signs import classify
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from runner.errors import ConfigError
+from runner.files import append_row, write_json
 from runner.logs import find_log, follow_log, print_log
-from runner.rundir import append_row, write_json
 from runner.status import Job
 from tests.slurm_cluster import wait_for
 from tests.trials import end, make_trial, slurm_job, start

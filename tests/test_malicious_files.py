@@ -26,10 +26,11 @@ from runner.data import _folder, cifar10, fashion_mnist
 from runner.download import unpack
 from runner.encoders import huggingface
 from runner.errors import CheckpointError, ConfigError, DataError, UserError
+from runner.files import read_rows, write_yaml
 from runner.group import Group
 from runner.manifest import seal
 from runner.proteins.table import read_proteins
-from runner.rundir import RunDir, read_rows, write_yaml
+from runner.rundir import RunDir
 from runner.schema import load_yaml
 from runner.status import read_statuses
 from runner.unpacking import LONGEST_LINE_BYTES, SMALL_BYTES, read_unpacked

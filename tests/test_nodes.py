@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from runner import doctor, nodes
+from runner.files import read_rows
 from runner.nodes import Excluded, find_excluded, merge, read_excluded, record_fault
-from runner.rundir import RunDir, read_rows
+from runner.rundir import RunDir
 from runner.show import print_trial, show_trial
 from tests.trials import make_trial
 

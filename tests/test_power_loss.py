@@ -15,8 +15,9 @@ from runner import background, checkpoint
 from runner.attempt import Attempt, claim
 from runner.config import TrackingConfig
 from runner.errors import CheckpointError
+from runner.files import read_rows
 from runner.group import Group
-from runner.rundir import RunDir, read_rows
+from runner.rundir import RunDir
 from runner.tracking import Tracker
 from tests.power_loss import Disk, Recording, disks_after, materialise, recording
 

@@ -12,7 +12,8 @@ import yaml
 from runner import launcher, requeue
 from runner.cli import run as cli
 from runner.errors import ConfigError
-from runner.rundir import RunDir, check_private, find_trials
+from runner.files import check_private
+from runner.rundir import RunDir, find_trials
 from tests.experiments import run_cli, write_experiment
 from tests.slurm_cluster import wait_for
 

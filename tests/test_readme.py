@@ -8,9 +8,9 @@ import yaml
 
 import runner.methods
 from runner.experiment import load_experiment
+from runner.files import read_json, read_rows
 from runner.named import resolve_trials
 from runner.profile import load_profile
-from runner.rundir import read_json, read_rows
 from runner.sweep import trials
 from tests.experiments import fingerprint, prepare_run, train_here, write_experiment
 

@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from runner.cli import run as cli
+from runner.files import append_row, read_json, replacing
 from runner.rehearsal import KINDS, Event, Report, Strike, compare, describe_passage, plan_events
 from runner.rehearse import Sight, make_site, with_checkpoints
-from runner.rundir import RunDir, append_row, find_experiments, read_json, replacing
+from runner.rundir import RunDir, find_experiments
 from tests.experiments import prepare_run, run_cli, write_experiment
 from tests.slurm_cluster import skip_without_slurm, wait_for
 from tests.trials import end, start

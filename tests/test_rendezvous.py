@@ -13,9 +13,10 @@ from torch._C._distributed_c10d import TCPStore
 
 from runner import rendezvous
 from runner.errors import RunnerError
+from runner.files import write_json
 from runner.preemption import Interrupted, Verdict
 from runner.rendezvous import LOOPBACK, Place, meet
-from runner.rundir import RunDir, write_json
+from runner.rundir import RunDir
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from runner.budgets import DAY_SECONDS, EQUAL_CRASHES, NEVER, POLICIES, End, cou
 from runner.causes import Crash, Evidence
 from runner.decision import Decision, Facts, decide
 from runner.evidence import mark, read_crashes, read_tail
+from runner.files import append_row, read_json
 from runner.requeue import allow, judge, settle_lost
-from runner.rundir import RunDir, append_row, read_json
+from runner.rundir import RunDir
 from runner.slurm import JobInfo
 
 

@@ -11,18 +11,9 @@ import pytest
 
 from runner.attempt import claim
 from runner.errors import ConfigError
-from runner.rundir import (
-    RunDir,
-    append_row,
-    find_experiments,
-    find_sweep,
-    find_trial,
-    find_trials,
-    locked,
-    read_rows,
-    replacing,
-    write_json,
-)
+from runner.files import append_row, read_rows, replacing, write_json
+from runner.lock import locked
+from runner.rundir import RunDir, find_experiments, find_sweep, find_trial, find_trials
 
 FORK = multiprocessing.get_context("fork")
 
@@ -107,7 +98,7 @@ def test_the_lock_lets_one_in_at_a_time(tmp_path):
 
 
 def test_a_dead_holders_lock_is_taken_over_and_a_live_ones_is_not(tmp_path):
-    code = "import os, sys; from pathlib import Path; from runner.rundir import locked\n"
+    code = "import os, sys; from pathlib import Path; from runner.lock import locked\n"
     code += "with locked(Path(sys.argv[1])): os._exit(0)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert (tmp_path / ".lock").exists()

@@ -14,10 +14,11 @@ import pytest
 from runner import onebox
 from runner import slurm as slurm_tools
 from runner.evidence import read_crashes
+from runner.files import read_json, read_rows
 from runner.nodes import record_fault
 from runner.onebox.daemons import pid
 from runner.processes import is_running
-from runner.rundir import RunDir, find_trials, read_json, read_rows
+from runner.rundir import RunDir, find_trials
 from runner.watchdog import Limits
 from tests.experiments import fingerprint, last_step, only_trial, run_cli, write_experiment
 from tests.slurm_cluster import GONE_SECONDS, environment_of, own_cluster, sbatch, skip_without_slurm, wait_for

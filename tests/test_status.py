@@ -13,8 +13,9 @@ from rich.console import Console
 from runner.cancel import retry
 from runner.cli import run as cli
 from runner.errors import SubmissionError
+from runner.files import append_row, write_json
 from runner.record import Record, main_metric, read_record
-from runner.rundir import RunDir, append_row, find_trials, write_json
+from runner.rundir import RunDir, find_trials
 from runner.status import Job, decide_state, is_alive, read_statuses
 from runner.watch import changes, status_table, wait_until_final
 from tests.slurm_cluster import sbatch, wait_for

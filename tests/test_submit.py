@@ -14,10 +14,11 @@ from runner import slurm
 from runner.cli import run as cli
 from runner.dispatch import exit_trap, sbatch_parameters
 from runner.experiment import load_experiment
+from runner.files import append_row, write_json
 from runner.nodes import record_fault
 from runner.profile import load_profile
 from runner.requeue import EXIT_OVER
-from runner.rundir import RunDir, append_row, find_trials, write_json
+from runner.rundir import RunDir, find_trials
 from runner.status import is_alive
 from runner.submit import choose_rehearsal, decide, prepare, submit
 from runner.sweep import expand, trials

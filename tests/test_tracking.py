@@ -17,8 +17,9 @@ import torch
 from runner import tracking
 from runner.attempt import SupersededError, claim
 from runner.config import TrackingConfig
+from runner.files import append_row, read_rows
 from runner.methods.scl import SCL
-from runner.rundir import RunDir, append_row, read_rows
+from runner.rundir import RunDir
 from runner.tracking import Tracker
 from runner.wandb_mirror import choose_mode, is_logged_in
 from tests.experiments import fingerprint, prepare_run, train_here

@@ -13,11 +13,12 @@ from runner import checkpoint, named
 from runner.batch import Batch
 from runner.errors import ConfigError, NonFiniteLossError
 from runner.experiment import load_trial
+from runner.files import read_json, read_rows
 from runner.group import Group
 from runner.loader import Plan
 from runner.method import BreakAllEpochs, BreakEpoch, Task
 from runner.methods.scl import SCL
-from runner.rundir import RunDir, read_json, read_rows
+from runner.rundir import RunDir
 from runner.state import seed_everything
 from runner.views import make_views
 from tests.experiments import fingerprint, prepare_run, train_here, train_on_ranks

@@ -4,9 +4,10 @@ import shlex
 
 import pytest
 
+from runner.files import write_json
 from runner.preemption import Verdict
 from runner.rendezvous import Place
-from runner.rundir import RunDir, write_json
+from runner.rundir import RunDir
 from runner.verdict import interpret, settle_verdict
 
 NOW = 1_800_000_000

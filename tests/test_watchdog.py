@@ -23,6 +23,7 @@ from runner import loader
 from runner.attempt import Attempt, claim
 from runner.debug import supervise
 from runner.faults import Fault, Proof
+from runner.files import read_json
 from runner.heartbeat import Beat, Pulse, describe, find_behind, is_excused, read_beats, write_beat
 from runner.methods.scl import SCL
 from runner.peers import explain
@@ -31,7 +32,7 @@ from runner.processes import EXIT_TRY_AGAIN, Stragglers, is_running
 from runner.rank import run_rank
 from runner.rendezvous import Place
 from runner.requeue import judge, read_crashes
-from runner.rundir import RunDir, read_json
+from runner.rundir import RunDir
 from runner.watchdog import LONG, HangError, Limits, Watchdog
 from tests.experiments import prepare_run
 from tests.ranks import CONTEXT

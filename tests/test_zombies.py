@@ -14,8 +14,9 @@ from runner.attempt import Attempt, SupersededError, claim
 from runner.config import TrackingConfig
 from runner.errors import CheckpointError
 from runner.faults import Faults
+from runner.files import read_rows
 from runner.group import Group
-from runner.rundir import RunDir, read_rows
+from runner.rundir import RunDir
 from runner.tracking import Tracker
 
 TRIALS = 1000

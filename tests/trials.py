@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runner.rundir import RunDir, append_row, write_json, write_yaml
+from runner.files import append_row, write_json, write_yaml
+from runner.rundir import RunDir
 
 SUBMITTED = 1_700_000_000.0
 """Unix seconds of the submission of every made trial; its rows follow a second apart."""

@@ -24,7 +24,7 @@ from runner.code.functions import find_functions
 from runner.code.lexer import lex, without_comments
 from runner.code.strip import strip_asm, strip_ir
 from runner.errors import DataError
-from runner.rundir import read_json, replacing, write_json
+from runner.files import read_json, replacing, write_json
 
 MIN_CHARACTERS = 60
 """Of a function without comments."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import DataError
-from runner.rundir import replacing
+from runner.files import replacing
 from runner.tokenizers.tokenizer import Kind
 
 if TYPE_CHECKING:

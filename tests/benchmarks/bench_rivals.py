@@ -22,11 +22,12 @@ from typing import Any
 import yaml
 
 from runner import onebox, slurm
+from runner.files import read_json, read_rows
 from runner.onebox.cluster import Cluster
 from runner.onebox.events import node_names, preempt, rank_processes
 from runner.onebox.private import private_cluster
 from runner.rehearsal import compare
-from runner.rundir import RunDir, find_trials, read_json, read_rows
+from runner.rundir import RunDir, find_trials
 from tests.benchmarks.rival_cells import CELLS as RIVALS
 from tests.benchmarks.rival_cells import SYSTEMS
 from tests.slurm_cluster import wait_for

@@ -12,8 +12,8 @@ from runner.code.triple import read_triples
 from runner.data import code_triples
 from runner.errors import ConfigError, DataError
 from runner.experiment import load_trial
+from runner.files import read_json
 from runner.named import resolve_trial
-from runner.rundir import read_json
 from runner.schema import build as build_config
 from runner.trial_data import known_tokenizer
 from tests.experiments import prepare_run, train_here

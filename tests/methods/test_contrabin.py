@@ -10,6 +10,7 @@ from runner.dataset import Records
 from runner.encoders import bag_of_tokens, lsa
 from runner.errors import ConfigError
 from runner.experiment import load_experiment
+from runner.files import read_rows
 from runner.group import Group
 from runner.losses.info_nce import info_nce
 from runner.losses.soft_targets import soft_target_cross_entropy
@@ -17,7 +18,6 @@ from runner.method import Task
 from runner.methods.contrabin import MODALITIES, Config, Curriculum, build
 from runner.named import resolve_trials
 from runner.optimizer import build_optimizer
-from runner.rundir import read_rows
 from runner.sweep import trials
 from tests.experiments import fingerprint, prepare_run, train_on_ranks, write_experiment
 from tests.golden import cases, load_golden

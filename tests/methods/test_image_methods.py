@@ -7,8 +7,8 @@ from runner import named
 from runner.batch import Batch
 from runner.errors import ConfigError
 from runner.experiment import load_trial
+from runner.files import read_rows
 from runner.method import Task
-from runner.rundir import read_rows
 from tests.experiments import fingerprint, prepare_run, train_here, train_on_ranks
 
 SMALL = {"projector_widths": [16, 8]}

@@ -1,0 +1,146 @@
+"""Files that are read back by other processes: written whole or not at all, and by whom they may be read."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from runner.errors import ConfigError
+from runner.launcher import find_intruder
+from runner.strict_yaml import dump_yaml
+
+PRIVATE, GROUP_READABLE = 0o077, 0o027
+"""The umask of all that is written: for the user alone, or, where the site asks for it, to be read by the group."""
+
+
+@contextmanager
+def masked(umask: int) -> Iterator[None]:
+    """What is made inside gets its permissions by this umask."""
+    before = os.umask(umask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder and its parents below `top` as far as they are empty."""
+    for place in (folder, *folder.parents):
+        if place == top or not place.is_relative_to(top):
+            return
+        with suppress(OSError):
+            place.rmdir()
+
+
+def check_private(folder: Path, top: Path) -> None:
+    """Raise ConfigError unless nobody else can write to a folder, or to one of its parents up to `top`.
+
+    What lies there is run: job files, shell lines. Folders that do not exist yet do not matter.
+    """
+    problem = find_intruder(str(folder), str(top))
+    if problem:
+        raise ConfigError(problem)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The document, or None when the file does not exist. Raises: ValueError, naming it, without a JSON mapping."""
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise ValueError(f"{path}: holds no JSON") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: holds no mapping")
+    return document
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file; a torn last line (killed while writing) is left out."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def append_row(path: Path, row: dict[str, Any], sync: bool = True, check: Callable[[], None] = lambda: None) -> None:
+    """Add one row in a single write, so that concurrent writers never mix their lines; on disk at once if `sync`.
+
+    `check` may raise before anything is written, but after the file was opened: if the path has come to name another
+    file since, the row goes where nobody reads it. Raises: OSError that names the file.
+    """
+    line = json.dumps(row, separators=(",", ":"), allow_nan=True).encode() + b"\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+    try:
+        check()
+        if _ends_torn(path):
+            line = b"\n" + line
+        os.write(descriptor, line)
+        if sync:
+            os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(descriptor)
+
+
+def _ends_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return False
+        file.seek(size - 1)
+        return file.read(1) != b"\n"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file beside its place, fsync it, rename it: readers see the old file or the whole new one.
+
+    Raises: OSError that names the file itself, and not the one beside it.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_path(path.parent)
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    with replacing(path) as file:
+        file.write(json.dumps(document, indent=2, default=str).encode() + b"\n")
+
+
+def write_yaml(path: Path, document: dict[str, Any]) -> None:
+    with replacing(path) as file:
+        file.write(dump_yaml(document).encode())
+
+
+def sync_path(path: Path) -> None:
+    """fsync a file, or a folder so that a rename in it survives a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
