@@ -283,15 +283,15 @@ def test_a_node_cut_off_whose_ranks_go_on(profile, tmp_path, uninterrupted):
         left = read_json(run.crash(1, 0))
         assert left["cause"] == "superseded" and left["time"] - resumed < Limits().beat_seconds + 2
         wait_until_done(run)
-        assert causes(run) == [None, "done"] and slurm_tools.show_job(job_of(run))["Restarts"] == "1"
+        assert causes(run) == ["node failure", "done"] and slurm_tools.show_job(job_of(run))["Restarts"] == "1"
         assert {row["attempt"] for row in read_rows(run.metrics)} == {1, 2}
         assert node_of(run) != node
         check_same(run, uninterrupted)
 
 
 def test_a_time_limit_does_not_end_a_run(slurm, profile, tmp_path):
-    # Slurm looks at limits every half minute and warns up to a minute early: at its first look, with this lead.
-    profile.write_text("{cluster: slurm, partition: low, time_minutes: 2, memory_gb: 1.5, signal_lead_seconds: 110}")
+    # Slurm looks at limits every half minute and warns up to a minute early: with this lead, at a look after 20 s.
+    profile.write_text("{cluster: slurm, partition: low, time_minutes: 2, memory_gb: 1.5, signal_lead_seconds: 40}")
     (run,) = submit(tmp_path, profile, "train.steps=100000")
     wait_for(lambda: resumed_steps(run), PATIENCE_SECONDS, "the second attempt", until=lambda steps: len(steps) == 2)
     end = run.attempt_rows()[1]

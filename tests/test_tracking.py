@@ -104,6 +104,15 @@ def processes_of_wandb() -> list[psutil.Process]:
     return found
 
 
+def services_of_wandb() -> list[psutil.Process]:
+    found = []
+    for process in processes_of_wandb():
+        with contextlib.suppress(psutil.NoSuchProcess, IndexError):
+            if "wandb-core" in process.cmdline()[0]:
+                found.append(process)
+    return found
+
+
 @pytest.mark.slow
 def test_an_interrupted_trial_is_one_run_with_every_step(tmp_path):
     straight = prepare_run(tmp_path / "straight")
@@ -141,7 +150,8 @@ def with_service(monkeypatch):
     def arrange(run: RunDir, action) -> None:
         def act():
             wait_for(lambda: list(run.path.glob("wandb/*/*.wandb")), 60, "W&B to write")
-            (service,) = [process for process in processes_of_wandb() if "wandb-core" in process.cmdline()[0]]
+            # For a moment there are two: the service is a child of one that ends.
+            (service,) = wait_for(services_of_wandb, 30, "one service", until=lambda found: len(found) == 1)
             action(service)
 
         at_step(monkeypatch, 12, act)
