@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +20,14 @@ from typing import IO, Any, cast
 import torch
 
 from runner.attempt import Attempt, read_parents
-from runner.errors import CheckpointError, ConfigError, SaveError
-from runner.explain import OptionError, counted
+from runner.errors import CheckpointError, SaveError
+from runner.explain import counted
 from runner.faults import NO_FAULTS, Faults
-from runner.files import read_json, read_rows, replacing, sync_path
+from runner.files import read_json, sync_path
 from runner.group import Group
 from runner.manifest import FORMAT, check_own, file_of, read_manifest, seal
 from runner.rundir import RunDir
-from runner.state import misfits
-from runner.weights import UnreadableError, read_tensors
+from runner.weights import read_tensors
 
 NAME = re.compile(r"step_(\d{8})\.(\d{5,})")
 PIECE_BYTES = 8 * 2**20
@@ -385,70 +383,3 @@ def load_parts(run: RunDir, name: str, refused: list[str]) -> tuple[Checkpoint, 
     whole = load(run, Group(world=world), name, refused)
     others = [read_tensors(run.checkpoints / name / file_of(rank))["own"] for rank in range(1, world)]
     return whole, [whole.own, *others]
-
-
-def export(run: RunDir, file: Path) -> list[str]:
-    """Write one portable file `{"state_dict", "config", "history"}` from the newest checkpoint that verifies.
-
-    `tokenizer` is in it, too, where the data have a choice: what its token ids mean, as the data set's `describe`.
-
-    Returns the newer ones that do not, each with its reason.
-    Raises: ConfigError when the trial has no checkpoint, or the file cannot be written.
-    """
-    import yaml
-
-    name, refused = newest_valid(run)
-    if name is None:
-        raise ConfigError(f"{run.experiment}/{run.trial}: has no checkpoint to export yet")
-    shared = load(run, Group(world=world_size(run, name)), name, refused).shared
-    portable = {
-        "state_dict": shared["method"],
-        "config": yaml.safe_load(run.config.read_text()),
-        "history": read_rows(run.metrics),
-    }
-    if run.tokenizer.exists():
-        portable["tokenizer"] = run.tokenizer.read_text()
-    if not file.parent.is_dir():
-        raise ConfigError(f"{file}: its folder does not exist")
-    try:
-        with replacing(file) as stream:
-            torch.save(portable, stream)
-    except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
-        raise ConfigError(f"{file}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
-    return refused
-
-
-def read_export(file: Path) -> dict[str, Any]:
-    """The weights in an exported file (`init_from:`). Raises: ConfigError when it is none."""
-    if not file.exists():
-        raise OptionError("init_from", f"{file} does not exist; `runner export TRIAL FILE` writes one")
-    if not file.is_file():
-        raise OptionError("init_from", f"{file} is no file; `runner export TRIAL FILE` writes one")
-    refused = f"{file} is no exported trial"
-    if not zipfile.is_zipfile(file):
-        raise OptionError("init_from", f"{refused}: it is not in torch's format; `runner export TRIAL FILE` writes one")
-    try:
-        content = read_tensors(file)
-    except UnreadableError as error:
-        raise OptionError("init_from", f"{refused}: it {error.reason}") from None
-    if not isinstance(weights := content.get("state_dict"), dict):
-        raise OptionError("init_from", f"{refused}: it has no mapping state_dict")
-    return weights
-
-
-def read_tokenizer(file: Path) -> str | None:
-    """What the token ids of an exported file mean; None where it does not say. Call `read_export` first."""
-    # Mapped, so that the weights stay where they are.
-    tokenizer = torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("tokenizer")
-    return tokenizer if isinstance(tokenizer, str) else None
-
-
-def load_weights(module: torch.nn.Module, file: Path) -> None:
-    """Start a module from an exported file.
-
-    Raises: ConfigError naming the first tensors that are missing, unexpected or of another shape.
-    """
-    given = read_export(file)
-    if problems := misfits(module, given):
-        raise ConfigError(f"init_from: {file} does not fit: {problems}")
-    module.load_state_dict(given)

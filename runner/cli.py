@@ -209,7 +209,7 @@ def export(
     root: Root = None,
 ) -> None:
     """Write the weights of a trial into one file."""
-    from runner.checkpoint import export
+    from runner.export import export
 
     for refused in export(_find_trial(trial, _root(root)), file):
         print(f"runner: refused {refused}", file=sys.stderr)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from runner import checkpoint, loader, named
+from runner import loader, named
 from runner.attempt import Attempt
 from runner.background import Background, Flight
 from runner.batch import Batch
@@ -22,6 +22,7 @@ from runner.dataset import Records
 from runner.evaluate import check_probes
 from runner.exactness import gather_facts
 from runner.experiment import check_warmup
+from runner.export import load_weights
 from runner.faults import NO_FAULTS, Faults
 from runner.files import replacing
 from runner.group import Group
@@ -164,7 +165,7 @@ def build(
     task = Task(steps, group, plan.steps_per_epoch, some.classes, trial.train.seed, data.train, more)
     method = named.load("methods", trial.method.name).build(options.method, encoder, task).to(group.device)
     if trial.init_path is not None:
-        checkpoint.load_weights(method, trial.init_path)
+        load_weights(method, trial.init_path)
     check_probes(method, options.probes, data.probe_train, data.tests, group)
     state = TrainState(method, build_optimizer(method, trial.optimizer), Precision(trial.train.precision, group.device))
     seed_everything(trial.train.seed, rank=1 + group.rank)

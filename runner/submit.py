@@ -153,7 +153,7 @@ def check_weights(expanded: list[tuple[Variant, Trial]], document: Document) -> 
     places = {trial.init_path: variant for variant, trial in expanded if trial.init_path is not None}
     if not places:
         return
-    from runner.checkpoint import read_export
+    from runner.export import read_export
 
     for path, variant in places.items():
         try:

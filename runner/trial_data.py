@@ -14,6 +14,7 @@ from runner.dataset import ImageSet, Records, Split
 from runner.errors import ConfigError, DataError
 from runner.evaluate import fits
 from runner.explain import OptionError
+from runner.export import read_export, read_tokenizer
 from runner.rundir import RunDir
 from runner.schema import Options
 from runner.tokenizers.choice import name_of
@@ -45,8 +46,8 @@ def known_tokenizer(trial: Trial, options: named.ResolvedTrial, run: RunDir) -> 
         return run.tokenizer.read_text()
     if trial.init_path is None:
         return None
-    checkpoint.read_export(trial.init_path)
-    tokenizer = checkpoint.read_tokenizer(trial.init_path)
+    read_export(trial.init_path)
+    tokenizer = read_tokenizer(trial.init_path)
     if tokenizer is None and getattr(options.data, "trains_tokenizer", False):
         problem = f'"bpe" is not allowed without a source: {trial.init_path} does not say what its token ids mean'
         raise OptionError("data.tokenizer.name", f"{problem}; export its trial again, or set data.tokenizer.source")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from runner import checkpoint
 from runner.attempt import SupersededError, claim, read_parents
 from runner.errors import CheckpointError, ConfigError
+from runner.export import export, load_weights
 from runner.group import Group
 from runner.rundir import RunDir
 from tests.ranks import run_ranks
@@ -138,7 +139,7 @@ def test_an_export_to_what_is_no_file_is_refused(tmp_path):
     save(run, start(run), 1)
     (tmp_path / "folder").mkdir()
     with pytest.raises(ConfigError, match=rf"{tmp_path}/folder: cannot be written: Is a directory"):
-        checkpoint.export(run, tmp_path / "folder")
+        export(run, tmp_path / "folder")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "trial"]
 
 
@@ -318,19 +319,19 @@ def test_export_and_init_from(tmp_path):
     run = make_run(tmp_path / "trial")
     run.config.write_text("name: t\n")
     with pytest.raises(ConfigError, match="has no checkpoint to export yet"):
-        checkpoint.export(run, tmp_path / "model.pt")
+        export(run, tmp_path / "model.pt")
     layer = torch.nn.Linear(3, 2)
     checkpoint.save(run, Group(), start(run), 7, {"step": 7, "method": layer.state_dict()}, {}, {})
-    checkpoint.export(run, tmp_path / "model.pt")
+    export(run, tmp_path / "model.pt")
     portable = torch.load(tmp_path / "model.pt", weights_only=True)
     assert set(portable) == {"state_dict", "config", "history"} and portable["config"] == {"name": "t"}
     other = torch.nn.Linear(3, 2)
-    checkpoint.load_weights(other, tmp_path / "model.pt")
+    load_weights(other, tmp_path / "model.pt")
     assert torch.equal(other.weight, layer.weight)
     with pytest.raises(ConfigError, match=r"weight is \(2, 3\), not \(2, 4\) \(1 in all\)"):
-        checkpoint.load_weights(torch.nn.Linear(4, 2), tmp_path / "model.pt")
+        load_weights(torch.nn.Linear(4, 2), tmp_path / "model.pt")
     with pytest.raises(ConfigError, match="does not exist"):
-        checkpoint.load_weights(other, tmp_path / "absent.pt")
+        load_weights(other, tmp_path / "absent.pt")
     (tmp_path / "evil.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     torch.save({"state_dict": run}, tmp_path / "object.pt")
     torch.save({"weights": layer.state_dict()}, tmp_path / "other.pt")
@@ -344,7 +345,7 @@ def test_export_and_init_from(tmp_path):
         "other.pt": "it has no mapping state_dict",
     }.items():
         with pytest.raises(ConfigError) as caught:
-            checkpoint.load_weights(other, tmp_path / name)
+            load_weights(other, tmp_path / name)
         told = f"init_from: {tmp_path / name} is no exported trial: {reason}"
         assert str(caught.value) == told
 

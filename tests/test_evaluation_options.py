@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from runner import checkpoint, named
+from runner import named
 from runner.dataset import ImageSet, Records
 from runner.decoded import map_pixels
 from runner.errors import ConfigError
 from runner.evaluate import check_probes
 from runner.experiment import load_experiment
+from runner.export import export
 from runner.files import read_json, read_rows
 from runner.group import Group
 from runner.loader import hold_out
@@ -89,7 +90,7 @@ def test_without_a_step_weights_are_evaluated_only(tmp_path, world):
     """One reference system crashes without training data."""
     trained = prepare_run(tmp_path / "trained", evaluate={"probes": ["knn"]}, **SHORT)
     train_here(trained)
-    checkpoint.export(trained, tmp_path / "weights.pt")
+    export(trained, tmp_path / "weights.pt")
     groups = {**SHORT, "train": {"steps": 0}, "init_from": str(tmp_path / "weights.pt")}
     run = prepare_run(tmp_path / "only", evaluate={"probes": ["knn"]}, resources={"ranks": world}, **groups)
     assert train_on_ranks(run, world) == ["GO_ON"]

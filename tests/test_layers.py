@@ -15,10 +15,10 @@ evidence requeue group batch gather reduce queue meters dataset download decoded
 mining class_weights color filters view_draws jitter views preemption time_limit loader attempt heartbeat peers
 watchdog rendezvous wandb_mirror tracking ema online_probe canonical projection decoders interpolation curriculum
 tokenizers method losses methods encoders data schedules lars optimizer precision facts features ranking text_metrics
-evaluation named evaluate state elastic exactness journal snapshot manifest weights checkpoint background progress
-trial_data run resume saving trainer verdict rank job local_queue record status tables differences watch show logs
-results plot orphans preflight dispatch submit local_ranks verify reshape debug cancel json_schema onebox rehearsal
-rehearse cli_onebox cli_data doctor interruption cli __main__
+evaluation named evaluate state elastic exactness journal snapshot manifest weights checkpoint export background
+progress trial_data run resume saving trainer verdict rank job local_queue record status tables differences watch show
+logs results plot orphans preflight dispatch submit local_ranks verify reshape debug cancel json_schema onebox
+rehearsal rehearse cli_onebox cli_data doctor interruption cli __main__
 """
 ORDER = _ORDER.split()
 """Each part imports only from parts to its left; a folder is one part. A total order has no circles."""

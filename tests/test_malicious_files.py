@@ -26,6 +26,7 @@ from runner.data import _folder, cifar10, fashion_mnist
 from runner.download import unpack
 from runner.encoders import huggingface
 from runner.errors import CheckpointError, ConfigError, DataError, UserError
+from runner.export import read_export
 from runner.files import read_rows, write_yaml
 from runner.group import Group
 from runner.manifest import seal
@@ -151,7 +152,7 @@ def test_a_rank_file_with_the_right_sum_runs_nothing(run, name):
 @pytest.mark.parametrize("name", RANK_FILES)
 def test_an_export_runs_nothing(run, capfd, name):
     Path("model.pt").write_bytes(RANK_FILES[name][0])
-    refused(ConfigError, lambda: checkpoint.read_export(Path("model.pt")), "model.pt is no exported trial")
+    refused(ConfigError, lambda: read_export(Path("model.pt")), "model.pt is no exported trial")
 
 
 def outside(run: RunDir) -> Path:

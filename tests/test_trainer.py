@@ -13,6 +13,7 @@ from runner import checkpoint, named
 from runner.batch import Batch
 from runner.errors import ConfigError, NonFiniteLossError
 from runner.experiment import load_trial
+from runner.export import export
 from runner.files import read_json, read_rows
 from runner.group import Group
 from runner.loader import Plan
@@ -267,7 +268,7 @@ def test_a_hook_may_break_off_an_epoch_or_the_run(tmp_path, monkeypatch):
 def test_init_from_starts_with_the_exported_weights(tmp_path):
     first = prepare_run(tmp_path / "first")
     train_here(first)
-    checkpoint.export(first, tmp_path / "model.pt")
+    export(first, tmp_path / "model.pt")
     second = prepare_run(tmp_path / "second", train={"steps": 6}, init_from=str(tmp_path / "model.pt"))
     train_here(second)
     assert read_rows(second.metrics)[0]["train/loss"] < read_rows(first.metrics)[0]["train/loss"]

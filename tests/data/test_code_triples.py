@@ -6,12 +6,12 @@ from collections import Counter
 import pytest
 import torch
 
-from runner import checkpoint
 from runner.code.strip import strip_asm, strip_ir
 from runner.code.triple import read_triples
 from runner.data import code_triples
 from runner.errors import ConfigError, DataError
 from runner.experiment import load_trial
+from runner.export import export
 from runner.files import read_json
 from runner.named import resolve_trial
 from runner.schema import build as build_config
@@ -281,7 +281,7 @@ def test_a_model_meets_the_token_ids_of_its_own_training_whatever_data_it_is_eva
     # An attempt that goes on from a checkpoint asks for no other ids, whatever became of the texts meanwhile.
     trial = load_trial(run.config)
     assert known_tokenizer(trial, resolve_trial(trial), run) == run.tokenizer.read_text()
-    checkpoint.export(run, tmp_path / "weights.pt")
+    export(run, tmp_path / "weights.pt")
     only = {"train": {"steps": 0, "batch_size": 2}, "init_from": str(tmp_path / "weights.pt")}
     again = prepare_run(tmp_path / "again", **code_trial(other, **only, evaluate={"probes": ["rankme"]}))
     train_here(again)
