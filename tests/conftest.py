@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tests.slurm_cluster import FOLDER, bare_slurm, slurm, stop
+from tests.slurm_trials import profile, uninterrupted
 
-__all__ = ["bare_slurm", "slurm"]
+__all__ = ["bare_slurm", "profile", "slurm", "uninterrupted"]
 
 
 @pytest.fixture
@@ -47,9 +48,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whatever uses a Slurm has the marker, so that `-m "not slurm"` needs no care.
 
-    The longest file, which mostly waits for Slurm, comes first: one worker takes it, the others take the rest.
+    The longest files, which mostly wait for Slurm, come first: two workers take them, the third takes the rest.
     """
-    items.sort(key=lambda item: item.path.name != "test_slurm_requeue.py")
+    items.sort(key=lambda item: not item.path.name.startswith("test_slurm_"))
     for item in items:
         if {"slurm", "bare_slurm"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slurm)

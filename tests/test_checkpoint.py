@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -220,52 +219,6 @@ def test_files_and_folders_reach_the_disk_before_the_rename(tmp_path, monkeypatc
         ("rename", name),
         ("fsync", "checkpoints"),
     ]
-
-
-KILLED = """
-import sys, torch
-from pathlib import Path
-from runner import checkpoint
-from runner.attempt import claim
-from runner.group import Group
-from runner.rundir import RunDir
-run = RunDir(Path(sys.argv[1]))
-attempt = claim(run)
-name, _ = checkpoint.newest_valid(run)
-step = int(name[5:13]) if name else 0
-attempt.record_start(job_id="1", launch="1.0", world=1, step=step, steps=0, resumed_from=name)
-checkpoint.clean(run)
-while True:
-    step += 1
-    shared = {"method": {"weight": torch.full((50_000,), float(step))}, "optimizer": {}, "step": step}
-    checkpoint.save(run, Group(), attempt, step, shared, {}, {})
-    checkpoint.prune(run, keep=2, keep_every_steps=None, best_step=None)
-    print(step, flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_kill_9_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path):
-    run = make_run(tmp_path / "trial")
-    chance = random.Random(0)
-    for _ in range(6):
-        with subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(run.path)], stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            acknowledged = int(process.stdout.readline())
-            for _ in range(chance.randrange(1, 12)):
-                acknowledged = int(process.stdout.readline())
-            # A few microseconds to milliseconds into the next save.
-            signal.sigtimedwait([], chance.random() * 0.006)
-            process.send_signal(signal.SIGKILL)
-            rest = process.stdout.read().split("\n")
-            acknowledged = max([acknowledged, *(int(line) for line in rest[:-1] if line)])
-        name, refused = checkpoint.newest_valid(run)
-        assert name is not None and not refused
-        found = checkpoint.load(run, Group(), name, [])
-        assert found.step >= acknowledged
-        assert torch.equal(found.shared["method"]["weight"], torch.full((50_000,), float(found.step)))
 
 
 @pytest.mark.parametrize("kills", [300, pytest.param(3000, marks=[pytest.mark.nightly, pytest.mark.timeout(900)])])

@@ -110,7 +110,7 @@ class UpAfterSixSteps(TimeLimit):
 
 def test_a_trial_whose_time_is_up_saves_and_goes_on_where_it_was(tmp_path, monkeypatch):
     run = prepare_run(tmp_path, train={"steps": 20})
-    monkeypatch.setattr("runner.time_limit.of_job", lambda job_id: UpAfterSixSteps(time.time() + HOUR))
+    monkeypatch.setattr("runner.rank.of_job", lambda job_id: UpAfterSixSteps(time.time() + HOUR))
     monkeypatch.setattr("runner.faults.SLOW_SECONDS", 2.5)
     outcome, _ = run_rank(run, Place(), redirect=False, proof=Proof((Fault("step.end", "slow", nth=6),)))
     assert outcome.verdict is Verdict.REQUEUE and outcome.step == 6
