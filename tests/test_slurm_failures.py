@@ -1,4 +1,4 @@
-"""On a real Slurm: killed ranks, dead nodes, cancelled jobs and torn submissions end as they should and no other way."""
+"""On a real Slurm: killed ranks, dead nodes, cancelled jobs, torn submissions end as they should and no other way."""
 
 import os
 import shutil
