@@ -128,7 +128,7 @@ def claim(run: RunDir) -> Attempt:
     if not tokens.is_dir():
         tokens.mkdir(parents=True, exist_ok=True)
         sync_path(run.path)
-    number = newest_token(run) + 1
+    number = max(newest_token(run), _newest_elsewhere(run)) + 1
     while True:
         try:
             run.token(number).mkdir()
@@ -137,6 +137,13 @@ def claim(run: RunDir) -> Attempt:
             return Attempt(run, number)
         except FileExistsError:
             number += 1
+
+
+def _newest_elsewhere(run: RunDir) -> int:
+    """The highest attempt that rows or checkpoints tell of: a number is not used again if its folder is gone."""
+    rows = [row["attempt"] for row in run.attempt_rows() if isinstance(row.get("attempt"), int)]
+    names = [path.name.rpartition(".")[2] for path in run.checkpoints.glob("step_*")]
+    return max([*rows, *(int(name) for name in names if name.isdigit())], default=0)
 
 
 def newest_token(run: RunDir) -> int:

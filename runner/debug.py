@@ -18,6 +18,7 @@ from runner.evidence import last_attempt, read_crashes
 from runner.experiment import check_machine, load_experiment, warnings
 from runner.explain import OptionError, counted
 from runner.files import PRIVATE, masked, remove_empty
+from runner.lock import in_use
 from runner.masking import format_error, mask_text
 from runner.named import resolve_trials
 from runner.processes import Stragglers, die_with, tell_to_end
@@ -47,24 +48,23 @@ def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps
     if pdb and world > 1:
         raise ConfigError(f"--pdb: needs one rank, the trial has resources.ranks={world}; add --ranks 1")
     run = RunDir(experiment_dir(root.absolute() / ".debug", trial.name) / variant.trial_id)
-    had_root = root.exists()
-    shutil.rmtree(run.path, ignore_errors=True)
-    with masked(PRIVATE):
-        prepare(run, trial, variant.overrides, collect(sys.argv))
-    print(f"runner: {trial.name}/{variant.trial_id} on {counted(world, 'rank')}, in {run.path}", flush=True)
-    code = EXIT_USER_ERROR
+    top = root if root.exists() else root.parent
     try:
-        code = _run_here(run, steps, pdb) if world == 1 else _run_ranks(run, world, steps)
-        return code
+        with masked(PRIVATE), in_use(run.path):
+            shutil.rmtree(run.path, ignore_errors=True)
+            prepare(run, trial, variant.overrides, collect(sys.argv))
+            print(f"runner: {trial.name}/{variant.trial_id} on {counted(world, 'rank')}, in {run.path}", flush=True)
+            code = EXIT_USER_ERROR
+            try:
+                code = _run_here(run, steps, pdb) if world == 1 else _run_ranks(run, world, steps)
+                return code
+            finally:
+                # Of a mistake that was found before the first step nothing stays.
+                if code == EXIT_USER_ERROR and not (run.metrics.exists() or run.checkpoints.exists()):
+                    shutil.rmtree(run.path, ignore_errors=True)
     finally:
-        if code == EXIT_USER_ERROR and not (run.metrics.exists() or run.checkpoints.exists()):
-            _discard(run, root if had_root else root.parent)
-
-
-def _discard(run: RunDir, top: Path) -> None:
-    """Remove what is left of a mistake that was found before the first step, up to `top`."""
-    shutil.rmtree(run.path, ignore_errors=True)
-    remove_empty(run.path.parent, top.absolute())
+        if not run.path.exists():
+            remove_empty(run.path.parent, top.absolute())
 
 
 def first_trial(path: Path, overrides: list[str], ranks: int | None) -> tuple[Variant, Trial]:

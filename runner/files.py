@@ -58,7 +58,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file; a torn last line (killed while writing) is left out."""
+    """The rows of a JSONL file; what is none, such as a line torn by a kill, is left out."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:

@@ -126,6 +126,8 @@ def iterate(data: Split, plan: Plan, group: Group, start: int, stop: int, worker
             sampler=positions,
             num_workers=workers,
             worker_init_fn=_begin_worker,
+            # Whatever started this rank: a worker dies with its parent, which is to be us.
+            multiprocessing_context="fork",
             pin_memory=group.device.type == "cuda",
             # Its own generator: an iterator draws a base seed, which must not come from the global one.
             generator=torch.Generator().manual_seed(plan.seed % 2**63),

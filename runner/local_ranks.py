@@ -13,6 +13,7 @@ from pathlib import Path
 from runner.errors import UserError
 from runner.faults import NO_PROOF, Proof
 from runner.masking import format_error, mask_text
+from runner.processes import die_with_starter
 from runner.rundir import RunDir
 
 LEAVE_SECONDS = 10
@@ -48,8 +49,11 @@ class LocalRanks:
         ]
 
     def __enter__(self) -> "LocalRanks":
+        # Ctrl-C is for us: the server, which starts with the first rank, would print a traceback of its imports.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         for process in self.processes:
             process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,6 +87,7 @@ def _rank(folder: str, rank: int, world: int, launch: str, stop_after: int | Non
     from runner.rank import run_rank
     from runner.rendezvous import Place
 
+    die_with_starter()
     # The terminal's Ctrl-C is for the process that started us; it ends us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     run = RunDir(Path(folder))

@@ -1,10 +1,13 @@
-"""A lock of one folder, on shared file systems too."""
+"""Folders that one process at a time may change, on shared file systems too."""
 
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from runner.errors import ConfigError
 from runner.files import read_json, write_json
@@ -38,6 +41,33 @@ def locked(folder: Path, timeout_seconds: float = 60) -> Iterator[None]:
     finally:
         (lock / "holder.json").unlink(missing_ok=True)
         lock.rmdir()
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Keep a folder for this process, which removes it and makes it anew.
+
+    Raises: ConfigError naming the process that has it. One that was killed has it no more.
+    """
+    place = folder.with_name(f".{folder.name}.owner.json")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    me = psutil.Process()
+    with suppress(FileNotFoundError):
+        owner = read_json(place) or {}
+        if owner.get("host") == os.uname().nodename and _lives(owner):
+            raise ConfigError(f"{folder}: in use by process {owner['pid']}; wait for it, or give another --root")
+    write_json(place, {"host": os.uname().nodename, "pid": me.pid, "created": me.create_time()})
+    try:
+        yield
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def _lives(owner: dict[str, Any]) -> bool:
+    try:
+        return bool(psutil.Process(owner["pid"]).create_time() == owner["created"])
+    except psutil.Error:
+        return False
 
 
 def _holder(lock: Path) -> str:

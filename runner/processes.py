@@ -7,10 +7,13 @@ signal wakes them first and kills what is left.
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
+from multiprocessing import connection
 
 import psutil
 
@@ -29,6 +32,21 @@ def die_with(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_with_starter() -> None:
+    """Kill this process once the one that multiprocessing started it for has ended, whatever ended that.
+
+    Under a fork server the kernel's parent is the server, so a thread watches the pipe that the starter holds open.
+    """
+    starter = multiprocessing.parent_process()
+    assert starter is not None, "started by multiprocessing"
+
+    def watch() -> None:
+        connection.wait([starter.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="starter", daemon=True).start()
 
 
 def tell_to_end(processes: Iterable[psutil.Process]) -> None:

@@ -90,8 +90,13 @@ def read_record(run: RunDir) -> Record:
         return found
 
     result = document("result.json", "step", "metrics")
+    if result is not None and not (isinstance(result["step"], int) and isinstance(result["metrics"], dict)):
+        damaged.append(f"{run.path / 'result.json'}: its step is no number, or its metrics are no mapping")
+        result = None
     failure = document("failure.json")
     attempts = run.attempt_rows() if "attempts.jsonl" in there else []
+    if "attempts.jsonl" in there and not attempts and run.attempts.stat().st_size:
+        damaged.append(f"{run.attempts}: no row of it can be read")
     jobs = run.job_rows() if "jobs.jsonl" in there else []
     logged = _last_metrics(run) if "metrics.jsonl" in there and result is None else {}
     return Record(

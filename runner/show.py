@@ -79,6 +79,9 @@ def print_trial(document: dict[str, Any], console: Console) -> None:
     if document["history"]:
         console.print(Text("attempts", style="bold"))
         console.print(_attempts_table(document["history"]))
+        for entry in document["history"]:
+            if entry.get("exact") not in (None, "yes"):
+                console.print(Text(f"  attempt {entry['attempt']} goes on; exact: {entry['exact']}"), soft_wrap=True)
     for job in document["jobs"]:
         words = f"{_clock(job['time'])} to {job['cluster']} as {job['job_id']}, {job.get('submission')}"
         console.print(Text(f"  submitted  {words}"), soft_wrap=True)

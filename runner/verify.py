@@ -12,24 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from runner.config import Trial
+from runner.debug import first_trial
 from runner.errors import ConfigError, RunnerError
 from runner.evidence import last_attempt, read_crashes
-from runner.experiment import check_machine, load_experiment
-from runner.explain import OptionError, counted
+from runner.explain import counted
 from runner.faults import Fault, Proof
-from runner.files import read_json, read_rows, write_yaml
+from runner.files import PRIVATE, masked, read_json, read_rows, write_yaml
 from runner.journal import Difference, compare, read_journal
 from runner.local_ranks import DONE, LEFT, REFUSED, LocalRanks
-from runner.named import resolve_trials
+from runner.lock import in_use
 from runner.provenance import collect
-from runner.rundir import RunDir
-from runner.submit import check_weights, prepare
-from runner.sweep import trials
+from runner.rundir import RunDir, experiment_dir
+from runner.submit import prepare
 
 DEFAULT_STEPS = 60
 PATIENCE_SECONDS = 1800
@@ -152,46 +150,47 @@ def verify_resume(
 
     Raises: ConfigError for the file and the options; RunnerError when a rank fails by itself, with its log's name.
     """
-    straight, cut, trial = prepare_pair(path, overrides, root, ranks)
-    world = trial.resources.ranks
-    say(f"runner: {trial.name} straight on {counted(world, 'rank')}, in {straight.path}")
-    stop_after = steps or DEFAULT_STEPS
-    launch(straight, world, "straight", stop_after, Proof(journal=_journal(straight)))
-    result = read_json(straight.result)
-    assert result is not None
-    planned = int(result["step"])
-    if planned < 2 * (kills + 1):
-        raise ConfigError(f"--kills: {kills} is not allowed; {planned} steps have room for {max(planned // 2 - 1, 0)}")
-    interruptions = interrupt(cut, trial, kills, planned, stop_after, random.Random(seed), say)
-    found = read_json(cut.result)
-    assert found is not None
-    difference = find_difference(straight, cut, world)
-    return Verdict(planned, world, tuple(interruptions), difference, str(found["fingerprint"]))
-
-
-def prepare_pair(path: Path, overrides: list[str], root: Path, ranks: int | None) -> tuple[RunDir, RunDir, Trial]:
-    """Two run folders of one trial, one to be left alone and one to be interrupted."""
-    if ranks is not None:
-        overrides = [*overrides, f"resources.ranks={ranks}"]
-    experiment = load_experiment(path, overrides)
-    (variant, trial) = trials(experiment)[0]
-    resolve_trials([(variant, trial)], experiment.document)
-    try:
-        check_machine(trial, torch.cuda.is_available())
-    except OptionError as error:
-        raise experiment.document.locate(error, variant.origins) from None
-    check_weights([(variant, trial)], experiment.document)
+    variant, trial = first_trial(path, overrides, ranks)
     # W&B would only be told twice; an interruption on purpose is ours to make.
     quiet = {"tracking": trial.tracking.model_copy(update={"wandb": None}), "rehearse": None}
     trial = trial.model_copy(update=quiet)
-    origin = collect(sys.argv)
-    folders = []
-    for name in ("straight", "cut"):
-        run = RunDir(root.absolute() / ".verify" / trial.name / f"{variant.trial_id}.{name}")
-        shutil.rmtree(run.path, ignore_errors=True)
-        prepare(run, trial, variant.overrides, origin)
-        folders.append(run)
-    return folders[0], folders[1], trial
+    stop_after = steps or DEFAULT_STEPS
+    if trial.train.steps is not None:
+        stop_after = min(stop_after, trial.train.steps)
+    check_room(kills, stop_after)
+    folder = experiment_dir(root.absolute() / ".verify", trial.name) / variant.trial_id
+    with masked(PRIVATE), in_use(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        straight, cut = (RunDir(folder / name) for name in ("straight", "cut"))
+        for run in (straight, cut):
+            prepare(run, trial, variant.overrides, collect(sys.argv))
+        return _compare(straight, cut, trial, kills, stop_after, random.Random(seed), say)
+
+
+def check_room(kills: int, steps: int) -> None:
+    """Raise ConfigError unless there is a step to go on to between two interruptions."""
+    if steps < 2 * (kills + 1):
+        raise ConfigError(f"--kills: {kills} is not allowed; {steps} steps have room for {max(steps // 2 - 1, 0)}")
+
+
+def _compare(
+    straight: RunDir,
+    cut: RunDir,
+    trial: Trial,
+    kills: int,
+    stop_after: int,
+    rng: random.Random,
+    say: Callable[[str], None],
+) -> Verdict:
+    world = trial.resources.ranks
+    say(f"runner: {trial.name} straight on {counted(world, 'rank')}, in {straight.path}")
+    launch(straight, world, "straight", stop_after, Proof(journal=_journal(straight)))
+    planned = int((read_json(straight.result) or {})["step"])
+    check_room(kills, planned)
+    interruptions = interrupt(cut, trial, kills, planned, stop_after, rng, say)
+    fingerprint = str((read_json(cut.result) or {})["fingerprint"])
+    difference = find_difference(straight, cut, world)
+    return Verdict(planned, world, tuple(interruptions), difference, fingerprint)
 
 
 def interrupt(
@@ -199,7 +198,7 @@ def interrupt(
     trial: Trial,
     kills: int,
     planned: int,
-    stop_after: int | None,
+    stop_after: int,
     rng: random.Random,
     say: Callable[[str], None],
 ) -> list[Interruption]:

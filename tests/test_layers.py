@@ -17,7 +17,7 @@ watchdog rendezvous wandb_mirror tracking ema online_probe canonical projection 
 tokenizers method losses methods encoders data schedules lars optimizer precision facts features ranking text_metrics
 evaluation named evaluate state elastic exactness journal snapshot manifest weights checkpoint export background
 progress trial_data run resume saving trainer verdict rank job local_queue record status tables differences watch show
-logs results plot orphans preflight dispatch submit local_ranks verify reshape debug cancel json_schema onebox
+logs results plot orphans preflight dispatch submit local_ranks reshape debug verify cancel json_schema onebox
 rehearsal rehearse cli_onebox cli_data doctor interruption cli __main__
 """
 ORDER = _ORDER.split()

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from runner.attempt import claim
 from runner.errors import ConfigError
 from runner.files import append_row, read_rows, replacing, write_json
-from runner.lock import locked
+from runner.lock import in_use, locked
 from runner.rundir import RunDir, find_experiments, find_sweep, find_trial, find_trials
 
 FORK = multiprocessing.get_context("fork")
@@ -77,6 +78,27 @@ def test_no_attempt_number_is_given_twice(tmp_path):
     for racer in racers:
         racer.join()
     assert sorted(numbers) == list(range(1, 101))
+
+
+def test_no_number_comes_back_when_its_folder_is_gone(tmp_path):
+    run = RunDir(tmp_path)
+    append_row(run.attempts, {"event": "start", "attempt": 4})
+    (run.checkpoints / "step_00000030.00006").mkdir(parents=True)
+    assert claim(run).number == 7
+    shutil.rmtree(tmp_path / "tokens")
+    assert claim(run).number == 7
+
+
+def test_a_folder_in_use_is_refused_until_its_process_has_ended(tmp_path):
+    folder = tmp_path / "trial"
+    told = f"{folder}: in use by process {os.getpid()}; wait for it"
+    with in_use(folder), pytest.raises(ConfigError, match=told), in_use(folder):
+        pytest.fail("two at once")
+    place = tmp_path / ".trial.owner.json"
+    place.write_text(json.dumps({"host": os.uname().nodename, "pid": os.getpid(), "created": 1.0}))
+    with in_use(folder):
+        assert place.exists(), "another process had this number once"
+    assert not place.exists()
 
 
 def count_up(folder: Path, times: int) -> None:

@@ -373,7 +373,10 @@ def test_columns_are_the_settings_that_differ_whoever_set_them(tmp_path):
     assert [str(cell) for cell in table.columns[heads.index("lr")].cells] == ["0.1", "0.1", "0.2", ""]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\x00", b'{"state": "done"}'])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff\x00", b'{"state": "done"}', b'{"state": "done", "step": "x", "metrics": {}}'],
+)
 def test_a_damaged_result_is_unknown_and_names_the_file(tmp_path, content):
     run = make_trial(tmp_path, "a", job=slurm_job(), attempts=PREEMPTED)
     run.result.write_bytes(content)

@@ -2,9 +2,12 @@
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -12,9 +15,11 @@ from runner import named
 from runner.faults import Fault, Proof
 from runner.journal import Difference, compare
 from runner.local_ranks import LEFT, LocalRanks
+from runner.processes import is_running
 from runner.rundir import find_trials
 from runner.verify import Verdict, draw_faults, verify_resume
 from tests.experiments import prepare_run, run_cli, write_experiment
+from tests.slurm_cluster import wait_for
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 STEPS = 24
@@ -157,3 +162,25 @@ def test_a_lost_rank_takes_the_others_with_it(tmp_path):
     with LocalRanks(run, 2, "one", proof=Proof((Fault("backward", "KILL", 1, 3),))) as ranks:
         codes = ranks.wait(60)
     assert codes[1] == -9 and codes[0] not in (0, LEFT)
+
+
+@pytest.mark.ddp
+@pytest.mark.slow
+def test_nothing_outlives_a_command_that_is_killed(tmp_path):
+    """Neither ranks, nor their loader workers, nor the server that forks them."""
+    path = write_experiment(tmp_path, train={"steps": 100_000, "workers": 1}, resources={"ranks": 2})
+    words = ["-m", "runner", "verify-resume", str(path), "--steps", "100000", "--root", str(tmp_path / "runs")]
+    with subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as command:
+        try:
+            above = psutil.Process(command.pid)
+            below = wait_for(
+                lambda: above.children(recursive=True),
+                120,
+                "the server, its tracker, two ranks and a worker of each",
+                until=lambda found: len(found) >= 6,
+            )
+            again = run_cli("verify-resume", path, "--root", tmp_path / "runs")
+        finally:
+            command.kill()
+    assert again.returncode == 2 and f"in use by process {command.pid}; wait for it" in again.stderr
+    wait_for(lambda: any(is_running(process.pid) for process in below), 30, "all to end", until=lambda left: not left)
