@@ -192,7 +192,8 @@ def test_an_interruption_while_one_is_in_flight(tmp_path, signal, monkeypatch):
         code = exit_code_of(run, proof)
         assert code == -9
         assert checkpoint.newest_valid(run)[0] == "step_00000004.00001"
-        assert [path.name for path in run.checkpoints.glob(".tmp-*")] == [".tmp-step_00000008.00001.background"]
+        # Or none: the kill may come before the thread has begun.
+        assert {path.name for path in run.checkpoints.glob(".tmp-*")} <= {".tmp-step_00000008.00001.background"}
     train_here(run)
     assert fingerprint(run) == fingerprint(straight)
     assert not list(run.checkpoints.glob(".tmp-*"))

@@ -55,9 +55,17 @@ def test_preempted_by_term_alone(profile, tmp_path, uninterrupted):
 
 def test_signalled_in_the_first_second(slurm, profile, tmp_path, uninterrupted):
     (run,) = submit(tmp_path, profile)
-    # scancel signals steps: of a job that has not started one it signals nobody.
     wait_for(lambda: ranks_of(run), PATIENCE_SECONDS, "the first process of a rank")
-    subprocess.run(["scancel", "--signal=USR2", job_of(run)], check=True)
+
+    def signal_it() -> bool:
+        job = slurm_tools.show_job(job_of(run))
+        if job["Restarts"] != "0" or job["JobState"] != "RUNNING":
+            return True
+        # scancel signals steps: of one that is still being started it signals nobody.
+        subprocess.run(["scancel", "--signal=USR2", job_of(run)], check=True)
+        return False
+
+    wait_for(signal_it, 60, "the job to leave")
     wait_until_done(run)
     assert int(slurm_tools.show_job(job_of(run))["Restarts"]) >= 1
     check_same(run, uninterrupted)
