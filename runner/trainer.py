@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from runner import loader
+from runner import checkpoint, loader
 from runner.attempt import Attempt
 from runner.batch import Batch
 from runner.config import Trial
@@ -307,6 +307,8 @@ def write_result(run: Run) -> None:
     fingerprint = run.state.fingerprint(run.group)
     if run.tracker is None:
         return
+    # No rank writes any more: what one of them wrote after another had given a checkpoint up goes, too.
+    checkpoint.clean(run.attempt.run)
     rows = run.tracker.last_values()
     run.attempt.record_end(step=run.state.step, cause="done", requeue=False, signal_to_saved_seconds=None)
     write_json(
