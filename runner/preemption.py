@@ -185,20 +185,10 @@ def watching(latency_seconds: float = LATENCY_SECONDS) -> Iterator[Preemption]:
 
 
 @contextmanager
-def heeding(cancelled: Path, preemption: Preemption, every_seconds: float = 1.0) -> Iterator[None]:
-    """Take a file that appears for a TERM: whoever would send the signal may be dead, or on another machine.
-
-    A thread looks, so that it is noticed in the middle of an evaluation too and no step waits for a file server.
-    """
+def _looking(look: Callable[[threading.Event], None], name: str) -> Iterator[None]:
+    """Have a thread look for something while the block runs; `look` is given the event that ends it."""
     over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(every_seconds):
-            if cancelled.exists():
-                preemption.raise_flag(signal.SIGTERM)
-                break
-
-    thread = threading.Thread(target=look, name="cancellation", daemon=True)
+    thread = threading.Thread(target=look, args=(over,), name=name, daemon=True)
     thread.start()
     try:
         yield
@@ -208,14 +198,30 @@ def heeding(cancelled: Path, preemption: Preemption, every_seconds: float = 1.0)
 
 
 @contextmanager
+def heeding(cancelled: Path, preemption: Preemption, every_seconds: float = 1.0) -> Iterator[None]:
+    """Take a file that appears for a TERM: whoever would send the signal may be dead, or on another machine.
+
+    A thread looks, so that it is noticed in the middle of an evaluation too and no step waits for a file server.
+    """
+
+    def look(over: threading.Event) -> None:
+        while not over.wait(every_seconds):
+            if cancelled.exists():
+                preemption.raise_flag(signal.SIGTERM)
+                break
+
+    with _looking(look, "cancellation"):
+        yield
+
+
+@contextmanager
 def outlived_by(supervisor: int, preemption: Preemption, patience_seconds: float = 6.0) -> Iterator[None]:
     """Take the end of a process for a TERM: nobody would start this one again, or end it.
 
     Whoever has not saved and left within `patience_seconds` of it is ended.
     """
-    over = threading.Event()
 
-    def look() -> None:
+    def look(over: threading.Event) -> None:
         while not over.wait(1.0):
             if not is_running(supervisor):
                 preemption.raise_flag(signal.SIGTERM)
@@ -223,13 +229,8 @@ def outlived_by(supervisor: int, preemption: Preemption, patience_seconds: float
                 # Nobody waits for an exit code any more, and taking torch down in order takes seconds.
                 os._exit(EXIT_TERMINATED)
 
-    thread = threading.Thread(target=look, name="supervisor", daemon=True)
-    thread.start()
-    try:
+    with _looking(look, "supervisor"):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 @contextmanager
