@@ -194,6 +194,27 @@ def test_down_leaves_nothing(tmp_path):
         assert not cluster.folder.exists()
 
 
+_STAY = """
+import signal
+from runner.onebox.private import private_cluster
+with private_cluster(nodes=1, accounting=False) as cluster:
+    print(cluster.folder, flush=True)
+    signal.pause()
+"""
+
+
+@pytest.mark.slurm
+def test_killed_owner_of_a_private_cluster_leaves_nothing():
+    skip_without_slurm()
+    with subprocess.Popen([sys.executable, "-c", _STAY], stdout=subprocess.PIPE, text=True) as owner:
+        folder = Path(owner.stdout.readline().strip())
+        cluster = onebox.load(folder)
+        assert {"munged", "slurmctld", "slurmd"} <= set(processes_of(cluster).values())
+        owner.kill()
+    wait_for(lambda: not folder.exists(), 30, "the guard")
+    assert processes_of(cluster) == {}
+
+
 @pytest.mark.slurm
 def test_down_without_wipe_keeps_job_numbers(tmp_path):
     skip_without_slurm()

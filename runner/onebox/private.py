@@ -12,6 +12,7 @@ from typing import Any
 
 from runner import onebox
 from runner.onebox.cluster import Cluster
+from runner.onebox.guard import start_guard
 
 AMBIENT = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SCANCEL_", "SACCT_")
 """Variables by which another Slurm, such as that of the job we may run in, would change what ours does."""
@@ -22,9 +23,10 @@ def private_cluster(**settings: Any) -> Iterator[Cluster]:
     """Start a cluster in a temporary folder and point this process's environment at it; end both, come what may.
 
     Ctrl-C, SIGTERM and SIGHUP end the work inside by a KeyboardInterrupt, in imports too; the way down is not
-    interrupted again.
+    interrupted again. A kill -9 of this process ends both through a guard.
     """
     folder = Path(tempfile.mkdtemp(prefix="onebox-"))
+    guard = start_guard(folder)
     try:
         with _handling(signal.default_int_handler):
             cluster = onebox.up(folder, **settings)
@@ -36,6 +38,7 @@ def private_cluster(**settings: Any) -> Iterator[Cluster]:
                 onebox.down(folder, wipe=True)
             else:
                 shutil.rmtree(folder)
+            guard.communicate()
 
 
 @contextmanager
