@@ -5,6 +5,7 @@ skipped test: a machine that is there to run them must not pass by leaving them 
 """
 
 import os
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -30,7 +31,14 @@ def memory_path(tmp_path: Path) -> Iterator[Path]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One folder for the Slurm of the whole run; the workers of pytest-xdist are told which."""
+    """One folder for the Slurm of the whole run; the workers of pytest-xdist are told which.
+
+    Whoever starts the tests in the background has Ctrl-C ignored, which everything that they start would inherit.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     told = getattr(config, "workerinput", {}).get("onebox")
     config.stash[FOLDER] = Path(told or tempfile.mkdtemp(prefix="onebox-"))
 
