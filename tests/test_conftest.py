@@ -44,7 +44,7 @@ def test_e():
 def test_required_tests_are_not_left_out(require, expected, tmp_path):
     (tmp_path / "test_these.py").write_text(TESTS)
     repository = Path(__file__).parents[1]
-    words = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", repository / "pyproject.toml"]
+    words = [sys.executable, "-m", "pytest", "-n", "0", "-p", "tests.conftest", "-c", repository / "pyproject.toml"]
     done = subprocess.run(
         [*words, "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path / "test_these.py"],
         cwd=repository,
