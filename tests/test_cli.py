@@ -2,10 +2,10 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -304,11 +304,10 @@ def test_files_are_private(root):
 @pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["onebox", "--help"]])
 def test_help_is_quick_and_imports_nothing_heavy(arguments):
     command = [sys.executable, "-X", "importtime", "-m", "runner", *arguments]
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-        seconds.append(time.perf_counter() - began)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert done.returncode == 0
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert "typer" in imported
@@ -322,7 +321,7 @@ def test_help_is_quick_and_imports_nothing_heavy(arguments):
         "wandb",
         "psutil",
     }
-    assert min(seconds) < 1.5  # 0.08 s alone on two cores
+    assert cpu_seconds < 1.5  # 0.1 s, whatever else the machine has to do
 
 
 def test_status_does_not_import_torch(root):
