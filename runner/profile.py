@@ -102,6 +102,9 @@ class Profile(Options):
     group_readable: bool = False
     """Let the group of this user read run folders (0750, files 0640); else nobody else can (0700, 0600)."""
 
+    snapshot: bool = True
+    """Keep the code of a submission, and run it in every attempt; false: they run what is there when they start."""
+
     comment: Comment | None = None
     """Comment that the scheduler keeps with the job."""
 

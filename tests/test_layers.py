@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "runner"
 
 _ORDER = """
-errors processes faults masking provenance launcher unpacking strict_yaml files lock rundir explain schema
+errors processes faults masking launcher unpacking strict_yaml files lock rundir code_snapshot provenance explain schema
 views_config config experiment sweep_config sweep interval profile slurm wording signs causes budgets decision nodes
 evidence requeue group batch gather reduce queue meters dataset download decoded randomness identifiers code proteins
 mining class_weights color filters view_draws jitter views preemption time_limit loader attempt heartbeat peers
@@ -17,8 +17,9 @@ watchdog rendezvous wandb_mirror tracking ema online_probe canonical projection 
 tokenizers method losses methods encoders data schedules lars optimizer precision facts features ranking text_metrics
 evaluation named evaluate state elastic exactness journal snapshot manifest weights checkpoint export background
 progress trial_data run resume saving trainer verdict rank job local_queue record status tables differences watch show
-logs results plot orphans preflight dispatch submit local_ranks reshape debug verify cancel json_schema onebox
-rehearsal rehearse cli_onebox cli_data doctor interruption cli __main__
+logs results plot orphans preflight dispatch submit local_ranks reshape code_changes recode debug verify cancel
+trial_environment reproduce diff code_store json_schema onebox rehearsal rehearse cli_options cli_onebox cli_data
+cli_code doctor interruption cli __main__
 """
 ORDER = _ORDER.split()
 """Each part imports only from parts to its left; a folder is one part. A total order has no circles."""
@@ -31,7 +32,7 @@ HEAVY = ["torch", "wandb", "sklearn", "matplotlib", "transformers"]
 _LIGHT = """
 errors processes faults rundir config sweep interval profile slurm wording signs causes budgets decision nodes
 evidence requeue provenance record status tables watch show logs differences results plot cancel submit job
-local_queue json_schema onebox doctor cli
+local_queue json_schema onebox doctor code_snapshot code_store diff reproduce cli
 """
 LIGHT = _LIGHT.split()
 
