@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from runner import cli_code, cli_data, cli_onebox
+from runner import cli_code, cli_data, cli_onebox, cli_results
 from runner.cli_onebox import Yes, confirm
 from runner.cli_options import Json, Root, Trial
 from runner.cli_options import choose_root as _root
@@ -84,7 +84,7 @@ def submit(
     except KeyboardInterrupt:
         words = f"interrupted; the trials go on, and `runner cancel {submission.experiment}` stops them"
         _exit(_complain(words, EXIT_INTERRUPTED))
-    _print_results(submission.runs)
+    cli_results.print_results(submission.runs)
     _exit(code)
 
 
@@ -188,19 +188,8 @@ def retry(
     print(f"submitted {len(plan.runs)} of {counted(len(runs), 'trial')} again")
 
 
-@app.command()
-def results(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Experiment.")],
-    over: Annotated[str | None, typer.Option(metavar="KEY", help="Mean and deviation over KEY, such as seed.")] = None,
-    as_json: Json = False,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a table.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the main metric: .png, .pdf, .svg.")] = None,
-    root: Root = None,
-) -> None:
-    """Metrics of all trials of a sweep, grouped or not."""
-    from runner.rundir import find_sweep, find_trials
-
-    _print_results(find_trials(find_sweep(_root(root), sweep)), over, as_json, csv, plot)
+app.command(cls=cli_results.ResultsCommand)(cli_results.results)
+app.command()(cli_results.plot)
 
 
 @app.command()
@@ -399,30 +388,3 @@ def _wait(runs: "list[RunDir]") -> int:
     from runner.watch import wait_until_final
 
     return wait_until_final(runs)
-
-
-def _print_results(
-    runs: "list[RunDir]",
-    over: str | None = None,
-    as_json: bool = False,
-    csv: Path | None = None,
-    plot: Path | None = None,
-) -> None:
-    from runner.results import group_over, groups_table, read_results, results_table, write_csv
-    from runner.status import count_states, read_statuses
-    from runner.tables import make_console
-
-    rows = read_statuses(runs)
-    found = read_results(rows)
-    settings = group_over(found, over) if over else None
-    if csv is not None:
-        write_csv(csv, found, settings)
-    if plot is not None:
-        from runner.plot import plot_results
-
-        plot_results(plot, runs[0].experiment, rows, found, settings)
-    if as_json:
-        _print_json([entry.as_json() for entry in settings or found])
-    else:
-        counts = count_states(rows)
-        make_console().print(results_table(found, counts) if settings is None else groups_table(settings, counts))

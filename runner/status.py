@@ -137,7 +137,12 @@ def decide_state(record: Record, job: Job | None) -> tuple[TrialState, str]:
 
 def count_states(rows: list[Row]) -> str:
     """In words: "3 done, 1 failed"."""
-    counts = {state: sum(row.state == state for row in rows) for state in STATES}
+    return count_words([row.state for row in rows])
+
+
+def count_words(states: list[str]) -> str:
+    """In words: "3 done, 1 failed"."""
+    counts = {state: states.count(state) for state in STATES}
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials"
 
 

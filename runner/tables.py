@@ -49,6 +49,12 @@ def short_names(keys: list[str]) -> list[str]:
     return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
 
 
+def describe(settings: dict[str, Any], keys: list[str]) -> str:
+    """`gamma 0.5, seed 3`: the given settings by their short names."""
+    pairs = zip(short_names(keys), keys, strict=True)
+    return ", ".join(f"{name} {format_value(settings[key])}" for name, key in pairs if key in settings)
+
+
 def format_value(value: Any) -> str:
     """Four digits of a number; other settings as they are typed in YAML, strings without quotes."""
     if isinstance(value, str):

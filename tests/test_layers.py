@@ -19,7 +19,7 @@ evaluation named evaluate state elastic exactness journal snapshot manifest weig
 progress trial_data run resume saving trainer verdict rank job local_queue record status tables differences watch show
 logs results plot orphans preflight dispatch submit local_ranks reshape code_changes recode debug verify cancel
 trial_environment reproduce diff code_store json_schema onebox rehearsal rehearse cli_options cli_onebox cli_data
-cli_code doctor interruption cli __main__
+cli_code cli_results doctor interruption cli __main__
 """
 ORDER = _ORDER.split()
 """Each part imports only from parts to its left; a folder is one part. A total order has no circles."""
@@ -32,7 +32,7 @@ HEAVY = ["torch", "wandb", "sklearn", "matplotlib", "transformers"]
 _LIGHT = """
 errors processes faults rundir config sweep interval profile slurm wording signs causes budgets decision nodes
 evidence requeue provenance record status tables watch show logs differences results plot cancel submit job
-local_queue json_schema onebox doctor code_snapshot code_store diff reproduce cli
+local_queue json_schema onebox doctor code_snapshot code_store diff reproduce cli_results cli
 """
 LIGHT = _LIGHT.split()
 

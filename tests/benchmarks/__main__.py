@@ -14,6 +14,7 @@ BENCHMARKS = (
     ["bench_sweep"],
     ["bench_status"],
     ["bench_snapshot"],
+    ["bench_results"],
     ["bench_pixels"],
     ["bench_code_floor"],
     ["bench_protein_floor"],
