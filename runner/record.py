@@ -40,6 +40,9 @@ class Record:
     job: dict[str, Any] | None = None
     """Last row of jobs.jsonl."""
 
+    owner: int | None = None
+    """The user id of whoever submitted it."""
+
     step: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     """Last values: of result.json, else from the end of metrics.jsonl."""
@@ -108,6 +111,7 @@ def read_record(run: RunDir) -> Record:
         let_go=_let_go(run) if "cancelled.json" in there else None,
         attempts=attempts,
         job=jobs[-1] if jobs else None,
+        owner=there["jobs.jsonl"].stat().st_uid if jobs else None,
         step=result["step"] if result else _step(run, attempts, logged, "checkpoints" in there),
         metrics=result["metrics"] if result else {name: x for name, x in logged.items() if "/" in name},
         updated=max((there[name].stat().st_mtime for name in _DATED if name in there), default=None),

@@ -54,10 +54,14 @@ def status_table(rows: list[Row], width: int = PIPED_WIDTH) -> Table:
         values = [format_value(own.get(key, "")) for key in keys]
         table.add_row(
             *map(Text, [row.experiment] * several + [row.trial, *values]),
-            Text(row.state, style=_STYLES[row.state]),
+            Text(row.state, style=_style(row)),
             *map(Text, _progress_cells(row, narrow)),
         )
     return table
+
+
+def _style(row: Row) -> str:
+    return "bold red" if row.blocked else _STYLES[row.state]
 
 
 def wait_until_final(

@@ -10,14 +10,19 @@ PACKAGE = Path(__file__).parent.parent / "runner"
 
 _ORDER = """
 errors processes faults masking provenance launcher unpacking strict_yaml files lock rundir explain schema
-views_config config experiment sweep_config sweep interval profile slurm wording signs causes budgets decision nodes
+views_config config experiment sweep_config sweep interval profile slurm
+reasons
+wording signs causes budgets decision nodes
 evidence requeue group batch gather reduce queue meters dataset download decoded randomness identifiers code proteins
 mining class_weights color filters view_draws jitter views preemption time_limit loader attempt heartbeat peers
 watchdog rendezvous wandb_mirror tracking ema online_probe canonical projection decoders interpolation curriculum
 tokenizers method losses methods encoders data schedules lars optimizer precision facts features ranking text_metrics
 evaluation named evaluate state elastic exactness journal snapshot manifest weights checkpoint export background
-progress trial_data run resume saving trainer verdict rank job local_queue record status tables differences watch show
-logs results plot orphans preflight dispatch submit local_ranks reshape debug verify cancel json_schema onebox
+progress trial_data run resume saving trainer verdict rank job local_queue record status tables differences
+selectors pace glimpse gpus live
+watch show logs
+tracebacks
+results plot orphans preflight dispatch submit local_ranks reshape debug verify cancel json_schema onebox
 rehearsal rehearse cli_onebox cli_data doctor interruption cli __main__
 """
 ORDER = _ORDER.split()
@@ -30,7 +35,8 @@ HEAVY = ["torch", "wandb", "sklearn", "matplotlib", "transformers"]
 
 _LIGHT = """
 errors processes faults rundir config sweep interval profile slurm wording signs causes budgets decision nodes
-evidence requeue provenance record status tables watch show logs differences results plot cancel submit job
+evidence reasons selectors pace glimpse gpus live tracebacks notify
+requeue provenance record status tables watch show logs differences results plot cancel submit job
 local_queue json_schema onebox doctor cli
 """
 LIGHT = _LIGHT.split()

@@ -22,6 +22,7 @@ from tests.slurm_cluster import sbatch, wait_for
 from tests.trials import SUBMITTED, end, local_job, make_trial, slurm_job, start
 
 CONTRACT = "experiment,trial,overrides,state,step,steps,attempts,preemptions,job_id,metric,updated"
+ADDED = "note,blocked"
 
 PREEMPTED = [start(1), end(1, 120, "preempted", requeue=True)]
 RESULT = {"state": "done", "step": 500, "metrics": {}}
@@ -81,7 +82,7 @@ def test_a_row_has_the_keys_of_the_contract(tmp_path):
     run = make_trial(tmp_path, "a1", overrides=overrides, job=slurm_job(), attempts=attempts, metrics=metrics)
     (row,) = read_statuses([run], Slurm(j7_0=Job("running")))
     document = row.as_json()
-    assert ",".join(document) == CONTRACT
+    assert ",".join(document) == f"{CONTRACT},{ADDED}"
     assert time.time() - document.pop("updated") < 60
     assert document == {
         "experiment": "exp",
@@ -94,6 +95,8 @@ def test_a_row_has_the_keys_of_the_contract(tmp_path):
         "preemptions": 1,
         "job_id": "7_0",
         "metric": {"test/linear_top1": 0.5},
+        "note": "",
+        "blocked": False,
     }
 
 
