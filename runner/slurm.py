@@ -23,9 +23,9 @@ IDS_PER_WORD = 5000
 """A word of a command line holds 128 KiB."""
 
 IDS_TO_LIST = 2000
-"""More jobs than these are found among all jobs of their owners: squeue compares each it is told with each there is."""
+"""More jobs than these are looked for here, among all there are: squeue compares each it is told with each of them."""
 FATAL_SIGNALS = (4, 6, 7, 8, 9, 10, 11, 12, 15)
-SQUEUE_FIELDS = "%i|%T|%N|%S|%e|%r"
+SQUEUE = "squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%N|%S|%e|%r"
 SACCT_FIELDS = "JobID,State,ExitCode,NodeList,Start,End,Reason"
 
 
@@ -60,22 +60,21 @@ class JobInfo:
         return code + 128 if code in FATAL_SIGNALS else code
 
 
-def squeue(job_ids: Iterable[str], owners: Iterable[int] = ()) -> dict[str, JobInfo]:
+def squeue(job_ids: Iterable[str]) -> dict[str, JobInfo]:
     """What the controller knows about these jobs, in one call; a job it has forgotten is missing.
 
-    `123` asks for a job, or for every element of an array. `owners` are the user ids that very many jobs belong to,
-    if not to this user.
+    `123` asks for a job, or for every element of an array.
     """
     wanted = _checked(job_ids)
     numbers = _numbers(wanted)
     if not numbers:
         return {}
-    users = "-u", ",".join(str(owner) for owner in sorted({*owners} or {os.getuid()}))
+    which = ("-j", ",".join(numbers)) if len(numbers) <= IDS_TO_LIST else ()
     try:
-        found = _squeue(*(("-j", ",".join(numbers)) if len(numbers) <= IDS_TO_LIST else users))
+        found = parse_squeue(_run(*SQUEUE, *which))
     except UnknownJobError:
         # One unknown job is an error; one among several is passed over, except by some old versions.
-        found = {} if len(numbers) == 1 else _squeue(*users)
+        found = {} if len(numbers) == 1 else parse_squeue(_run(*SQUEUE))
     return _only(wanted, found)
 
 
@@ -170,7 +169,7 @@ def cancel(job_ids: Iterable[str]) -> None:
 
 
 def parse_squeue(text: str) -> dict[str, JobInfo]:
-    """Output of squeue in SQUEUE_FIELDS."""
+    """Output of SQUEUE."""
     found = {}
     for line in text.splitlines():
         job_id, state, nodes, start, end, reason = line.split("|", 5)
@@ -251,10 +250,6 @@ def _batches(job_ids: list[str]) -> Iterator[list[str]]:
 def _only(wanted: list[str], found: dict[str, JobInfo]) -> dict[str, JobInfo]:
     names = set(wanted)
     return {key: info for key, info in found.items() if key in names or key.split("_")[0] in names}
-
-
-def _squeue(*which: str) -> dict[str, JobInfo]:
-    return parse_squeue(_run("squeue", "-h", "-r", "-t", "all", "-o", SQUEUE_FIELDS, *which))
 
 
 def _run(tool: str, *arguments: str) -> str:

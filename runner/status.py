@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 from runner import reasons, slurm
@@ -184,17 +183,16 @@ def ask_about(records: dict[int, Record], ask: Ask | None = None) -> dict[int, J
     asked = {i: str(job["job_id"]) for i, job in submitted.items() if job["cluster"] != "local"}
     if not asked:
         return jobs
-    owners = {owner for i in asked if (owner := records[i].owner) is not None}
     try:
-        answers = (ask or partial(ask_slurm, owners=owners))(sorted(set(asked.values())))
+        answers = (ask or ask_slurm)(sorted(set(asked.values())))
     except SubmissionError as error:
         return jobs | {i: Job("silent", str(error)) for i in asked}
     return jobs | {i: answers.get(job_id) or Job("gone", f"Slurm knows no job {job_id}") for i, job_id in asked.items()}
 
 
-def ask_slurm(job_ids: list[str], owners: Iterable[int] = (), accounts: "Accounts | None" = None) -> dict[str, Job]:
+def ask_slurm(job_ids: list[str], accounts: "Accounts | None" = None) -> dict[str, Job]:
     """One squeue for all jobs, one sacct for those it forgot. Raises SubmissionError if squeue is silent."""
-    jobs = {job_id: _from_slurm(info) for job_id, info in slurm.squeue(job_ids, owners).items()}
+    jobs = {job_id: _from_slurm(info) for job_id, info in slurm.squeue(job_ids).items()}
     return jobs | (accounts or Accounts()).look_up([job_id for job_id in job_ids if job_id not in jobs])
 
 

@@ -19,7 +19,7 @@ watchdog rendezvous wandb_mirror tracking ema online_probe canonical projection 
 tokenizers method losses methods encoders data schedules lars optimizer precision facts features ranking text_metrics
 evaluation named evaluate state elastic exactness journal snapshot manifest weights checkpoint export background
 progress trial_data run resume saving trainer verdict rank job local_queue record status tables differences
-selectors pace glimpse gpus live
+record_cache selectors pace gpus live
 watch show logs
 tracebacks
 results plot orphans preflight dispatch submit local_ranks reshape debug verify cancel json_schema onebox
@@ -35,7 +35,7 @@ HEAVY = ["torch", "wandb", "sklearn", "matplotlib", "transformers"]
 
 _LIGHT = """
 errors processes faults rundir config sweep interval profile slurm wording signs causes budgets decision nodes
-evidence reasons selectors pace glimpse gpus live tracebacks notify
+evidence reasons record_cache selectors pace gpus live tracebacks
 requeue provenance record status tables watch show logs differences results plot cancel submit job
 local_queue json_schema onebox doctor cli
 """
