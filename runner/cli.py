@@ -428,9 +428,14 @@ def _print_failures(runs: "list[RunDir]") -> None:
 
 
 def _wait(runs: "list[RunDir]") -> int:
+    from runner.notify import tell_ended
+    from runner.status import read_statuses
     from runner.watch import wait_until_final
 
-    return wait_until_final(runs)
+    code = wait_until_final(runs)
+    if code:
+        tell_ended(read_statuses(runs))
+    return code
 
 
 def _print_results(

@@ -111,8 +111,9 @@ def exit_trap(submission: Path, site: Profile) -> list[str]:
 
     What Slurm has started again without asking is decided about before srun.
     """
-    words = [shlex.quote(sys.executable), "-m", "runner.requeue"]
-    manifest, index = shlex.quote(str(submission / MANIFEST)), '"${SLURM_ARRAY_TASK_ID:-0}"'
+    python, index = f"{shlex.quote(sys.executable)} -m", '"${SLURM_ARRAY_TASK_ID:-0}"'
+    manifest = shlex.quote(str(submission / MANIFEST))
+    notify = [f"  {python} runner.notify {shlex.quote(str(submission))} {index}"] if site.notify else []
     return [
         f"export RUNNER_SIGNAL_LEAD_SECONDS={site.signal_lead_seconds}",
         "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
@@ -120,12 +121,13 @@ def exit_trap(submission: Path, site: Profile) -> list[str]:
         'launch="$job.${SLURM_RESTART_COUNT:-0}"',
         f'echo "{mark("$launch")}" >&2',
         "ask() {",
-        f'  {" ".join(words)} "$1" {manifest} {index} "$job" "$launch" "$2" {site.max_failures}',
+        f'  {python} runner.requeue "$1" {manifest} {index} "$job" "$launch" "$2" {site.max_failures}',
         "}",
         "judge() {",
         "  code=$?",
         "  trap - EXIT",
         '  [ "$code" -eq 0 ] || ask end "$code"',
+        *notify,
         '  exit "$code"',
         "}",
         "trap judge EXIT",

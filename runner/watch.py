@@ -77,7 +77,8 @@ class Watch:
         return Sight(row, settings, pace, trail.values, self._gpu_words(row))
 
     def _gpu_words(self, row: Row) -> str:
-        if not self._meter.is_there or row.record.attempts[-1:][0].get("host") != os.uname().nodename:
+        last = row.record.attempts[-1] if row.record.attempts else {}
+        if not self._meter.is_there or last.get("host") != os.uname().nodename:
             return ""
         return describe(self._meter.look_up(ranks_here(row.run, row.record)))
 

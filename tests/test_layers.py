@@ -22,7 +22,9 @@ progress trial_data run resume saving trainer verdict rank job local_queue recor
 record_cache selectors pace gpus live
 watch show logs
 tracebacks
-results plot orphans preflight dispatch submit local_ranks reshape debug verify cancel json_schema onebox
+results plot orphans preflight dispatch
+notify
+submit local_ranks reshape debug verify cancel json_schema onebox
 rehearsal rehearse cli_onebox cli_data doctor interruption cli __main__
 """
 ORDER = _ORDER.split()
@@ -35,7 +37,7 @@ HEAVY = ["torch", "wandb", "sklearn", "matplotlib", "transformers"]
 
 _LIGHT = """
 errors processes faults rundir config sweep interval profile slurm wording signs causes budgets decision nodes
-evidence reasons record_cache selectors pace gpus live tracebacks
+evidence reasons record_cache selectors pace gpus live tracebacks notify
 requeue provenance record status tables watch show logs differences results plot cancel submit job
 local_queue json_schema onebox doctor cli
 """
