@@ -105,9 +105,11 @@ def choose(sights: Sequence[Sight], space: int) -> list[Sight]:
     """The trials there is room for: all as they come, else what failed or runs first, half of the room for each."""
     if len(sights) <= space:
         return list(sights)
-    bad = sorted(
-        (s for s in sights if s.needs_attention), key=lambda s: (s.row.blocked, -(s.row.record.updated or 0.0))
-    )
+    blocked = [s for s in sights if s.row.blocked]
+    failed = [s for s in sights if s.needs_attention and not s.row.blocked]
+    failed.sort(key=lambda s: -(s.row.record.updated or 0.0))
+    # What blocks one mostly blocks many; failures differ.
+    bad = [*blocked[:2], *failed, *blocked[2:]]
     running = sorted((s for s in sights if s.row.state == "running"), key=lambda s: -s.fraction)
     waiting = [s for s in sights if s.row.state in _WAITING and not s.row.blocked]
     rest = [s for s in sights if s.row.state in ("cancelled", "done")]
@@ -142,13 +144,13 @@ def make_columns(sights: Sequence[Sight], now: float, unicode: bool) -> list[Col
         _column("trial", 100, sights, lambda s: s.row.trial),
         *(_column(name, 50 - place, sights, _setting(name)) for place, name in enumerate(names)),
         Column("state", [Text(s.row.state, style=style_of(s.row)) for s in sights], 99),
-        _column("", 20, sights, lambda s: draw_bar(s.fraction, BAR_WIDTH, unicode) if s.step is not None else ""),
+        Column("", [_bar(s, unicode) for s in sights], 20),
         _column("step", 90, sights, lambda s: "" if s.step is None else f"{s.step}/{s.row.record.steps or '?'}"),
         _column("steps/s", 60, sights, lambda s: "" if s.pace.rate is None else format_value(s.pace.rate)),
         _column("ends", 70, sights, lambda s: _end(s.pace.left_seconds, now)),
         _column("attempts", 40, sights, _attempts),
         _column("GPU", 30, sights, lambda s: s.gpu),
-        _column("metric", 65, sights, _metric),
+        _metric_column(sights),
         _column("trend", 10, sights, lambda s: draw_trend(s.trend, TREND_WIDTH) if unicode else ""),
         Column("", [Text(s.row.note, style="red" if s.needs_attention else "dim") for s in sights], 80, NOTE_WIDTH),
     ]
@@ -163,8 +165,20 @@ def _setting(name: str) -> Any:
     return lambda sight: sight.settings.get(name, "")
 
 
-def _metric(sight: Sight) -> str:
-    return " ".join(f"{name} {format_value(value)}" for name, value in (sight.row.metric or {}).items())
+def _bar(sight: Sight, unicode: bool) -> Text:
+    bar = draw_bar(sight.fraction, BAR_WIDTH, unicode) if sight.step is not None else ""
+    return Text(bar, style=style_of(sight.row))
+
+
+def _metric_column(sights: Sequence[Sight]) -> Column:
+    """The main metrics; where all have the same one, its name is the head."""
+    found = [next(iter((sight.row.metric or {}).items()), None) for sight in sights]
+    names = {entry[0] for entry in found if entry is not None}
+    head = names.pop() if len(names) == 1 else "metric"
+    words = [
+        "" if entry is None else f"{entry[0]} {format_value(entry[1])}".removeprefix(f"{head} ") for entry in found
+    ]
+    return Column(head, [Text(each) for each in words], 65)
 
 
 def _attempts(sight: Sight) -> str:
@@ -192,9 +206,10 @@ def _summary(sights: Sequence[Sight], name: str, now: float, unicode: bool) -> l
         pace.append(f"{format_value(rate)} steps/s")
     if left is not None:
         pace.append(f"ends about {format_clock(now + left, now)}, in {format_duration(left)}")
-    line = _line(f"{name} ", "bold")
+    line = _line("")
+    line.append(f"{name} ", style="bold")
     line.append(f"{draw_bar(part, 2 * BAR_WIDTH, unicode)} {100 * part:.0f} %  ", style="cyan")
-    line.append(f"{done} of {len(rows)} done", style="none")
+    line.append(f"{done} of {len(rows)} done")
     return [line, _line("  ".join(pace)), _line(count_states(rows))]
 
 

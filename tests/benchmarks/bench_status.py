@@ -1,4 +1,4 @@
-"""What a login node waits for: `python -m tests.benchmarks.bench_status`. Seconds of wall clock on this machine.
+"""What a login node waits for: `python -m tests.benchmarks.bench_status`.
 
 squeue and sacct are programs that answer from a file, so that their calls can be counted for any number of trials.
 """
@@ -23,14 +23,11 @@ from tests.trials import make_trial, slurm_job, start
 STEPS = range(0, 500, 10)
 
 
-def seconds_of(work: Callable[[], object], times: int = 1) -> float:
-    """The best of so many."""
-    taken = []
-    for _ in range(times):
-        began = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - began)
-    return min(taken)
+def took(work: Callable[[], object]) -> str:
+    """Seconds of wall clock, and of this process on a CPU, which other processes do not lengthen."""
+    began, began_on_cpu = time.perf_counter(), time.process_time()
+    work()
+    return f"{time.perf_counter() - began:.2f} s ({time.process_time() - began_on_cpu:.2f} s on a CPU)"
 
 
 def make_sweep(root: Path, count: int) -> list[RunDir]:
@@ -80,14 +77,15 @@ def bench(count: int) -> None:
 
         def look_again(what: str) -> None:
             reads = watch.read.reads
-            taken = seconds_of(look)
-            print(f"--watch, {what}: {taken:.2f} s, {count_calls()}, {watch.read.reads - reads} folders read again")
+            seconds = took(look)
+            print(f"--watch, {what}: {seconds}, {count_calls()}, {watch.read.reads - reads} folders read again")
 
-        whole = seconds_of(lambda: console.print(status_table(read_statuses(runs))))
-        print(f"status of {count} trials, the whole table: {whole:.2f} s, {count_calls()}")
+        print(f"states of {count} trials: {took(lambda: read_statuses(runs))}, {count_calls()}")
+        whole = took(lambda: console.print(status_table(read_statuses(runs))))
+        print(f"status of {count} trials, the whole table: {whole}, {count_calls()}")
         time.sleep(2.5)
         watch = Watch(runs)
-        print(f"--watch, first refresh of {count}: {seconds_of(look):.2f} s, {count_calls()}")
+        print(f"--watch, first refresh of {count}: {took(look)}, {count_calls()}")
         look_again("next refresh")
         for run in runs[: count // 10]:
             with run.metrics.open("a") as file:
@@ -99,8 +97,12 @@ def main() -> None:
     for count in (1000, 10_000):
         bench(count)
     command = [sys.executable, "-m", "runner", "--help"]
-    seconds = seconds_of(lambda: subprocess.run(command, check=True, capture_output=True), times=5)
-    print(f"runner --help: {1000 * seconds:.0f} ms")
+    taken = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        taken.append(time.perf_counter() - began)
+    print(f"runner --help: {1000 * min(taken):.0f} ms, the best of 5")
 
 
 if __name__ == "__main__":
