@@ -70,7 +70,7 @@ def read_end(run: RunDir) -> tuple[str, str] | None:
         failure = read_json(run.failure)
     except ValueError:
         failure = {}
-    return None if failure is None else ("failed", str(failure.get("cause")))
+    return None if failure is None else ("failed", str(failure.get("cause", "unknown")))
 
 
 def command_of(run: RunDir) -> str | None:
@@ -84,7 +84,10 @@ def command_of(run: RunDir) -> str | None:
 
 
 def find_lost(folder: Path) -> list[Row] | None:
-    """Trials of an experiment that ended without a word, now that all have ended; None while any goes on."""
+    """Trials of an experiment that ended without a word, now that all have ended; None while any goes on.
+
+    What has not been submitted yet is still to come.
+    """
     left: list[RunDir] = []
     for run in _trials(folder):
         if read_end(run) is None:
@@ -92,7 +95,7 @@ def find_lost(folder: Path) -> list[Row] | None:
         if len(left) > FEW:
             return None
     rows = read_statuses(left)
-    return rows if all(row.settled for row in rows) else None
+    return rows if all(row.settled and row.state != "pending" for row in rows) else None
 
 
 def tell_lost(row: Row, timeout_seconds: float = TIMEOUT_SECONDS) -> None:

@@ -38,8 +38,8 @@ class RecordCache:
         record = read_record(run)
         self.reads += 1
         newest = max(changed for changed, _, _ in signature) / 1e9
-        if record.is_final:
-            # Only a retry changes it, which moves a file of the folder.
+        if record.result is not None:
+            # Nothing is appended any more, as it may be after the file of a failure or a cancellation.
             signature = signature[:1]
         if newest < now - SETTLING_SECONDS:
             self._known[run] = _Known(signature, record)

@@ -182,6 +182,7 @@ def test_only_what_has_changed_is_read_again(tmp_path):
         lambda: append_row(running.attempts, end(1, 30, "preempted", requeue=True)),
         lambda: append_row(running.jobs, {"time": 5.0, **slurm_job("8_0")}),
         lambda: write_json(running.cancelled, {"time": 1.0}),
+        lambda: append_row(running.attempts, end(2, 40, "cancelled")),
     ):
         age(running)
         before = read(running)

@@ -107,6 +107,14 @@ def test_whoever_waited_tells_of_what_nobody_else_could(tmp_path, told):
     assert [line.split(":")[0] for line in told()] == ["trial exp/t0 failed", "sweep exp/ failed"]
 
 
+def test_a_sweep_whose_trials_are_not_all_submitted_goes_on(tmp_path, told):
+    (run,) = make_sweep(tmp_path, 1)
+    make_trial(tmp_path, "t9")
+    write_json(run.result, RESULT)
+    tell(run)
+    assert told() == ["trial exp/t0 done: done"]
+
+
 def test_a_scheduler_is_asked_about_few_only(tmp_path, told, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     runs = make_sweep(tmp_path, FEW + 2)
