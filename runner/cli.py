@@ -419,10 +419,10 @@ def _find_target(name: str, root: Path) -> "list[RunDir]":
 
 def _print_failures(runs: "list[RunDir]") -> None:
     from runner.status import count_states, read_statuses
-    from runner.tracebacks import explain_failures, print_failures
+    from runner.tracebacks import tell_failures
 
     rows = read_statuses(runs)
-    for line in print_failures(explain_failures(rows)):
+    for line in tell_failures(rows):
         print(line)
     print(count_states(rows))
 

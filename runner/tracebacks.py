@@ -11,6 +11,7 @@ from runner.errors import UserError
 from runner.evidence import read_crashes, read_tail
 from runner.logs import find_log, list_logs
 from runner.masking import mask_text
+from runner.rundir import RunDir
 from runner.signs import read_log
 from runner.status import Row
 from runner.tables import format_value, short_names, varying_keys
@@ -48,12 +49,12 @@ def explain_failures(rows: list[Row]) -> list[Group]:
     return sorted(found, key=lambda group: -len(group.rows))
 
 
-def print_failures(groups: list[Group]) -> Iterator[str]:
-    """The lines of `runner logs --failed`."""
-    rows = [row for group in groups for row in group.rows]
-    settings = _settings(rows)
+def tell_failures(rows: list[Row]) -> Iterator[str]:
+    """The lines of `runner logs --failed`, of all trials of a sweep."""
+    groups = explain_failures(rows)
+    settings = _settings(rows) if groups else {}
     for group in groups:
-        names = [f"{row.trial}{settings[row.trial]}" for row in group.rows[:NAMED]]
+        names = [f"{row.trial}{settings[row.run]}" for row in group.rows[:NAMED]]
         more = f" and {len(group.rows) - NAMED} more" if len(group.rows) > NAMED else ""
         yield f"{', '.join(names)}{more}: {group.cause}"
         yield from (f"  {line}" for line in group.words.splitlines())
@@ -141,7 +142,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _settings(rows: list[Row]) -> dict[str, str]:
+def _settings(rows: list[Row]) -> dict[RunDir, str]:
     """What sets each of the trials apart, as ` (lr=0.1 seed=2)`."""
     found = read_settings([row.run for row in rows], [row.record.overrides for row in rows])
     keys = varying_keys(found)
@@ -150,4 +151,4 @@ def _settings(rows: list[Row]) -> dict[str, str]:
         " ".join(f"{name}={format_value(each[key])}" for name, key in zip(names, keys, strict=True) if key in each)
         for each in found
     ]
-    return {row.trial: f" ({told})" if told else "" for row, told in zip(rows, words, strict=True)}
+    return {row.run: f" ({told})" if told else "" for row, told in zip(rows, words, strict=True)}
