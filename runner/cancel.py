@@ -1,14 +1,14 @@
 """Stop trials for good, and take stopped ones up again."""
 
-import itertools
-import os
 import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from runner import slurm
+from runner import files, slurm
+from runner.code_snapshot import code_of
 from runner.errors import SubmissionError
 from runner.files import masked, write_json
 from runner.lock import locked
@@ -94,15 +94,19 @@ def retry(
     *,
     ranks: int | None = None,
     is_elastic: bool = False,
+    code: Literal["own", "current"] = "own",
 ) -> RetryPlan:
     """Submit again what can be, to `profile` or to where each went last; they go on from their last checkpoints.
 
     Waits a little for jobs that are just ending. Looks and submits under one lock, so that two retries at once
     submit a trial once. With `ranks` they train on that many from now on, which `is_elastic` allows where there is a
-    checkpoint of another number. Raises, before anything is changed: SubmissionError when a trial never went anywhere
-    and no profile is given, ConfigError for a profile or a config that cannot be read, or ranks that it cannot have.
+    checkpoint of another number. With `code="current"` they go on with the code of today, else with their own.
+
+    Raises, before anything is changed: SubmissionError when a trial never went anywhere and no profile is given,
+    ConfigError for a profile or a config that cannot be read, code that is gone, or ranks that it cannot have.
     Raises: SubmissionError when the cluster refuses.
     """
+    from runner.recode import recode
     from runner.reshape import plan_reshape, reshape
     from runner.submit import plan_shipments, ship
 
@@ -117,10 +121,15 @@ def retry(
             for run in plan.runs:
                 if profile is None and not run.job_rows():
                     raise SubmissionError(f"trial {run.trial}: it was never submitted; say where with --on PROFILE")
+                if code == "own":
+                    code_of(run)
             reshaped = plan_reshape(plan.runs, ranks, is_elastic)
             shipments = plan_shipments(plan.runs, profile, {run: trial.resources for run, trial in reshaped.items()})
             for run, trial in reshaped.items():
                 reshape(run, trial)
+            if code == "current":
+                for line in recode(plan.runs, folder.parent, sys.argv):
+                    print(f"runner: {line}", file=sys.stderr)
             for run in plan.runs:
                 set_aside(run)
             ship(shipments, folder)
@@ -148,8 +157,6 @@ def wait_for_ending(runs: list[RunDir], patience_seconds: float) -> None:
 
 
 def set_aside(run: RunDir) -> None:
-    """Take what makes a trial final out of the way: failure.json becomes failure.1.json, or .2 and so on."""
+    """Take what makes a trial final out of the way."""
     for path in (run.failure, run.cancelled):
-        if path.exists():
-            numbers = (path.with_suffix(f".{number}.json") for number in itertools.count(1))
-            os.rename(path, next(aside for aside in numbers if not aside.exists()))
+        files.set_aside(path)

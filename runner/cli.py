@@ -1,16 +1,17 @@
 """The command line: each verb parses, calls one function and prints."""
 
-import json
-import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from runner import cli_data, cli_onebox
+from runner import cli_code, cli_data, cli_onebox
 from runner.cli_onebox import Yes, confirm
+from runner.cli_options import Json, Root, Trial
+from runner.cli_options import choose_root as _root
+from runner.cli_options import print_json as _print_json
 from runner.errors import ConfigError, RunnerError, UserError
 from runner.interruption import end_at_once_in_imports
 from runner.masking import mask_text
@@ -30,15 +31,12 @@ app = typer.Typer(
 app.add_typer(cli_onebox.app, name="onebox")
 app.add_typer(cli_data.app, name="data")
 
-Root = Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Run root; else RUNNER_ROOT, else ./runs.")]
 Experiment = Annotated[str, typer.Argument(metavar="EXP", help="Experiment file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of the file.")]
-Trial = Annotated[str, typer.Argument(metavar="TRIAL", help="Start of a trial's id, or EXPERIMENT/START.")]
 Target = Annotated[str, typer.Argument(metavar="SWEEP|TRIAL", help="Experiment, or start of a trial's id.")]
 Selectors = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Only trials with this setting; !KEY=VALUE: without.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else.")]
 Profile = Annotated[str, typer.Option("--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.")]
 MaybeProfile = Annotated[
     str | None, typer.Option("--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.")
@@ -183,6 +181,9 @@ def retry(
     is_elastic: Annotated[
         bool, typer.Option("--elastic", help="Take up checkpoints of another number of ranks: equal but for rounding.")
     ] = False,
+    code: Annotated[
+        Literal["own", "current"], typer.Option(help="Go on with the code it was submitted with, or with today's.")
+    ] = "own",
     root: Root = None,
 ) -> None:
     """Submit again what failed, was cancelled or got lost."""
@@ -190,7 +191,7 @@ def retry(
     from runner.explain import counted
 
     runs = _find_target(target, _root(root))
-    plan = retry(runs, on, ranks=ranks, is_elastic=is_elastic)
+    plan = retry(runs, on, ranks=ranks, is_elastic=is_elastic, code=code)
     for line in plan.refused:
         print(f"runner: {line}", file=sys.stderr)
     if not plan.runs:
@@ -305,6 +306,11 @@ def doctor(on: MaybeProfile = None, root: Root = None) -> None:
     _exit(EXIT_FAILED if failed else 0)
 
 
+app.command()(cli_code.reproduce)
+app.command()(cli_code.diff)
+app.command()(cli_code.code)
+
+
 @app.command()
 def schema() -> None:
     """Print the JSON schema of experiment files, for editors."""
@@ -375,10 +381,6 @@ def _hold_streams() -> None:
 
 def _exit(code: int) -> NoReturn:
     raise typer.Exit(code)
-
-
-def _root(root: Path | None) -> Path:
-    return root or Path(os.environ.get("RUNNER_ROOT") or "runs")
 
 
 def _find_trial(prefix: str, root: Path) -> "RunDir":
@@ -463,16 +465,3 @@ def _print_results(
     else:
         counts = count_states(rows)
         make_console().print(results_table(found, counts) if settings is None else groups_table(settings, counts))
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(_finite(document), indent=2, default=str, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no nan and no infinity: null."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

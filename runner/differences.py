@@ -25,7 +25,7 @@ def read_settings(runs: list[RunDir], overrides: list[dict[str, Any]]) -> list[d
 
     `overrides` is what the sweep set in each. Keys that do not change what a trial computes are left out.
     """
-    told = [_flatten(each) for each in overrides]
+    told = [flatten(each) for each in overrides]
     chosen = dict.fromkeys(key for each in told for key in each)
     groups = [_split_groups(run) for run in runs]
     names = dict.fromkeys(name for each in groups for name in each if name not in OUTSIDE_IDENTITY)
@@ -80,11 +80,12 @@ def _parse_group(name: str, text: str) -> dict[str, Any]:
         document = parse_yaml(text, name)[0] if name != DAMAGED else text
     except ConfigError:
         return {name: one_line(text)}
-    return _flatten(document if isinstance(document, dict) else {name: document})
+    return flatten(document if isinstance(document, dict) else {name: document})
 
 
-def _flatten(mapping: dict[str, Any], at: str = "") -> dict[str, Any]:
+def flatten(mapping: dict[str, Any], at: str = "") -> dict[str, Any]:
+    """The dotted keys of a mapping of mappings."""
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
-        flat |= _flatten(value, f"{at}{key}.") if isinstance(value, dict) and value else {f"{at}{key}": value}
+        flat |= flatten(value, f"{at}{key}.") if isinstance(value, dict) and value else {f"{at}{key}": value}
     return flat

@@ -108,6 +108,9 @@ class Profile(Options):
     Its environment has RUNNER_EVENT (trial or sweep), RUNNER_EXPERIMENT, RUNNER_TRIAL, RUNNER_STATE, RUNNER_CAUSE and
     RUNNER_FOLDER."""
 
+    snapshot: bool = True
+    """Keep the code of a submission, and run it in every attempt; false: they run what is there when they start."""
+
     comment: Comment | None = None
     """Comment that the scheduler keeps with the job."""
 

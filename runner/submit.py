@@ -10,19 +10,20 @@ from types import MappingProxyType
 from typing import Any
 
 from runner import sweep
+from runner.code_snapshot import planned_home
 from runner.config import ResourcesConfig, Trial
 from runner.dispatch import SUBMISSIONS, RefusedError, bad_nodes, batch_script, send
 from runner.errors import UserError
 from runner.experiment import load_experiment, load_trial, warnings
 from runner.explain import OptionError, counted
-from runner.files import GROUP_READABLE, PRIVATE, check_private, masked, remove_empty, write_json, write_yaml
+from runner.files import GROUP_READABLE, PRIVATE, check_private, masked, remove_empty, write_yaml
 from runner.interval import longest_stop_seconds
 from runner.lock import locked
 from runner.named import resolve_trials
 from runner.orphans import settle_orphans
 from runner.preflight import check_same, check_scheduler, check_shared, resolved
 from runner.profile import Profile, advice, layout, lead_advice, load_profile
-from runner.provenance import collect
+from runner.provenance import collect, write_origin
 from runner.rundir import RunDir, experiment_dir, find_trials
 from runner.schema import Document
 from runner.status import read_statuses
@@ -110,7 +111,8 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
             for line in settle_orphans(folder):
                 print(f"runner: {line}", file=sys.stderr)
             items = _plan(expanded, runs)
-            _submit_chosen([item for item in items if item.submits], site, folder, collect(command))
+            if chosen := [item for item in items if item.submits]:
+                _submit_chosen(chosen, site, folder, collect(command, folder.parent if site.snapshot else None))
     except UserError:
         remove_empty(folder / SUBMISSIONS, top)
         raise
@@ -204,10 +206,9 @@ def prepare(run: RunDir, trial: Trial, overrides: dict[str, Any], origin: tuple[
     """Make a run folder: what the trial is, what the sweep set, and where it comes from (`provenance.collect`)."""
     run.path.mkdir(parents=True, exist_ok=True)
     run.logs.mkdir(exist_ok=True)
-    provenance, diff = origin
-    if diff:
-        (run.path / "diff.patch").write_text(diff)
-    write_json(run.provenance, provenance)
+    if not run.job_rows():
+        # What was submitted before goes on with the code it has.
+        write_origin(run, origin)
     write_yaml(run.overrides, overrides)
     # Last: a folder counts as a trial once its config is there.
     write_yaml(run.config, resolved(trial))
@@ -231,5 +232,8 @@ def _scripts(items: tuple[Item, ...], site: Profile, folder: Path) -> list[str]:
     """What sbatch would be given, one script a resource class; nothing is written."""
     if site.cluster != "slurm":
         return []
+    code = planned_home(folder.parent) if site.snapshot else None
     counts = Counter(item.trial.resources for item in items if item.submits)
-    return [batch_script(resources, count, site, folder / SUBMISSIONS / "NEW") for resources, count in counts.items()]
+    return [
+        batch_script(resources, count, site, folder / SUBMISSIONS / "NEW", code) for resources, count in counts.items()
+    ]

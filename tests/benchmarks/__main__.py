@@ -13,6 +13,7 @@ BENCHMARKS = (
     ["bench_signal"],
     ["bench_sweep"],
     ["bench_status"],
+    ["bench_snapshot"],
     ["bench_pixels"],
     ["bench_code_floor"],
     ["bench_protein_floor"],
