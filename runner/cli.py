@@ -34,6 +34,9 @@ app.add_typer(cli_data.app, name="data")
 Experiment = Annotated[str, typer.Argument(metavar="EXP", help="Experiment file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of the file.")]
 Target = Annotated[str, typer.Argument(metavar="SWEEP|TRIAL", help="Experiment, or start of a trial's id.")]
+Selectors = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Only trials with this setting; !KEY=VALUE: without.")
+]
 Profile = Annotated[str, typer.Option("--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.")]
 MaybeProfile = Annotated[
     str | None, typer.Option("--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.")
@@ -91,44 +94,55 @@ def submit(
 @app.command()
 def status(
     sweep: Annotated[str | None, typer.Argument(metavar="SWEEP", help="Experiment; else all of them.")] = None,
+    selectors: Selectors = None,
+    state: Annotated[
+        list[str] | None, typer.Option(metavar="STATE", help="Only these: failed, running, ..., or blocked.")
+    ] = None,
     as_json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until all trials are final.")] = False,
     root: Root = None,
 ) -> None:
     """One row a trial: state, progress, what happened to it; with --watch, exits with 1 unless all are done."""
-    from runner.status import read_statuses
+    from runner.status import choose_states, read_statuses
     from runner.tables import make_console
     from runner.watch import status_table
 
-    runs = _find_all(_root(root)) if sweep is None else _find_target(sweep, _root(root))
+    runs = _select(sweep, selectors, _root(root))
     if watch and not as_json:
+        if state:
+            raise ConfigError("--state: not together with --watch, since states change")
         _exit(_wait(runs))
-    rows = read_statuses(runs)
+    rows = choose_states(read_statuses(runs), state or [])
     if as_json:
         _print_json([row.as_json() for row in rows])
     elif rows:
         console = make_console()
         console.print(status_table(rows, console.width))
     else:
-        print(f"no trials under {_root(root)}")
+        print(f"no trials under {_root(root)}" if not runs else f"none of {len(runs)} trials")
 
 
 @app.command()
 def logs(
-    trial: Trial,
+    target: Target,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the trial is final.")] = False,
     rank: Annotated[int | None, typer.Option(min=0, help="Else 0, or the rank that failed first.")] = None,
     attempt: Annotated[int | None, typer.Option(min=1, help="Else the last one.")] = None,
+    tail: Annotated[int | None, typer.Option(min=0, metavar="N", help="Only the last N lines.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="In short, why each trial that failed did.")] = False,
     root: Root = None,
 ) -> None:
-    """Output of a trial."""
+    """Output of a trial; with --failed, the first traceback of each failed trial of a sweep."""
     from runner.logs import find_log, follow_log, print_log
 
-    run = _find_trial(trial, _root(root))
+    if failed:
+        _print_failures(_find_target(target, _root(root)))
+        return
+    run = _find_trial(target, _root(root))
     if follow:
-        follow_log(run, rank, attempt)
+        follow_log(run, rank, attempt, tail=tail)
     else:
-        print_log(find_log(run, rank, attempt))
+        print_log(find_log(run, rank, attempt), tail=tail)
 
 
 @app.command()
@@ -370,6 +384,16 @@ def _find_all(root: Path) -> "list[RunDir]":
     return [run for folder in find_experiments(root) for run in find_trials(folder)]
 
 
+def _select(sweep: str | None, selectors: list[str] | None, root: Path) -> "list[RunDir]":
+    """The trials of an experiment, or of all of them, that meet the selectors, of which the first may be `sweep`."""
+    from runner.selectors import parse_selectors, select
+
+    words = selectors or []
+    if sweep is not None and "=" in sweep:
+        words, sweep = [sweep, *words], None
+    return select(_find_all(root) if sweep is None else _find_target(sweep, root), parse_selectors(words))
+
+
 def _find_target(name: str, root: Path) -> "list[RunDir]":
     """The trials of an experiment, else the one trial of that id."""
     from runner.rundir import find_sweep, find_trial, find_trials
@@ -384,7 +408,22 @@ def _find_target(name: str, root: Path) -> "list[RunDir]":
             raise (no_trial if "trials start with" in str(no_trial) else no_sweep) from None
 
 
+def _print_failures(runs: "list[RunDir]") -> None:
+    from runner.status import count_states, read_statuses
+    from runner.tracebacks import tell_failures
+
+    rows = read_statuses(runs)
+    for line in tell_failures(rows):
+        print(line)
+    print(count_states(rows))
+
+
 def _wait(runs: "list[RunDir]") -> int:
+    from runner.notify import tell_ended
+    from runner.status import read_statuses
     from runner.watch import wait_until_final
 
-    return wait_until_final(runs)
+    code = wait_until_final(runs)
+    if code:
+        tell_ended(read_statuses(runs))
+    return code

@@ -73,6 +73,20 @@ def read_settings(runs: list[RunDir], overrides: list[dict[str, Any]]) -> list[d
     return Configs([split_groups(run) for run in runs]).differing(overrides)
 
 
+def read_configs(runs: list[RunDir]) -> list[dict[str, Any]]:
+    """Every dotted key of each trial's config."""
+    parsed: dict[str, dict[str, Any]] = {}
+    configs: list[dict[str, Any]] = []
+    for run in runs:
+        config: dict[str, Any] = {}
+        for name, text in split_groups(run).items():
+            if text not in parsed:
+                parsed[text] = _parse_group(name, text)
+            config |= parsed[text]
+        configs.append(config)
+    return configs
+
+
 def split_groups(run: RunDir) -> dict[str, str]:
     """The text of config.yaml by top-level key."""
     try:

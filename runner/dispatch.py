@@ -115,8 +115,9 @@ def exit_trap(submission: Path, site: Profile, code: Path | None = None) -> list
 
     What Slurm has started again without asking is decided about before srun.
     """
-    words = [*([shell_words(code)] if code else []), shlex.quote(sys.executable), "-m", "runner.requeue"]
+    python = " ".join([*([shell_words(code)] if code else []), shlex.quote(sys.executable), "-m"])
     manifest, index = shlex.quote(str(submission / MANIFEST)), '"${SLURM_ARRAY_TASK_ID:-0}"'
+    notify = [f"  {python} runner.notify {shlex.quote(str(submission))} {index}"] if site.notify else []
     return [
         *(shell_check(code) if code else []),
         f"export RUNNER_SIGNAL_LEAD_SECONDS={site.signal_lead_seconds}",
@@ -125,12 +126,13 @@ def exit_trap(submission: Path, site: Profile, code: Path | None = None) -> list
         'launch="$job.${SLURM_RESTART_COUNT:-0}"',
         f'echo "{mark("$launch")}" >&2',
         "ask() {",
-        f'  {" ".join(words)} "$1" {manifest} {index} "$job" "$launch" "$2" {site.max_failures}',
+        f'  {python} runner.requeue "$1" {manifest} {index} "$job" "$launch" "$2" {site.max_failures}',
         "}",
         "judge() {",
         "  code=$?",
         "  trap - EXIT",
         '  [ "$code" -eq 0 ] || ask end "$code"',
+        *notify,
         '  exit "$code"',
         "}",
         "trap judge EXIT",

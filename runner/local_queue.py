@@ -103,6 +103,13 @@ def work_off(
     """
     waiting, running = [Waiting(run) for run in runs], list[Running]()
     looked, next_look = time.monotonic(), 0.0
+    told: list[subprocess.Popen[bytes]] = []
+
+    def finish(run: RunDir) -> None:
+        let_go(run, submission)
+        if site.notify:
+            told.append(tell(submission, runs.index(run)))
+
     try:
         while waiting or running:
             while len(running) < site.parallel and (chosen := choose(waiting, clock())) is not None:
@@ -114,7 +121,7 @@ def work_off(
                     print(f"{run.trial}: submitit job {job.job_id}", flush=True)
                     running.append(Running(run, job, gpus))
                 else:
-                    let_go(run, submission)
+                    finish(run)
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + 1
                 for entry in running:
@@ -129,17 +136,25 @@ def work_off(
                     if decision.action == "requeue" and not entry.terminated:
                         waiting.insert(0, Waiting(entry.run, clock() + decision.delay_seconds))
                     else:
-                        let_go(entry.run, submission)
+                        finish(entry.run)
             if time.monotonic() - looked >= LOOK_SECONDS:
                 for each in [each for each in waiting if each.run.cancelled.exists()]:
                     waiting.remove(each)
-                    let_go(each.run, submission)
+                    finish(each.run)
                 looked = time.monotonic()
             sleep(POLL_SECONDS)
     finally:
         for entry in running:
             terminate(entry)
         psutil.wait_procs([psutil.Process(entry.job._process.pid) for entry in running], LEAVE_SECONDS)
+        for process in told:
+            process.wait()
+
+
+def tell(submission: Path, index: int) -> "subprocess.Popen[bytes]":
+    """Tell of a trial that is over by the profile's command, beside the queue; see runner.notify, which is bounded."""
+    command = [sys.executable, "-m", "runner.notify", str(submission), str(index)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
 def choose(waiting: list[Waiting], now: float) -> Waiting | None:

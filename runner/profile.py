@@ -102,6 +102,12 @@ class Profile(Options):
     group_readable: bool = False
     """Let the group of this user read run folders (0750, files 0640); else nobody else can (0700, 0600)."""
 
+    notify: ShellLine | None = None
+    """Command for /bin/sh, run once when a trial is done or has failed for good, and once when all of its sweep have.
+
+    Its environment has RUNNER_EVENT (trial or sweep), RUNNER_EXPERIMENT, RUNNER_TRIAL, RUNNER_STATE, RUNNER_CAUSE and
+    RUNNER_FOLDER."""
+
     snapshot: bool = True
     """Keep the code of a submission, and run it in every attempt; false: they run what is there when they start."""
 
@@ -134,9 +140,9 @@ def load_profile(path_or_name: str | Path, folder: str | Path = "slurm") -> Prof
         profile = build(Profile, defaults | document.mapping)
     except OptionError as error:
         raise document.locate(error) from None
-    if profile.setup and os.stat(document.path).st_mode & 0o002:
+    if (profile.setup or profile.notify) and os.stat(document.path).st_mode & 0o002:
         problem = "everybody may write to this file, and its lines are run; chmod o-w it"
-        raise document.locate(OptionError("setup", problem))
+        raise document.locate(OptionError("setup" if profile.setup else "notify", problem))
     return profile
 
 

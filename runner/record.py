@@ -161,27 +161,36 @@ def _read_overrides(run: RunDir) -> dict[str, Any]:
 
 def _last_metrics(run: RunDir) -> dict[str, Any]:
     """The last row of metrics.jsonl, laid over the last row that holds an evaluation."""
+    tail = read_tail(run)
+    # Whatever else is evaluated, the test part or a validation part is, too.
+    found: dict[str, Any] = {}
+    for holding in ("validation/", "test/", "step"):
+        for row in last_rows(tail, holding, 1):
+            found |= row
+    return found
+
+
+def read_tail(run: RunDir) -> bytes:
+    """The end of metrics.jsonl, which may begin within a row."""
     with run.metrics.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL_BYTES))
-        tail = file.read()
-    # Whatever else is evaluated, the test part or a validation part is, too.
-    return _last_row(tail, b'"validation/') | _last_row(tail, b'"test/') | _last_row(tail, b'"step"')
+        return file.read()
 
 
-def _last_row(tail: bytes, holding: bytes) -> dict[str, Any]:
-    """The last whole row that holds these bytes."""
-    end = len(tail)
-    while (at := tail.rfind(holding, 0, end)) >= 0:
-        begin = tail.rfind(b"\n", 0, at) + 1
+def last_rows(tail: bytes, holding: str, count: int) -> list[dict[str, Any]]:
+    """The last whole rows, oldest first and at most so many, that hold a key with this beginning."""
+    sought, end = f'"{holding}'.encode(), len(tail)
+    rows: list[dict[str, Any]] = []
+    while len(rows) < count and (at := tail.rfind(sought, 0, end)) >= 0:
+        end, close = tail.rfind(b"\n", 0, at) + 1, tail.find(b"\n", at)
         try:
-            row = json.loads(tail[begin:].split(b"\n", 1)[0])
+            row = json.loads(tail[end : close if close >= 0 else None])
         except ValueError:
-            row = None
+            continue
         if isinstance(row, dict):
-            return row
-        end = begin
-    return {}
+            rows.append(row)
+    return rows[::-1]
 
 
 def _step(run: RunDir, attempts: list[dict[str, Any]], logged: dict[str, Any], checkpoints: bool) -> int | None:

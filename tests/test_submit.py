@@ -158,6 +158,12 @@ def test_the_trap_of_the_script_judges_every_end_but_a_good_one(tmp_path, site):
     assert run("false", **array) == (1, f"{looks}\n{asked('end', 3, '7_3', '7_3.2', 1)}")
     assert run("echo $RUNNER_SIGNAL_LEAD_SECONDS", SLURM_JOB_ID="7") == (0, "90")
 
+    lines = exit_trap(folder, load_profile(site).model_copy(update={"notify": "mail me"}))
+    script = "\n".join(lines).replace(sys.executable, "echo judged:")
+    tells = f"judged: -m runner.notify {folder}"
+    assert run("true", SLURM_JOB_ID="7") == (0, f"{tells} 0")
+    assert run("false", **array) == (1, f"{looks}\n{asked('end', 3, '7_3', '7_3.2', 1)}\n{tells} 3")
+
 
 @pytest.mark.parametrize(("answer", "code"), [(0, 0), (EXIT_OVER, 1), (1, 0), (137, 0)])
 def test_ranks_start_again_unless_the_trial_is_over(tmp_path, site, answer, code):
