@@ -1,6 +1,7 @@
 """A name is a file: `method: {name: scl}` is runner/methods/scl.py. The only door from configs to plug-ins.
 
-A plug-in is a module with a `Config` (its options) and a `build`; adding one is adding a file. What else it may say:
+A plug-in is a module with a `Config` (its options) and a `build`; adding one is adding a file, here or in a package of
+its own (runner/plugins.py). What else it may say:
 
 KIND                "records" where it gives or takes them; images otherwise
 IN_BATCH_NEGATIVES  False for a method whose loss takes no negatives from the batch
@@ -17,14 +18,13 @@ FITS                False for an evaluation that does not look at the training s
 """
 
 import importlib
-import importlib.util
-import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
 
+from runner import plugins
 from runner.config import EvaluateConfig, Selection, Trial
 from runner.experiment import check_negatives, check_warmup
 from runner.explain import OptionError, did_you_mean
@@ -42,6 +42,8 @@ FAMILIES = {
     "evaluation": "evaluate.probes",
 }
 """Folder of plug-ins -> the key of an experiment file that names one."""
+
+assert tuple(FAMILIES) == plugins.FAMILIES
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,45 @@ class ResolvedTrial:
 
 def names(family: str) -> list[str]:
     """The plug-ins of a family, sorted; nothing is imported."""
-    spec = importlib.util.find_spec(f"runner.{family}")
-    assert spec is not None, family
-    return sorted(m.name for m in pkgutil.iter_modules(spec.submodule_search_locations) if m.name[0] != "_")
+    return list(plugins.find(family))
+
+
+def find(family: str, name: str) -> plugins.PlugIn:
+    """The plug-in of a name; raises ConfigError for a name that the family does not have, or has twice."""
+    there = plugins.find(family)
+    if name not in there:
+        raise OptionError(FAMILIES[family], f"{show(name)} is not allowed; {did_you_mean(name, there)}")
+    found, *others = there[name]
+    if others:
+        problem = f"{show(name)} is not allowed; it is of both {found} and {others[0]}: rename or uninstall one"
+        raise OptionError(FAMILIES[family], problem)
+    return found
 
 
 @cache
 def load(family: str, name: str) -> ModuleType:
-    """The module of a plug-in; raises ConfigError for a name that the family does not have."""
-    if name not in (there := names(family)):
-        raise OptionError(FAMILIES[family], f"{show(name)} is not allowed; {did_you_mean(name, there)}")
-    return importlib.import_module(f"runner.{family}.{name}")
+    """The module of a plug-in; raises ConfigError as `find` does, and for a package's that is none."""
+    found = find(family, name)
+    problem = f"{show(name)} is not allowed; {found.module} of {found}"
+    try:
+        module = importlib.import_module(found.module)
+    except ImportError as error:
+        if found.package == plugins.OURS:
+            raise
+        raise OptionError(FAMILIES[family], f"{problem} cannot be imported: {error}") from error
+    parts = ("Config", "run" if family == "evaluation" else "build")
+    if lacking := [part for part in parts if not hasattr(module, part)]:
+        raise OptionError(FAMILIES[family], f"{problem} has no {' and no '.join(lacking)}")
+    return module
+
+
+def foreign_packages(trial: Trial) -> str:
+    """`my-lab 0.1 (3fa9c2d1e0aa)` for each other package whose plug-ins a trial uses; the digest is of its source."""
+    groups = {"methods": [trial.method], "encoders": [trial.encoder], "schedules": [trial.schedule]}
+    groups |= {"data": [trial.data, *trial.evaluate.data.values()], "evaluation": list(trial.evaluate.probes)}
+    used = [find(family, selection.name) for family, chosen in groups.items() for selection in chosen]
+    said = {f"{one} ({plugins.digest_of(one)})" for one in used if one.package != plugins.OURS}
+    return ", ".join(sorted(said))
 
 
 def resolve(family: str, selection: Selection) -> Options:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runner import plugins
 from runner.code_snapshot import describe, take
 from runner.files import write_json
 from runner.masking import is_secret_name, mask_command, mask_text
@@ -88,17 +89,13 @@ def _kept_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def package_versions() -> dict[str, str]:
-    """Of what is installed here of PACKAGES, and of whatever adds something to the runner by an entry point."""
-    versions = {}
+    """Of what is installed here of PACKAGES, and of every package that offers plug-ins."""
+    versions = plugins.packages()
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    for found in importlib.metadata.distributions():
-        if any(point.group.startswith("runner.") for point in found.entry_points):
-            # The first of two of one name is the one that is imported.
-            versions.setdefault(found.name, found.version)
     return versions
 
 
