@@ -125,6 +125,28 @@ def show_partition(name: str) -> dict[str, str]:
     return parse_record(_run("scontrol", "show", "partition", "-o", name))
 
 
+def partitions() -> list[dict[str, str]]:
+    """All partitions that this user may see, with all their fields."""
+    return [parse_record(line) for line in _run("scontrol", "show", "partition", "-o").splitlines()]
+
+
+def node_kinds() -> list[str]:
+    """`partition|gres|cpus|memory in MB|nodes` for each kind of node in each partition."""
+    return _run("sinfo", "-h", "-o", "%P|%G|%c|%m|%D").splitlines()
+
+
+def accounts() -> tuple[str, list[str]]:
+    """The default account of this user, and `account|default QOS` for each that they may charge."""
+    user, show = user_name(), ("sacctmgr", "-nP", "show")
+    default = _run(*show, "user", user, "format=DefaultAccount").strip()
+    return default, _run(*show, "assoc", f"user={user}", "format=Account,DefaultQOS").splitlines()
+
+
+def user_name() -> str:
+    """Who runs this, as Slurm knows them."""
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
 def is_one_machine() -> bool:
     """Whether all nodes are this machine, as `runner onebox` makes them."""
     here = {"localhost", os.uname().nodename}
