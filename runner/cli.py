@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from runner import cli_code, cli_data, cli_onebox, cli_results
+from runner import cli_code, cli_data, cli_new, cli_onebox, cli_results, completion
 from runner.cli_onebox import Yes, confirm
 from runner.cli_options import Json, Root, Trial
 from runner.cli_options import choose_root as _root
@@ -31,15 +31,30 @@ app = typer.Typer(
 app.add_typer(cli_onebox.app, name="onebox")
 app.add_typer(cli_data.app, name="data")
 
-Experiment = Annotated[str, typer.Argument(metavar="EXP", help="Experiment file.")]
+Experiment = Annotated[
+    str, typer.Argument(metavar="EXP", help="Experiment file.", autocompletion=completion.experiment_files)
+]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of the file.")]
-Target = Annotated[str, typer.Argument(metavar="SWEEP|TRIAL", help="Experiment, or start of a trial's id.")]
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="SWEEP|TRIAL", help="Experiment, or start of a trial's id.", autocompletion=completion.targets
+    ),
+]
 Selectors = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Only trials with this setting; !KEY=VALUE: without.")
 ]
-Profile = Annotated[str, typer.Option("--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.")]
+Profile = Annotated[
+    str,
+    typer.Option(
+        "--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.", autocompletion=completion.profiles
+    ),
+]
 MaybeProfile = Annotated[
-    str | None, typer.Option("--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.")
+    str | None,
+    typer.Option(
+        "--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.", autocompletion=completion.profiles
+    ),
 ]
 
 
@@ -93,7 +108,10 @@ def submit(
 
 @app.command()
 def status(
-    sweep: Annotated[str | None, typer.Argument(metavar="SWEEP", help="Experiment; else all of them.")] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Argument(metavar="SWEEP", help="Experiment; else all of them.", autocompletion=completion.sweeps),
+    ] = None,
     selectors: Selectors = None,
     state: Annotated[
         list[str] | None, typer.Option(metavar="STATE", help="Only these: failed, running, ..., or blocked.")
@@ -298,6 +316,9 @@ def doctor(on: MaybeProfile = None, root: Root = None) -> None:
 app.command()(cli_code.reproduce)
 app.command()(cli_code.diff)
 app.command()(cli_code.code)
+app.command()(cli_new.new)
+app.command("list")(cli_new.list_)
+app.command()(cli_new.init)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from runner import completion
 from runner.cli_onebox import Yes, confirm
 from runner.cli_options import Json, Root, Trial, choose_root, print_json
 
@@ -31,8 +32,8 @@ def reproduce(
 
 
 def diff(
-    first: Annotated[str, typer.Argument(metavar="TRIAL", help="Start of a trial's id, or EXPERIMENT/START.")],
-    second: Annotated[str, typer.Argument(metavar="TRIAL", help="Another.")],
+    first: Trial,
+    second: Annotated[str, typer.Argument(metavar="TRIAL", help="Another.", autocompletion=completion.trials)],
     code: Annotated[bool, typer.Option("--code", help="With the changes of the code, line by line.")] = False,
     as_json: Json = False,
     root: Root = None,

@@ -8,8 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from runner import completion
+
 Root = Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Run root; else RUNNER_ROOT, else ./runs.")]
-Trial = Annotated[str, typer.Argument(metavar="TRIAL", help="Start of a trial's id, or EXPERIMENT/START.")]
+Trial = Annotated[
+    str,
+    typer.Argument(
+        metavar="TRIAL", help="Start of a trial's id, or EXPERIMENT/START.", autocompletion=completion.trials
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else.")]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from runner import completion
 from runner.cli_options import Json, Root, choose_root, print_json
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ STDOUT = "-"
 _TEXT_FILES = {"--markdown": (".md", ".markdown", ".txt"), "--latex": (".tex", ".txt")}
 """Options that may stand without a file, and how the names of their files end."""
 
-Sweeps = Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Experiments.")]
+Sweeps = Annotated[list[str], typer.Argument(metavar="SWEEP...", help="Experiments.", autocompletion=completion.sweeps)]
 Over = Annotated[
     str | None, typer.Option(metavar="KEY", help="Group the trials that are equal but for KEY, such as seed.")
 ]
