@@ -45,7 +45,7 @@ class ResultsCommand(TyperCommand):
 
     def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
         words: list[str] = []
-        for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        for word, following in zip(arguments, [*arguments, ""][1:], strict=True):
             words.append(word)
             if word in _TEXT_FILES and following != STDOUT and not following.endswith(_TEXT_FILES[word]):
                 words.append(STDOUT)
