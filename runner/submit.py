@@ -181,9 +181,10 @@ def submit_chosen(plan: Plan, request: Request, command: list[str], faults: Faul
     chosen = [(item, trial_of[item.run.path]) for item in plan.of("submit")]
     if not chosen:
         return
-    texts, origin = GroupTexts(), collect(command, request.folder.parent if request.site.snapshot else None)
+    texts = GroupTexts()
     for item, trial in chosen:
         check_same(item.run, trial, texts)
+    origin = collect(command, request.folder.parent if request.site.snapshot else None)
     fresh = [item.run for item, _ in chosen if not item.run.path.exists()]
     for index, (item, trial) in enumerate(chosen):
         faults.at("submit.folder")
