@@ -12,8 +12,9 @@ from runner.code_snapshot import code_of
 from runner.errors import SubmissionError
 from runner.files import masked, write_json
 from runner.lock import locked
+from runner.orphans import settle_orphans
 from runner.profile import load_profile
-from runner.record import read_record
+from runner.record import read_end
 from runner.rundir import RunDir
 from runner.status import Job, Row, ask_about, read_statuses
 
@@ -48,18 +49,27 @@ def cancel(runs: Iterable[RunDir]) -> list[RunDir]:
     for folder, members in by_folder.items():
         # A submission under way has made folders whose job ids it has yet to write down.
         with locked(folder):
-            for run in members:
-                record = read_record(run)
-                if record.is_final:
-                    continue
-                with masked(run.umask()):
-                    write_json(run.cancelled, {"time": time.time()})
-                cancelled.append(run)
-                if record.job and record.job["cluster"] != "local":
-                    job_ids.append(str(record.job["job_id"]))
+            marked, jobs = mark_cancelled(members)
+        cancelled += marked
+        job_ids += jobs
     if job_ids:
         slurm.cancel(job_ids)
     return cancelled
+
+
+def mark_cancelled(runs: Iterable[RunDir]) -> tuple[list[RunDir], list[str]]:
+    """Write cancelled.json for those that are not final: which these are, and their Slurm jobs; call under the lock."""
+    cancelled, job_ids = [], []
+    for run in runs:
+        record = read_end(run)
+        if record.is_final:
+            continue
+        with masked(run.umask()):
+            write_json(run.cancelled, {"time": time.time()})
+        cancelled.append(run)
+        if record.job and record.job["cluster"] != "local":
+            job_ids.append(str(record.job["job_id"]))
+    return cancelled, job_ids
 
 
 def plan_retry(rows: list[Row], jobs: list[Job | None]) -> RetryPlan:
@@ -117,6 +127,8 @@ def retry(
     for folder in dict.fromkeys(run.path.parent for run in runs):
         members = [run for run in runs if run.path.parent == folder]
         with masked(members[0].umask()), locked(folder):
+            for line in settle_orphans(folder):
+                print(f"runner: {line}", file=sys.stderr)
             plan = look(members)
             for run in plan.runs:
                 if profile is None and not run.job_rows():

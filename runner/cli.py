@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from runner import cli_code, cli_data, cli_new, cli_onebox, cli_results, completion
+from runner import cli_code, cli_data, cli_new, cli_onebox, cli_plan, cli_results, completion
 from runner.cli_onebox import Yes, confirm
 from runner.cli_options import Json, Root, Trial
 from runner.cli_options import choose_root as _root
@@ -104,6 +104,10 @@ def submit(
         _exit(_complain(words, EXIT_INTERRUPTED))
     cli_results.print_results(submission.runs)
     _exit(code)
+
+
+app.command()(cli_plan.plan)
+app.command()(cli_plan.apply)
 
 
 @app.command()

@@ -5,20 +5,18 @@ value in it, or with an override on the command line. Most trials share most gro
 text of a group is parsed once, and only where the texts differ.
 """
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from runner.errors import ConfigError
 from runner.experiment import OUTSIDE_IDENTITY
+from runner.grouped_yaml import split_text
 from runner.rundir import RunDir
 from runner.strict_yaml import one_line, parse_yaml
 from runner.tables import varying_keys
 
 DAMAGED = "damaged"
 """Stands for the key of a config that cannot be read; its value equals no other trial's."""
-
-_TOP_LEVEL_KEY = re.compile(r"^([A-Za-z_][\w.-]*):", re.MULTILINE)
 
 
 class Configs:
@@ -93,10 +91,7 @@ def split_groups(run: RunDir) -> dict[str, str]:
         text = run.config.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return {DAMAGED: run.trial}
-    starts = list(_TOP_LEVEL_KEY.finditer(text))
-    ends = [*(start.start() for start in starts), len(text)][1:]
-    groups = {start[1]: text[start.start() : end] for start, end in zip(starts, ends, strict=False)}
-    return groups or {DAMAGED: run.trial}
+    return split_text(text) or {DAMAGED: run.trial}
 
 
 def _parse_group(name: str, text: str) -> dict[str, Any]:

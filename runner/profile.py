@@ -133,7 +133,7 @@ def load_profile(path_or_name: str | Path, folder: str | Path = "slurm") -> Prof
 
     Raises ConfigError, in one line, also for a profile with shell lines that everybody may write to.
     """
-    document = load_yaml(_find(str(path_or_name), Path(folder)))
+    document = load_yaml(find_profile(str(path_or_name), Path(folder)))
     refuse_secrets(document)
     try:
         defaults = {"parallel": 256} if document.mapping.get("cluster") == "slurm" else {}
@@ -146,7 +146,8 @@ def load_profile(path_or_name: str | Path, folder: str | Path = "slurm") -> Prof
     return profile
 
 
-def _find(path_or_name: str, folder: Path) -> Path:
+def find_profile(path_or_name: str, folder: Path = Path("slurm")) -> Path:
+    """The file of a profile; raises ConfigError for a name that there is none of."""
     if "/" in path_or_name or path_or_name.endswith((".yaml", ".yml")):
         return Path(path_or_name).expanduser()
     folders = [folder, Path(__file__).parent.parent / "slurm"]

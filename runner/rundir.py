@@ -149,7 +149,7 @@ def find_trials(experiment: Path) -> list[RunDir]:
         return []
     with os.scandir(experiment) as entries:
         names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and e.name[0] != ".")
-    return [RunDir(experiment / name) for name in names if (experiment / name / "config.yaml").exists()]
+    return [RunDir(experiment / name) for name in names if os.path.exists(f"{experiment}/{name}/config.yaml")]
 
 
 def find_trial(root: Path, prefix: str) -> RunDir:

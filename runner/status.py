@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, TypeVar
 
 from runner import reasons, slurm
 from runner.errors import ConfigError, SubmissionError
@@ -20,11 +21,15 @@ from runner.explain import did_you_mean
 from runner.record import Record, main_metric, read_record
 from runner.rundir import RunDir
 
+T = TypeVar("T")
 TrialState = Literal["pending", "running", "requeued", "done", "failed", "cancelled", "unknown"]
 STATES: tuple[TrialState, ...] = ("pending", "running", "requeued", "done", "failed", "cancelled", "unknown")
 
 ASK_AGAIN_SECONDS = 60
 """Between two questions to the accounts about one job: they may be behind, or never get to know it."""
+
+READ_TOGETHER = 32
+"""So many run folders are read by one thread, one after the other."""
 
 _RETRY = "`runner retry` goes on from the last checkpoint"
 _MOVE = "move the file away, then `runner retry` goes on from the last checkpoint"
@@ -113,14 +118,26 @@ Read = Callable[[RunDir], Record]
 
 
 def read_statuses(runs: list[RunDir], ask: Ask | None = None, read: Read = read_record) -> list[Row]:
-    """The state of each trial, in the order given; `ask` answers for the Slurm jobs of all at once."""
-    found = _read_all(runs, read)
+    """The state of each trial, in the order given; `ask` answers for the Slurm jobs of all at once.
+
+    `read` may be `read_end`, where nothing but the state is wanted.
+    """
+    found = read_many(runs, read)
     jobs = ask_about({i: record for i, record in enumerate(found) if not record.is_final}, ask)
     # A job that ended since its files were read may have written its result meanwhile: look again.
     for i, job in jobs.items():
         if job.phase in ("ended", "gone"):
             found[i] = read(runs[i])
     return [_row(run, record, jobs.get(i)) for i, (run, record) in enumerate(zip(runs, found, strict=True))]
+
+
+def read_many(runs: list[RunDir], read: Callable[[RunDir], T]) -> list[T]:
+    """`read` of each run folder, by threads: they help where each open waits for a file server."""
+    if len(runs) < READ_TOGETHER:
+        return [read(run) for run in runs]
+    parts = [runs[start : start + READ_TOGETHER] for start in range(0, len(runs), READ_TOGETHER)]
+    with ThreadPoolExecutor(8) as pool:
+        return [result for part in pool.map(lambda part: [read(run) for run in part], parts) for result in part]
 
 
 def decide_state(record: Record, job: Job | None) -> tuple[TrialState, str]:
@@ -183,7 +200,9 @@ def count_words(states: list[str]) -> str:
 def ask_about(records: dict[int, Record], ask: Ask | None = None) -> dict[int, Job]:
     """What is known of the last job of each trial, by the keys of `records`; asks Slurm once for all."""
     submitted = {i: record.job for i, record in records.items() if record.job}
-    jobs = {i: _local_job(job, records[i]) for i, job in submitted.items() if job["cluster"] == "local"}
+    # One queue may hold thousands of trials: each process is looked at once.
+    alive = cache(is_alive)
+    jobs = {i: _local_job(job, records[i], alive) for i, job in submitted.items() if job["cluster"] == "local"}
     asked = {i: str(job["job_id"]) for i, job in submitted.items() if job["cluster"] != "local"}
     if not asked:
         return jobs
@@ -234,14 +253,6 @@ def is_alive(pid: int | None, created: float | None) -> bool:
         return False
 
 
-def _read_all(runs: list[RunDir], read: Read) -> list[Record]:
-    if len(runs) < 32:
-        return [read(run) for run in runs]
-    # Threads help where each open waits for a file server.
-    with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(read, runs))
-
-
 def _row(run: RunDir, record: Record, job: Job | None) -> Row:
     state, note = decide_state(record, job)
     settled = record.is_final or bool(record.damaged) or job is None or job.phase in ("ended", "gone")
@@ -258,14 +269,14 @@ def _from_slurm(info: slurm.JobInfo) -> Job:
     return Job("ended", f"Slurm: {info.state}")
 
 
-def _local_job(job: dict[str, Any], record: Record) -> Job:
+def _local_job(job: dict[str, Any], record: Record, alive: Callable[[int | None, float | None], bool]) -> Job:
     """Whether the local queue that holds the trial lives, and whether the trial is the one it runs now."""
     here = os.uname().nodename
     if job.get("host") not in (None, here):
         return Job("silent", f"runs on {job['host']}, and this is {here}")
-    if not is_alive(job.get("pid"), job.get("pid_created")):
+    if not alive(job.get("pid"), job.get("pid_created")):
         last = record.attempts[-1] if record.has_open_attempt else {}
-        if is_alive(last.get("pid"), last.get("pid_created")):
+        if alive(last.get("pid"), last.get("pid_created")):
             # The ranks of a queue that was killed go on without it.
             return Job("running", f"its local queue (pid {job.get('pid')}) has ended, and nothing would restart it")
         return Job("gone", f"its local queue (pid {job.get('pid')}) has ended")

@@ -16,6 +16,8 @@ from tests.trials import end, local_job, make_trial, slurm_job, start
 VERBS = [
     "debug",
     "submit",
+    "plan",
+    "apply",
     "status",
     "logs",
     "show",

@@ -20,7 +20,7 @@ from runner.profile import load_profile
 from runner.requeue import EXIT_OVER
 from runner.rundir import RunDir, find_trials
 from runner.status import is_alive
-from runner.submit import choose_rehearsal, decide, prepare, submit
+from runner.submit import choose_rehearsal, prepare, submit
 from runner.sweep import expand, trials
 from tests.experiments import prepare_run, write_experiment
 from tests.slurm_cluster import wait_for
@@ -50,24 +50,6 @@ def site(tmp_path):
 def tree(folder: Path) -> dict[str, float]:
     """Every path below, with the time of its last change."""
     return {str(path): path.lstat().st_mtime_ns for path in sorted(folder.rglob("*"))}
-
-
-@pytest.mark.parametrize(
-    ("state", "settled", "submitted"),
-    [
-        ("new", True, True),
-        ("pending", False, False),
-        ("running", False, False),
-        ("requeued", False, False),
-        ("done", True, False),
-        ("failed", True, False),
-        ("cancelled", True, False),
-        ("unknown", True, True),  # its job is gone
-        ("unknown", False, False),  # it may be alive where we cannot ask
-    ],
-)
-def test_what_is_submitted(state, settled, submitted):
-    assert decide(state, settled) is submitted
 
 
 def test_a_plan_reads_the_run_folders(tmp_path, site, monkeypatch):
