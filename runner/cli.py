@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from runner import cli_code, cli_data, cli_new, cli_onebox, cli_plan, cli_results, completion
+from runner import cli_code, cli_data, cli_new, cli_onebox, cli_plan, cli_results, cli_sync, completion
 from runner.cli_onebox import Yes, confirm
 from runner.cli_options import Json, Root, Trial
 from runner.cli_options import choose_root as _root
@@ -242,6 +242,9 @@ def export(
     print(file)
 
 
+app.command()(cli_sync.sync)
+
+
 @app.command("verify-resume")
 def verify_resume(
     experiment: Experiment,
@@ -421,16 +424,9 @@ def _select(sweep: str | None, selectors: list[str] | None, root: Path) -> "list
 
 def _find_target(name: str, root: Path) -> "list[RunDir]":
     """The trials of an experiment, else the one trial of that id."""
-    from runner.rundir import find_sweep, find_trial, find_trials
+    from runner.rundir import find_target
 
-    try:
-        return find_trials(find_sweep(root, name))
-    except ConfigError as no_sweep:
-        try:
-            return [find_trial(root, name)]
-        except ConfigError as no_trial:
-            # Several trials are a closer miss than no experiment.
-            raise (no_trial if "trials start with" in str(no_trial) else no_sweep) from None
+    return find_target(root, name)
 
 
 def _print_failures(runs: "list[RunDir]") -> None:

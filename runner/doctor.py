@@ -141,11 +141,11 @@ def check_code(root: Path) -> Iterator[Check]:
 
 
 def check_wandb() -> Check:
-    from runner.wandb_mirror import is_logged_in
+    from runner.mirrors.wandb import is_logged_in
 
     if is_logged_in():
         return Check("wandb", "ok", "logged in")
-    return Check("wandb", "ok", "not logged in: runs stay offline; metrics.jsonl has everything")
+    return Check("wandb", "ok", "not logged in: runs stay offline, `runner sync` sends them later")
 
 
 def check_slurm(site: Profile | None, root: Path) -> Iterator[Check]:

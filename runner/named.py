@@ -15,6 +15,7 @@ outputs             of a method's Config, the names that its `embed` gives; what
 check               of an evaluation or a method, a function: refuses what cannot work before anything is trained
 build_probe         of a data set, a function: what probes are fitted on where that is not the training part
 FITS                False for an evaluation that does not look at the training samples
+open_sink           of a mirror, instead of `build`; see runner.sink
 """
 
 import importlib
@@ -25,7 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from runner import plugins
-from runner.config import EvaluateConfig, Selection, Trial
+from runner.config import EvaluateConfig, Selection, TrackingConfig, Trial
 from runner.experiment import check_negatives, check_warmup
 from runner.explain import OptionError, did_you_mean
 from runner.facts import Facts
@@ -40,6 +41,7 @@ FAMILIES = {
     "data": "data.name",
     "schedules": "schedule.name",
     "evaluation": "evaluate.probes",
+    "mirrors": "tracking",
 }
 """Folder of plug-ins -> the key of an experiment file that names one."""
 
@@ -59,6 +61,8 @@ class ResolvedTrial:
 
     more_data: dict[str, Options]
     """By the names of `evaluate.data`."""
+
+    mirrors: dict[str, Options]
 
 
 def names(family: str) -> list[str]:
@@ -89,7 +93,7 @@ def load(family: str, name: str) -> ModuleType:
         if found.package == plugins.OURS:
             raise
         raise OptionError(FAMILIES[family], f"{problem} cannot be imported: {error}") from error
-    parts = ("Config", "run" if family == "evaluation" else "build")
+    parts = ("Config", {"evaluation": "run", "mirrors": "open_sink"}.get(family, "build"))
     if lacking := [part for part in parts if not hasattr(module, part)]:
         raise OptionError(FAMILIES[family], f"{problem} has no {' and no '.join(lacking)}")
     return module
@@ -122,6 +126,7 @@ def resolve_trials(pairs: Sequence[tuple[Variant, Trial]], document: Document) -
     for variant, trial in pairs:
         try:
             resolved.append(_resolve(trial, seen))
+            check_mirrors(trial.tracking)
         except OptionError as error:
             raise document.locate(error, variant.origins) from None
     return resolved
@@ -129,16 +134,16 @@ def resolve_trials(pairs: Sequence[tuple[Variant, Trial]], document: Document) -
 
 def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
     """`seen` has what is resolved by family and identity of the group; trials of a sweep share groups."""
-    groups: list[Selection | EvaluateConfig]
-    groups = [trial.method, trial.encoder, trial.data, trial.schedule, trial.evaluate]
+    groups: list[Selection | EvaluateConfig | TrackingConfig]
+    groups = [trial.method, trial.encoder, trial.data, trial.schedule, trial.evaluate, trial.tracking]
     resolved: list[Any] = []
     for family, group in zip(FAMILIES, groups, strict=True):
         if (family, id(group)) not in seen:
-            seen[family, id(group)] = resolve(family, group) if isinstance(group, Selection) else _resolve_probes(group)
+            seen[family, id(group)] = _resolve_group(family, group)
         resolved.append(seen[family, id(group)])
-    method, encoder, data, schedule, (probes, more_data) = resolved
+    method, encoder, data, schedule, (probes, more_data), mirrors = resolved
     _check_more_encoders(trial, method)
-    options = ResolvedTrial(method, encoder, data, schedule, probes, more_data)
+    options = ResolvedTrial(method, encoder, data, schedule, probes, more_data, mirrors)
     _check_kinds(trial)
     _check_views(trial)
     _check_probes(trial, options)
@@ -149,6 +154,30 @@ def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
     if trial.train.steps:
         check_warmup(getattr(options.schedule, "warmup_steps", 0), trial.train.steps)
     return options
+
+
+def _resolve_group(family: str, group: Selection | EvaluateConfig | TrackingConfig) -> Any:
+    if isinstance(group, Selection):
+        return resolve(family, group)
+    return _resolve_probes(group) if isinstance(group, EvaluateConfig) else resolve_mirrors(group)
+
+
+def resolve_mirrors(tracking: TrackingConfig) -> dict[str, Options]:
+    """The Config of each mirror of the metrics; raises ConfigError that names the dotted key at fault."""
+    mirrors = {}
+    for name, options in tracking.mirrors.items():
+        if name not in (there := names("mirrors")):
+            raise OptionError(f"tracking.{name}", f"unknown key; {did_you_mean(name, ['every_steps', *there])}")
+        config: type[Options] = load("mirrors", name).Config
+        mirrors[name] = build(config, options, f"tracking.{name}")
+    return mirrors
+
+
+def check_mirrors(tracking: TrackingConfig) -> None:
+    """Raise OptionError for a mirror that is not installed here; on the machine that trains it would stop nothing."""
+    for name in tracking.mirrors:
+        if hasattr(module := load("mirrors", name), "check"):
+            module.check()
 
 
 def _check_more_encoders(trial: Trial, method: Options) -> None:

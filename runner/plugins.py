@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 OURS = "runner"
-FAMILIES = ("methods", "encoders", "data", "schedules", "evaluation")
+FAMILIES = ("methods", "encoders", "data", "schedules", "evaluation", "mirrors")
 """Folders of this package with a plug-in in each file."""
 
 

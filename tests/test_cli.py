@@ -26,6 +26,7 @@ VERBS = [
     "results",
     "plot",
     "export",
+    "sync",
     "verify-resume",
     "rehearse",
     "doctor",
