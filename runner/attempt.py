@@ -54,6 +54,7 @@ class Attempt:
         steps: int,
         resumed_from: str | None,
         exact: str | None = None,
+        code: str | None = None,
         nodes: tuple[str, ...] = (),
     ) -> None:
         write_json(self.run.token(self.number) / "parent.json", {"resumed_from": resumed_from})
@@ -70,6 +71,7 @@ class Attempt:
             steps=steps,
             resumed_from=resumed_from,
             exact=exact,
+            code=code,
         )
 
     def record_end(self, *, step: int, cause: str, requeue: bool, signal_to_saved_seconds: float | None) -> None:

@@ -1,19 +1,20 @@
 """Stop trials for good, and take stopped ones up again."""
 
-import itertools
-import os
 import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from runner import slurm
+from runner import files, slurm
+from runner.code_snapshot import code_of
 from runner.errors import SubmissionError
 from runner.files import masked, write_json
 from runner.lock import locked
+from runner.orphans import settle_orphans
 from runner.profile import load_profile
-from runner.record import read_record
+from runner.record import read_end
 from runner.rundir import RunDir
 from runner.status import Job, Row, ask_about, read_statuses
 
@@ -48,18 +49,27 @@ def cancel(runs: Iterable[RunDir]) -> list[RunDir]:
     for folder, members in by_folder.items():
         # A submission under way has made folders whose job ids it has yet to write down.
         with locked(folder):
-            for run in members:
-                record = read_record(run)
-                if record.is_final:
-                    continue
-                with masked(run.umask()):
-                    write_json(run.cancelled, {"time": time.time()})
-                cancelled.append(run)
-                if record.job and record.job["cluster"] != "local":
-                    job_ids.append(str(record.job["job_id"]))
+            marked, jobs = mark_cancelled(members)
+        cancelled += marked
+        job_ids += jobs
     if job_ids:
         slurm.cancel(job_ids)
     return cancelled
+
+
+def mark_cancelled(runs: Iterable[RunDir]) -> tuple[list[RunDir], list[str]]:
+    """Write cancelled.json for those that are not final: which these are, and their Slurm jobs; call under the lock."""
+    cancelled, job_ids = [], []
+    for run in runs:
+        record = read_end(run)
+        if record.is_final:
+            continue
+        with masked(run.umask()):
+            write_json(run.cancelled, {"time": time.time()})
+        cancelled.append(run)
+        if record.job and record.job["cluster"] != "local":
+            job_ids.append(str(record.job["job_id"]))
+    return cancelled, job_ids
 
 
 def plan_retry(rows: list[Row], jobs: list[Job | None]) -> RetryPlan:
@@ -94,15 +104,19 @@ def retry(
     *,
     ranks: int | None = None,
     is_elastic: bool = False,
+    code: Literal["own", "current"] = "own",
 ) -> RetryPlan:
     """Submit again what can be, to `profile` or to where each went last; they go on from their last checkpoints.
 
     Waits a little for jobs that are just ending. Looks and submits under one lock, so that two retries at once
     submit a trial once. With `ranks` they train on that many from now on, which `is_elastic` allows where there is a
-    checkpoint of another number. Raises, before anything is changed: SubmissionError when a trial never went anywhere
-    and no profile is given, ConfigError for a profile or a config that cannot be read, or ranks that it cannot have.
+    checkpoint of another number. With `code="current"` they go on with the code of today, else with their own.
+
+    Raises, before anything is changed: SubmissionError when a trial never went anywhere and no profile is given,
+    ConfigError for a profile or a config that cannot be read, code that is gone, or ranks that it cannot have.
     Raises: SubmissionError when the cluster refuses.
     """
+    from runner.recode import recode
     from runner.reshape import plan_reshape, reshape
     from runner.submit import plan_shipments, ship
 
@@ -113,14 +127,21 @@ def retry(
     for folder in dict.fromkeys(run.path.parent for run in runs):
         members = [run for run in runs if run.path.parent == folder]
         with masked(members[0].umask()), locked(folder):
+            for line in settle_orphans(folder):
+                print(f"runner: {line}", file=sys.stderr)
             plan = look(members)
             for run in plan.runs:
                 if profile is None and not run.job_rows():
                     raise SubmissionError(f"trial {run.trial}: it was never submitted; say where with --on PROFILE")
+                if code == "own":
+                    code_of(run)
             reshaped = plan_reshape(plan.runs, ranks, is_elastic)
             shipments = plan_shipments(plan.runs, profile, {run: trial.resources for run, trial in reshaped.items()})
             for run, trial in reshaped.items():
                 reshape(run, trial)
+            if code == "current":
+                for line in recode(plan.runs, folder.parent, sys.argv):
+                    print(f"runner: {line}", file=sys.stderr)
             for run in plan.runs:
                 set_aside(run)
             ship(shipments, folder)
@@ -148,8 +169,6 @@ def wait_for_ending(runs: list[RunDir], patience_seconds: float) -> None:
 
 
 def set_aside(run: RunDir) -> None:
-    """Take what makes a trial final out of the way: failure.json becomes failure.1.json, or .2 and so on."""
+    """Take what makes a trial final out of the way."""
     for path in (run.failure, run.cancelled):
-        if path.exists():
-            numbers = (path.with_suffix(f".{number}.json") for number in itertools.count(1))
-            os.rename(path, next(aside for aside in numbers if not aside.exists()))
+        files.set_aside(path)

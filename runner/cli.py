@@ -1,16 +1,17 @@
 """The command line: each verb parses, calls one function and prints."""
 
-import json
-import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from runner import cli_data, cli_onebox
+from runner import cli_code, cli_data, cli_new, cli_onebox, cli_plan, cli_results, cli_sync, completion
 from runner.cli_onebox import Yes, confirm
+from runner.cli_options import Json, Root, Trial
+from runner.cli_options import choose_root as _root
+from runner.cli_options import print_json as _print_json
 from runner.errors import ConfigError, RunnerError, UserError
 from runner.interruption import end_at_once_in_imports
 from runner.masking import mask_text
@@ -30,15 +31,30 @@ app = typer.Typer(
 app.add_typer(cli_onebox.app, name="onebox")
 app.add_typer(cli_data.app, name="data")
 
-Root = Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Run root; else RUNNER_ROOT, else ./runs.")]
-Experiment = Annotated[str, typer.Argument(metavar="EXP", help="Experiment file.")]
+Experiment = Annotated[
+    str, typer.Argument(metavar="EXP", help="Experiment file.", autocompletion=completion.experiment_files)
+]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of the file.")]
-Trial = Annotated[str, typer.Argument(metavar="TRIAL", help="Start of a trial's id, or EXPERIMENT/START.")]
-Target = Annotated[str, typer.Argument(metavar="SWEEP|TRIAL", help="Experiment, or start of a trial's id.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else.")]
-Profile = Annotated[str, typer.Option("--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.")]
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="SWEEP|TRIAL", help="Experiment, or start of a trial's id.", autocompletion=completion.targets
+    ),
+]
+Selectors = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Only trials with this setting; !KEY=VALUE: without.")
+]
+Profile = Annotated[
+    str,
+    typer.Option(
+        "--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.", autocompletion=completion.profiles
+    ),
+]
 MaybeProfile = Annotated[
-    str | None, typer.Option("--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.")
+    str | None,
+    typer.Option(
+        "--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.", autocompletion=completion.profiles
+    ),
 ]
 
 
@@ -86,51 +102,69 @@ def submit(
     except KeyboardInterrupt:
         words = f"interrupted; the trials go on, and `runner cancel {submission.experiment}` stops them"
         _exit(_complain(words, EXIT_INTERRUPTED))
-    _print_results(submission.runs)
+    cli_results.print_results(submission.runs)
     _exit(code)
+
+
+app.command()(cli_plan.plan)
+app.command()(cli_plan.apply)
 
 
 @app.command()
 def status(
-    sweep: Annotated[str | None, typer.Argument(metavar="SWEEP", help="Experiment; else all of them.")] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Argument(metavar="SWEEP", help="Experiment; else all of them.", autocompletion=completion.sweeps),
+    ] = None,
+    selectors: Selectors = None,
+    state: Annotated[
+        list[str] | None, typer.Option(metavar="STATE", help="Only these: failed, running, ..., or blocked.")
+    ] = None,
     as_json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until all trials are final.")] = False,
     root: Root = None,
 ) -> None:
     """One row a trial: state, progress, what happened to it; with --watch, exits with 1 unless all are done."""
-    from runner.status import read_statuses
+    from runner.status import choose_states, read_statuses
     from runner.tables import make_console
     from runner.watch import status_table
 
-    runs = _find_all(_root(root)) if sweep is None else _find_target(sweep, _root(root))
+    runs = _select(sweep, selectors, _root(root))
     if watch and not as_json:
+        if state:
+            raise ConfigError("--state: not together with --watch, since states change")
         _exit(_wait(runs))
-    rows = read_statuses(runs)
+    rows = choose_states(read_statuses(runs), state or [])
     if as_json:
         _print_json([row.as_json() for row in rows])
     elif rows:
         console = make_console()
         console.print(status_table(rows, console.width))
     else:
-        print(f"no trials under {_root(root)}")
+        print(f"no trials under {_root(root)}" if not runs else f"none of {len(runs)} trials")
 
 
 @app.command()
 def logs(
-    trial: Trial,
+    target: Target,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the trial is final.")] = False,
     rank: Annotated[int | None, typer.Option(min=0, help="Else 0, or the rank that failed first.")] = None,
     attempt: Annotated[int | None, typer.Option(min=1, help="Else the last one.")] = None,
+    tail: Annotated[int | None, typer.Option(min=0, metavar="N", help="Only the last N lines.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="In short, why each trial that failed did.")] = False,
     root: Root = None,
 ) -> None:
-    """Output of a trial."""
+    """Output of a trial; with --failed, the first traceback of each failed trial of a sweep."""
     from runner.logs import find_log, follow_log, print_log
 
-    run = _find_trial(trial, _root(root))
+    if failed:
+        _print_failures(_find_target(target, _root(root)))
+        return
+    run = _find_trial(target, _root(root))
     if follow:
-        follow_log(run, rank, attempt)
+        follow_log(run, rank, attempt, tail=tail)
     else:
-        print_log(find_log(run, rank, attempt))
+        print_log(find_log(run, rank, attempt), tail=tail)
 
 
 @app.command()
@@ -169,6 +203,9 @@ def retry(
     is_elastic: Annotated[
         bool, typer.Option("--elastic", help="Take up checkpoints of another number of ranks: equal but for rounding.")
     ] = False,
+    code: Annotated[
+        Literal["own", "current"], typer.Option(help="Go on with the code it was submitted with, or with today's.")
+    ] = "own",
     root: Root = None,
 ) -> None:
     """Submit again what failed, was cancelled or got lost."""
@@ -176,7 +213,7 @@ def retry(
     from runner.explain import counted
 
     runs = _find_target(target, _root(root))
-    plan = retry(runs, on, ranks=ranks, is_elastic=is_elastic)
+    plan = retry(runs, on, ranks=ranks, is_elastic=is_elastic, code=code)
     for line in plan.refused:
         print(f"runner: {line}", file=sys.stderr)
     if not plan.runs:
@@ -187,19 +224,8 @@ def retry(
     print(f"submitted {len(plan.runs)} of {counted(len(runs), 'trial')} again")
 
 
-@app.command()
-def results(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="Experiment.")],
-    over: Annotated[str | None, typer.Option(metavar="KEY", help="Mean and deviation over KEY, such as seed.")] = None,
-    as_json: Json = False,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a table.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the main metric: .png, .pdf, .svg.")] = None,
-    root: Root = None,
-) -> None:
-    """Metrics of all trials of a sweep, grouped or not."""
-    from runner.rundir import find_sweep, find_trials
-
-    _print_results(find_trials(find_sweep(_root(root), sweep)), over, as_json, csv, plot)
+app.command(cls=cli_results.ResultsCommand)(cli_results.results)
+app.command()(cli_results.plot)
 
 
 @app.command()
@@ -214,6 +240,9 @@ def export(
     for refused in export(_find_trial(trial, _root(root)), file):
         print(f"runner: refused {refused}", file=sys.stderr)
     print(file)
+
+
+app.command()(cli_sync.sync)
 
 
 @app.command("verify-resume")
@@ -291,6 +320,14 @@ def doctor(on: MaybeProfile = None, root: Root = None) -> None:
     _exit(EXIT_FAILED if failed else 0)
 
 
+app.command()(cli_code.reproduce)
+app.command()(cli_code.diff)
+app.command()(cli_code.code)
+app.command()(cli_new.new)
+app.command("list")(cli_new.list_)
+app.command()(cli_new.init)
+
+
 @app.command()
 def schema() -> None:
     """Print the JSON schema of experiment files, for editors."""
@@ -363,10 +400,6 @@ def _exit(code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _root(root: Path | None) -> Path:
-    return root or Path(os.environ.get("RUNNER_ROOT") or "runs")
-
-
 def _find_trial(prefix: str, root: Path) -> "RunDir":
     from runner.rundir import find_trial
 
@@ -379,61 +412,39 @@ def _find_all(root: Path) -> "list[RunDir]":
     return [run for folder in find_experiments(root) for run in find_trials(folder)]
 
 
+def _select(sweep: str | None, selectors: list[str] | None, root: Path) -> "list[RunDir]":
+    """The trials of an experiment, or of all of them, that meet the selectors, of which the first may be `sweep`."""
+    from runner.selectors import parse_selectors, select
+
+    words = selectors or []
+    if sweep is not None and "=" in sweep:
+        words, sweep = [sweep, *words], None
+    return select(_find_all(root) if sweep is None else _find_target(sweep, root), parse_selectors(words))
+
+
 def _find_target(name: str, root: Path) -> "list[RunDir]":
     """The trials of an experiment, else the one trial of that id."""
-    from runner.rundir import find_sweep, find_trial, find_trials
+    from runner.rundir import find_target
 
-    try:
-        return find_trials(find_sweep(root, name))
-    except ConfigError as no_sweep:
-        try:
-            return [find_trial(root, name)]
-        except ConfigError as no_trial:
-            # Several trials are a closer miss than no experiment.
-            raise (no_trial if "trials start with" in str(no_trial) else no_sweep) from None
+    return find_target(root, name)
+
+
+def _print_failures(runs: "list[RunDir]") -> None:
+    from runner.status import count_states, read_statuses
+    from runner.tracebacks import tell_failures
+
+    rows = read_statuses(runs)
+    for line in tell_failures(rows):
+        print(line)
+    print(count_states(rows))
 
 
 def _wait(runs: "list[RunDir]") -> int:
+    from runner.notify import tell_ended
+    from runner.status import read_statuses
     from runner.watch import wait_until_final
 
-    return wait_until_final(runs)
-
-
-def _print_results(
-    runs: "list[RunDir]",
-    over: str | None = None,
-    as_json: bool = False,
-    csv: Path | None = None,
-    plot: Path | None = None,
-) -> None:
-    from runner.results import group_over, groups_table, read_results, results_table, write_csv
-    from runner.status import count_states, read_statuses
-    from runner.tables import make_console
-
-    rows = read_statuses(runs)
-    found = read_results(rows)
-    settings = group_over(found, over) if over else None
-    if csv is not None:
-        write_csv(csv, found, settings)
-    if plot is not None:
-        from runner.plot import plot_results
-
-        plot_results(plot, runs[0].experiment, rows, found, settings)
-    if as_json:
-        _print_json([entry.as_json() for entry in settings or found])
-    else:
-        counts = count_states(rows)
-        make_console().print(results_table(found, counts) if settings is None else groups_table(settings, counts))
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(_finite(document), indent=2, default=str, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no nan and no infinity: null."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    code = wait_until_final(runs)
+    if code:
+        tell_ended(read_statuses(runs))
+    return code

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from runner.explain import OptionError
+from runner.explain import OptionError, did_you_mean
 from runner.schema import Options
 from runner.views_config import ViewsConfig
 
@@ -221,29 +221,30 @@ class CheckpointConfig(Options):
     """Checkpoints at multiples of this stay for ever."""
 
 
-class WandbConfig(Options):
-    """The mirror of the metrics at Weights & Biases."""
-
-    mode: Literal["auto", "online", "offline"] = "auto"
-    """auto: online when a login is found, else offline."""
-
-    project: str | None = None
-    """None: the name of the experiment."""
-
-    entity: str | None = None
-    """User or team; None: the default of the login."""
-
-    tags: tuple[str, ...] = ()
-
-
 class TrackingConfig(Options):
     """How often metrics are written, and where to beside metrics.jsonl."""
 
     every_steps: Count = 50
     """Optimizer steps between rows."""
 
-    wandb: WandbConfig | None = None
-    """None: no mirror."""
+    mirrors: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Options of each mirror by its name, flat in YAML: `{wandb: {mode: offline}}`; checked by its own Config."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def gather(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or isinstance(value.get("mirrors"), dict):
+            return value
+        given = {name: options for name, options in value.items() if name != "every_steps" and options is not None}
+        for name, options in given.items():
+            if not isinstance(options, dict):
+                known = did_you_mean(name, ["every_steps"])
+                raise OptionError(name, f"unknown key; {known}; a mirror is a mapping, as in {name}: {{}}")
+        return {key: value[key] for key in value if key == "every_steps"} | {"mirrors": given}
+
+    @model_serializer
+    def flatten(self) -> dict[str, Any]:
+        return {"every_steps": self.every_steps, **self.mirrors}
 
 
 class ResourcesConfig(Options):

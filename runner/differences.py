@@ -5,11 +5,12 @@ value in it, or with an override on the command line. Most trials share most gro
 text of a group is parsed once, and only where the texts differ.
 """
 
-import re
+from collections.abc import Iterable
 from typing import Any
 
 from runner.errors import ConfigError
 from runner.experiment import OUTSIDE_IDENTITY
+from runner.grouped_yaml import split_text
 from runner.rundir import RunDir
 from runner.strict_yaml import one_line, parse_yaml
 from runner.tables import varying_keys
@@ -17,45 +18,80 @@ from runner.tables import varying_keys
 DAMAGED = "damaged"
 """Stands for the key of a config that cannot be read; its value equals no other trial's."""
 
-_TOP_LEVEL_KEY = re.compile(r"^([A-Za-z_][\w.-]*):", re.MULTILINE)
+
+class Configs:
+    """What several trials were resolved to, by dotted key."""
+
+    def __init__(self, groups: list[dict[str, str]], parsed: dict[str, dict[str, Any]] | None = None) -> None:
+        self._groups = groups
+        self._parsed = {} if parsed is None else parsed
+
+    def take(self, places: list[int]) -> "Configs":
+        """Those of some of the trials."""
+        return Configs([self._groups[place] for place in places], self._parsed)
+
+    def keys(self) -> list[str]:
+        """Every key of any trial."""
+        texts = dict.fromkeys(pair for each in self._groups for pair in each.items())
+        return list(dict.fromkeys(key for name, text in texts for key in self._parse(name, text)))
+
+    def differing(self, overrides: list[dict[str, Any]], also: Iterable[str] = ()) -> list[dict[str, Any]]:
+        """For each trial its value of every key that a sweep set in any of them, in which they differ, or in `also`.
+
+        `overrides` is what the sweep set in each. Keys that do not change what a trial computes are left out.
+        """
+        told = [flatten(each) for each in overrides]
+        chosen = dict.fromkeys([*(key for each in told for key in each), *also])
+        names = dict.fromkeys(name for each in self._groups for name in each)
+        wanted = {key.partition(".")[0] for key in chosen} | chosen.keys()
+        configs: list[dict[str, Any]] = [{} for _ in told]
+        varying: dict[str, None] = {}
+        for name in names:
+            texts = [each.get(name, "") for each in self._groups]
+            differ = name not in OUTSIDE_IDENTITY and len(set(texts)) > 1
+            if name in wanted or differ:
+                for config, text in zip(configs, texts, strict=True):
+                    config.update(self._parse(name, text))
+            if differ:
+                varying |= dict.fromkeys(varying_keys([self._parse(name, text) for text in dict.fromkeys(texts)]))
+        keys = {**chosen, **varying}
+        return [
+            {key: config.get(key, each.get(key)) for key in keys if key in config or key in each}
+            for config, each in zip(configs, told, strict=True)
+        ]
+
+    def _parse(self, name: str, text: str) -> dict[str, Any]:
+        if text not in self._parsed:
+            self._parsed[text] = _parse_group(name, text)
+        return self._parsed[text]
 
 
 def read_settings(runs: list[RunDir], overrides: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each trial its value of every dotted key that a sweep set in any of them, or in which they differ.
+    """For each trial its value of every dotted key that a sweep set in any of them, or in which they differ."""
+    return Configs([split_groups(run) for run in runs]).differing(overrides)
 
-    `overrides` is what the sweep set in each. Keys that do not change what a trial computes are left out.
-    """
-    told = [_flatten(each) for each in overrides]
-    chosen = dict.fromkeys(key for each in told for key in each)
-    groups = [_split_groups(run) for run in runs]
-    names = dict.fromkeys(name for each in groups for name in each if name not in OUTSIDE_IDENTITY)
-    wanted = {key.partition(".")[0] for key in chosen} | chosen.keys()
+
+def read_configs(runs: list[RunDir]) -> list[dict[str, Any]]:
+    """Every dotted key of each trial's config."""
     parsed: dict[str, dict[str, Any]] = {}
-    configs: list[dict[str, Any]] = [{} for _ in runs]
-    for name in names:
-        texts = [each.get(name, "") for each in groups]
-        if name in wanted or len(set(texts)) > 1:
-            for config, text in zip(configs, texts, strict=True):
-                if text not in parsed:
-                    parsed[text] = _parse_group(name, text)
-                config.update(parsed[text])
-    keys = {**chosen, **dict.fromkeys(varying_keys(configs))}
-    return [
-        {key: config.get(key, each.get(key)) for key in keys if key in config or key in each}
-        for config, each in zip(configs, told, strict=True)
-    ]
+    configs: list[dict[str, Any]] = []
+    for run in runs:
+        config: dict[str, Any] = {}
+        for name, text in split_groups(run).items():
+            if text not in parsed:
+                parsed[text] = _parse_group(name, text)
+            config |= parsed[text]
+        configs.append(config)
+    return configs
 
 
-def _split_groups(run: RunDir) -> dict[str, str]:
+def split_groups(run: RunDir) -> dict[str, str]:
     """The text of config.yaml by top-level key."""
     try:
         text = run.config.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return {DAMAGED: run.trial}
-    starts = list(_TOP_LEVEL_KEY.finditer(text))
-    ends = [*(start.start() for start in starts), len(text)][1:]
-    groups = {start[1]: text[start.start() : end] for start, end in zip(starts, ends, strict=False)}
-    return groups or {DAMAGED: run.trial}
+    return split_text(text) or {DAMAGED: run.trial}
 
 
 def _parse_group(name: str, text: str) -> dict[str, Any]:
@@ -66,11 +102,12 @@ def _parse_group(name: str, text: str) -> dict[str, Any]:
         document = parse_yaml(text, name)[0] if name != DAMAGED else text
     except ConfigError:
         return {name: one_line(text)}
-    return _flatten(document if isinstance(document, dict) else {name: document})
+    return flatten(document if isinstance(document, dict) else {name: document})
 
 
-def _flatten(mapping: dict[str, Any], at: str = "") -> dict[str, Any]:
+def flatten(mapping: dict[str, Any], at: str = "") -> dict[str, Any]:
+    """The dotted keys of a mapping of mappings."""
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
-        flat |= _flatten(value, f"{at}{key}.") if isinstance(value, dict) and value else {f"{at}{key}": value}
+        flat |= flatten(value, f"{at}{key}.") if isinstance(value, dict) and value else {f"{at}{key}": value}
     return flat

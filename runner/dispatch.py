@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner import slurm
+from runner.code_snapshot import code_of, shell_check, shell_words
 from runner.config import ResourcesConfig
 from runner.errors import SubmissionError
 from runner.evidence import mark
@@ -36,12 +37,13 @@ def send(
 ) -> None:
     """Send trials of one experiment folder to a cluster or a local queue, one array for each kind of resources.
 
-    Call it under the folder's lock. Raises: SubmissionError; RefusedError when the cluster has none of them.
+    A trial runs the code that its folder names. Call it under the folder's lock. Raises: SubmissionError;
+    RefusedError when the cluster has none of them; ConfigError when a trial's code is gone.
     """
-    classes: dict[ResourcesConfig, list[RunDir]] = {}
+    classes: dict[tuple[ResourcesConfig, Path | None], list[RunDir]] = {}
     for run, resources in chosen:
-        classes.setdefault(resources, []).append(run)
-    for number, (resources, members) in enumerate(classes.items()):
+        classes.setdefault((resources, code_of(run)), []).append(run)
+    for number, ((resources, code), members) in enumerate(classes.items()):
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         submission = folder / SUBMISSIONS / f"{stamp}.{os.getpid()}.{number}"
         # Whoever could write here would have the job run what he likes; so nobody else may even look.
@@ -52,10 +54,10 @@ def send(
         write_json(submission / "resources.json", resources.model_dump(mode="json"))
         try:
             if site.cluster == "slurm":
-                _send_to_slurm(members, resources, site, submission, stop_after)
+                _send_to_slurm(members, resources, site, submission, code, stop_after)
             else:
                 assert stop_after is None, "the local queue runs whole trials"
-                _send_to_local_queue(members, resources, site, submission)
+                _send_to_local_queue(members, submission, code)
         except RefusedError:
             shutil.rmtree(submission)
             raise
@@ -72,27 +74,29 @@ def _write_manifest(submission: Path, members: list[RunDir]) -> None:
         file.write("".join(f"{run.path}\n" for run in members).encode())
 
 
-def _executor(resources: ResourcesConfig, site: Profile, submission: Path) -> Any:
+def _executor(resources: ResourcesConfig, site: Profile, submission: Path, code: Path | None) -> Any:
     import submitit
 
     try:
         executor = submitit.SlurmExecutor(
-            submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python_command()
+            submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python_command(code)
         )
     except RuntimeError as error:
         raise SubmissionError("srun is not on PATH; use --on slurm/local.yaml, or run this on a login node") from error
-    executor.update_parameters(**sbatch_parameters(resources, site, submission))
+    executor.update_parameters(**sbatch_parameters(resources, site, submission, code))
     return executor
 
 
-def sbatch_parameters(resources: ResourcesConfig, site: Profile, submission: Path) -> dict[str, Any]:
+def sbatch_parameters(
+    resources: ResourcesConfig, site: Profile, submission: Path, code: Path | None = None
+) -> dict[str, Any]:
     """What submitit makes the batch script from; the job is called after its experiment."""
     parameters = submitit_parameters(site, resources, name=submission.parents[1].name)
     exclude = merge(site.exclude, *(each.node for each in bad_nodes(submission.parents[2])))
     return {
         **parameters,
         **({"exclude": exclude} if exclude else {}),
-        "setup": [*parameters["setup"], *exit_trap(submission, site)],
+        "setup": [*parameters["setup"], *exit_trap(submission, site, code)],
     }
 
 
@@ -106,26 +110,29 @@ def bad_nodes(root: Path) -> list[Excluded]:
         return []
 
 
-def exit_trap(submission: Path, site: Profile) -> list[str]:
+def exit_trap(submission: Path, site: Profile, code: Path | None = None) -> list[str]:
     """Lines of the batch script: when srun fails, decide inside the job whether the trial is requeued.
 
     What Slurm has started again without asking is decided about before srun.
     """
-    words = [shlex.quote(sys.executable), "-m", "runner.requeue"]
+    python = " ".join([*([shell_words(code)] if code else []), shlex.quote(sys.executable), "-m"])
     manifest, index = shlex.quote(str(submission / MANIFEST)), '"${SLURM_ARRAY_TASK_ID:-0}"'
+    notify = [f"  {python} runner.notify {shlex.quote(str(submission))} {index}"] if site.notify else []
     return [
+        *(shell_check(code) if code else []),
         f"export RUNNER_SIGNAL_LEAD_SECONDS={site.signal_lead_seconds}",
         "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
         "job=${job:-$SLURM_JOB_ID}",
         'launch="$job.${SLURM_RESTART_COUNT:-0}"',
         f'echo "{mark("$launch")}" >&2',
         "ask() {",
-        f'  {" ".join(words)} "$1" {manifest} {index} "$job" "$launch" "$2" {site.max_failures}',
+        f'  {python} runner.requeue "$1" {manifest} {index} "$job" "$launch" "$2" {site.max_failures}',
         "}",
         "judge() {",
         "  code=$?",
         "  trap - EXIT",
         '  [ "$code" -eq 0 ] || ask end "$code"',
+        *notify,
         '  exit "$code"',
         "}",
         "trap judge EXIT",
@@ -135,11 +142,16 @@ def exit_trap(submission: Path, site: Profile) -> list[str]:
 
 
 def _send_to_slurm(
-    members: list[RunDir], resources: ResourcesConfig, site: Profile, submission: Path, stop_after: int | None
+    members: list[RunDir],
+    resources: ResourcesConfig,
+    site: Profile,
+    submission: Path,
+    code: Path | None,
+    stop_after: int | None,
 ) -> None:
     import submitit
 
-    executor, asked = _executor(resources, site, submission), time.time()
+    executor, asked = _executor(resources, site, submission, code), time.time()
     _write_manifest(submission, members)
     said = io.StringIO()
     try:
@@ -156,8 +168,8 @@ def _send_to_slurm(
     _record(members, submission, asked, [{"cluster": "slurm", "job_id": job.job_id, "host": host} for job in jobs])
 
 
-def _send_to_local_queue(members: list[RunDir], resources: ResourcesConfig, site: Profile, submission: Path) -> None:
-    asked, process = time.time(), start(submission)
+def _send_to_local_queue(members: list[RunDir], submission: Path, code: Path | None) -> None:
+    asked, process = time.time(), start(submission, code)
     facts = {
         "cluster": "local",
         "job_id": f"local-{process.pid}",
@@ -170,12 +182,14 @@ def _send_to_local_queue(members: list[RunDir], resources: ResourcesConfig, site
     _write_manifest(submission, members)
 
 
-def batch_script(resources: ResourcesConfig, count: int, site: Profile, submission: Path) -> str:
+def batch_script(
+    resources: ResourcesConfig, count: int, site: Profile, submission: Path, code: Path | None = None
+) -> str:
     """The script that sbatch is given for an array of so many trials."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    command = f"{python_command()} -u -m submitit.core._submit {shlex.quote(str(submission / 'jobs'))}"
+    command = f"{python_command(code)} -u -m submitit.core._submit {shlex.quote(str(submission / 'jobs'))}"
     array = {"map_count": count} if count > 1 else {}
-    parameters = sbatch_parameters(resources, site, submission)
+    parameters = sbatch_parameters(resources, site, submission, code)
     script: str = _make_sbatch_string(command=command, folder=submission / "jobs", **parameters, **array)
     return script

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from runner import slurm
+from runner.code_store import list_snapshots
 from runner.errors import ConfigError, SubmissionError
+from runner.explain import counted
 from runner.launcher import find_intruder
 from runner.nodes import read_excluded
 from runner.profile import NODE_LOCAL, Profile, load_profile
@@ -45,6 +47,7 @@ def examine(root: Path, profile: str | None) -> Iterator[Check]:
     yield from check_torch()
     yield check_version("submitit")
     yield from check_root(root)
+    yield from check_code(root)
     yield check_wandb()
     if profile is not None:
         try:
@@ -123,12 +126,26 @@ def _check_owner(root: Path) -> Check:
     return Check("run root", "ok", f"{root}: mode {mode:04o}{', others can read it' if mode & 0o077 else ''}")
 
 
+def check_code(root: Path) -> Iterator[Check]:
+    """How many snapshots of the code a run root has, and whether some are not needed."""
+    try:
+        snapshots = list_snapshots(root.expanduser())
+    except (ConfigError, OSError) as error:
+        yield Check("code", "warn", str(error))
+        return
+    if snapshots:
+        spare = sum(each.is_spare for each in snapshots)
+        megabytes = sum(each.size_bytes for each in snapshots) / 1e6
+        told = f"; {spare} that no trial needs: runner code --prune" if spare else ""
+        yield Check("code", "ok", f"{counted(len(snapshots), 'snapshot')}, {megabytes:.0f} MB{told}")
+
+
 def check_wandb() -> Check:
-    from runner.wandb_mirror import is_logged_in
+    from runner.mirrors.wandb import is_logged_in
 
     if is_logged_in():
         return Check("wandb", "ok", "logged in")
-    return Check("wandb", "ok", "not logged in: runs stay offline; metrics.jsonl has everything")
+    return Check("wandb", "ok", "not logged in: runs stay offline, `runner sync` sends them later")
 
 
 def check_slurm(site: Profile | None, root: Path) -> Iterator[Check]:

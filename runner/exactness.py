@@ -3,7 +3,6 @@
 Facts are recorded in every checkpoint; a resume compares them and says `exact: yes`, or `no, because`.
 """
 
-import hashlib
 import platform
 from functools import cache
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from runner.code_snapshot import digest, read_package
 from runner.group import Group
-
-PACKAGE = Path(__file__).parent
 
 
 def gather_facts(group: Group, deterministic: bool) -> dict[str, Any]:
@@ -57,11 +55,8 @@ def why_inexact(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 @cache
 def code_digest() -> str:
-    """A digest of the package's own source; it changes with every edit."""
-    digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
+    """A digest of the package's own source, the name of its snapshot; it changes with every edit."""
+    return digest(read_package())
 
 
 @cache

@@ -18,26 +18,39 @@ OUTSIDE_IDENTITY = frozenset({"name", "sweep", "resources", "tracking", "checkpo
 """Top-level keys that do not change what a trial computes, and so not its id either."""
 
 
-def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """`optimizer.lr was 0.1, is 0.2` for each key of two dumped trials that changes what is computed.
+@dataclass(frozen=True)
+class Change:
+    """A dotted key whose value is another one now."""
+
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.key} was {flow(self.old)}, is {flow(self.new)}"
+
+
+def find_changes(old: Any, new: Any, key: str) -> Iterator[Change]:
+    """Where two values at a dotted key differ.
 
     Keys that only one of them has do not count: another version of this program adds and drops options.
     """
-    return [
-        line
-        for key in new
-        if key in old and key not in OUTSIDE_IDENTITY
-        for line in _differences(old[key], new[key], key)
-    ]
-
-
-def _differences(old: Any, new: Any, key: str) -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for name in new:
             if name in old:
-                yield from _differences(old[name], new[name], f"{key}.{name}")
+                yield from find_changes(old[name], new[name], f"{key}.{name}")
     elif canonical(old) != canonical(new):
-        yield f"{key} was {flow(old)}, is {flow(new)}"
+        yield Change(key, old, new)
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`optimizer.lr was 0.1, is 0.2` for each key of two dumped trials that changes what is computed."""
+    return [
+        str(change)
+        for key in new
+        if key in old and key not in OUTSIDE_IDENTITY
+        for change in find_changes(old[key], new[key], key)
+    ]
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,15 @@ PLACES = {
 }
 """What stands at each place. Those of a checkpoint in the background are passed by its thread."""
 
+CLIENT_PLACES = {
+    "apply.update": "before the config of a trial is brought up to date",
+    "submit.folder": "before the folder of a trial is made",
+    "submit.config": "in a trial's folder, before its config is there",
+    "submit.send": "all folders are there, nothing is sent",
+    "submit.end": "everything is sent and written down",
+}
+"""What stands at each place of `runner submit` and `runner apply`."""
+
 ACTIONS = ("USR2", "TERM", "KILL", "STOP", "raise", "full", "input/output", "slow")
 """A signal to this process, an exception of the user's code, a full disk, a broken one, two seconds of nothing."""
 
@@ -62,7 +71,7 @@ class Fault:
     nth: int = 1
 
     def __post_init__(self) -> None:
-        assert self.place in PLACES, self.place
+        assert self.place in PLACES | CLIENT_PLACES, self.place
         assert self.action in ACTIONS, self.action
 
     def __str__(self) -> str:
@@ -79,7 +88,7 @@ class Faults:
 
     def at(self, place: str) -> None:
         """Pass a place; fail there if a fault is armed for this passage."""
-        assert place in PLACES, place
+        assert place in PLACES or place in CLIENT_PLACES, place
         if not self.armed:
             return
         self.passages[place] += 1

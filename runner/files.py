@@ -1,5 +1,6 @@
 """Files that are read back by other processes: written whole or not at all, and by whom they may be read."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -135,6 +136,13 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 def write_yaml(path: Path, document: dict[str, Any]) -> None:
     with replacing(path) as file:
         file.write(dump_yaml(document).encode())
+
+
+def set_aside(path: Path) -> None:
+    """Move a file out of the way, if there is one: failure.json becomes failure.1.json, or .2 and so on."""
+    numbers = (path.with_suffix(f".{number}{path.suffix}") for number in itertools.count(1))
+    if path.exists():
+        os.rename(path, next(aside for aside in numbers if not aside.exists()))
 
 
 def sync_path(path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import psutil
 import submitit
 
-from runner import launcher
+from runner.code_snapshot import launcher_of
 from runner.evidence import mark
 from runner.masking import format_error
 from runner.processes import EXIT_TERMINATED, EXIT_TRY_AGAIN, die_with
@@ -33,9 +33,12 @@ NO_MORE_TIMEOUTS = 1_000_000
 """submitit's own countdown of time-outs must never end a run; budgets are in runner.requeue."""
 
 
-def python_command() -> str:
-    """How a job starts python: with the signals of a preemption blocked until somebody listens."""
-    return f"{shlex.quote(sys.executable)} -S -E {shlex.quote(str(launcher.__file__))}"
+def python_command(code: Path | None = None) -> str:
+    """How a job starts python: with the signals of a preemption blocked until somebody listens.
+
+    `code` is the folder of a snapshot to run; else what is imported here.
+    """
+    return f"{shlex.quote(sys.executable)} -S -E {shlex.quote(str(launcher_of(code)))}"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,11 @@ def json_schema() -> dict[str, Any]:
     probes = [_choice("evaluation", plug_in, definitions) for plug_in in named.names("evaluation")]
     evaluate["probes"]["items"] = {"oneOf": [{"enum": named.names("evaluation")}, *probes]}
     evaluate["data"]["additionalProperties"] = {"oneOf": properties["data"]["oneOf"]}
+    tracking = definitions["TrackingConfig"]["properties"]
+    del tracking["mirrors"]
+    for plug_in in named.names("mirrors"):
+        config = _describe(named.load("mirrors", plug_in).Config, f"mirrors.{plug_in}.", definitions)
+        tracking[plug_in] = {"anyOf": [config, {"type": "null"}], "default": None}
     properties["sweep"] = _describe(Sweep, "", definitions)
     # The sweep may give whatever else a trial needs.
     schema["required"] = ["name"]

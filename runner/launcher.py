@@ -7,6 +7,8 @@ ARGS...` and must import nothing of the package: its own start is the window tha
 
 The last argument is submitit's folder, ROOT/<experiment>/.submissions/<submission>/jobs. The job file in it is a
 pickle, which runs whatever it holds, so nobody else may be able to put one there.
+
+A launcher in a snapshot of the code (ROOT/.code/<digest>/runner, see runner.code_snapshot) starts that code.
 """
 
 import os
@@ -15,6 +17,8 @@ import stat
 import sys
 
 EXIT_REFUSED = 2
+CODE = ".code"
+"""Folder of a run root with the snapshots of the code."""
 
 
 def find_intruder(folder: str, top: str) -> str:
@@ -40,16 +44,37 @@ def find_intruder(folder: str, top: str) -> str:
         folder = os.path.dirname(folder)
 
 
+def leading(home: str, before: str | None) -> dict[str, str]:
+    """Variables of a process, and of all its children, that is to find packages in `home` before anywhere else.
+
+    `before` is PYTHONPATH so far. Without PYTHONSAFEPATH the folder a job starts in, often a checkout, would be first.
+    """
+    return {"PYTHONPATH": f"{home}{os.pathsep}{before}" if before else home, "PYTHONSAFEPATH": "1"}
+
+
+def own_snapshot() -> str | None:
+    """The folder of the snapshot that this package is; None for a checkout or an installed package."""
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return home if os.path.basename(os.path.dirname(home)) == CODE else None
+
+
 def _root_of(folder: str) -> str:
     for _ in range(4):
         folder = os.path.dirname(folder)
     return folder
 
 
-if __name__ == "__main__":
+def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2, signal.SIGTERM})
-    problem = find_intruder(sys.argv[-1], _root_of(sys.argv[-1]))
+    problem, home = find_intruder(sys.argv[-1], _root_of(sys.argv[-1])), own_snapshot()
+    if home is not None:
+        problem = problem or find_intruder(os.path.join(home, "runner"), os.path.dirname(os.path.dirname(home)))
+        os.environ.update(leading(home, os.environ.get("PYTHONPATH")))
     if problem:
         print(f"runner: {problem}", file=sys.stderr)
         sys.exit(EXIT_REFUSED)
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import submitit
 
+from runner.code_snapshot import check_own_code, environment_with
 from runner.config import ResourcesConfig
 from runner.decision import Decision
 from runner.errors import ConfigError
@@ -49,8 +50,11 @@ TOGETHER_SECONDS, KILL_SECONDS = 3, 5
 """The ranks of a trial end within so many seconds of each other; whoever does not is told to, and killed after more."""
 
 
-def start(submission: Path) -> psutil.Process:
-    """Start the queue of a submission folder, detached from this terminal."""
+def start(submission: Path, code: Path | None = None) -> psutil.Process:
+    """Start the queue of a submission folder, detached from this terminal.
+
+    `code` is the folder of a snapshot, which it and its trials run; else what is imported here.
+    """
     # In the shell of an allocation, the ranks would take Slurm's job for their own.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     with (submission / "queue.log").open("ab") as log:
@@ -59,7 +63,7 @@ def start(submission: Path) -> psutil.Process:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=environment,
+            env=environment_with(code, environment),
             start_new_session=True,
         )
     return psutil.Process(process.pid)
@@ -99,6 +103,13 @@ def work_off(
     """
     waiting, running = [Waiting(run) for run in runs], list[Running]()
     looked, next_look = time.monotonic(), 0.0
+    told: list[subprocess.Popen[bytes]] = []
+
+    def finish(run: RunDir) -> None:
+        let_go(run, submission)
+        if site.notify:
+            told.append(tell(submission, runs.index(run)))
+
     try:
         while waiting or running:
             while len(running) < site.parallel and (chosen := choose(waiting, clock())) is not None:
@@ -110,7 +121,7 @@ def work_off(
                     print(f"{run.trial}: submitit job {job.job_id}", flush=True)
                     running.append(Running(run, job, gpus))
                 else:
-                    let_go(run, submission)
+                    finish(run)
             if time.monotonic() >= next_look:
                 next_look = time.monotonic() + 1
                 for entry in running:
@@ -125,17 +136,25 @@ def work_off(
                     if decision.action == "requeue" and not entry.terminated:
                         waiting.insert(0, Waiting(entry.run, clock() + decision.delay_seconds))
                     else:
-                        let_go(entry.run, submission)
+                        finish(entry.run)
             if time.monotonic() - looked >= LOOK_SECONDS:
                 for each in [each for each in waiting if each.run.cancelled.exists()]:
                     waiting.remove(each)
-                    let_go(each.run, submission)
+                    finish(each.run)
                 looked = time.monotonic()
             sleep(POLL_SECONDS)
     finally:
         for entry in running:
             terminate(entry)
         psutil.wait_procs([psutil.Process(entry.job._process.pid) for entry in running], LEAVE_SECONDS)
+        for process in told:
+            process.wait()
+
+
+def tell(submission: Path, index: int) -> "subprocess.Popen[bytes]":
+    """Tell of a trial that is over by the profile's command, beside the queue; see runner.notify, which is bounded."""
+    command = [sys.executable, "-m", "runner.notify", str(submission), str(index)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
 def choose(waiting: list[Waiting], now: float) -> Waiting | None:
@@ -200,6 +219,7 @@ def let_go(run: RunDir, submission: Path) -> None:
 
 
 def _submit(run: RunDir, resources: ResourcesConfig, site: Profile, gpus: tuple[int, ...], submission: Path) -> Any:
+    check_own_code()
     executor = submitit.LocalExecutor(submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python_command())
     executor.update_parameters(
         tasks_per_node=resources.ranks,
@@ -236,7 +256,10 @@ def main(submission: Path) -> None:
         time.sleep(POLL_SECONDS)
     runs = [RunDir(Path(line)) for line in manifest.read_text().splitlines()]
     resources = ResourcesConfig.model_validate(read_json(submission / "resources.json"))
-    work_off(runs, resources, load_profile(str(submission / "profile.yaml")), submission)
+    try:
+        work_off(runs, resources, load_profile(str(submission / "profile.yaml")), submission)
+    except ConfigError as error:
+        sys.exit(f"runner: {error}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A name is a file: `method: {name: scl}` is runner/methods/scl.py. The only door from configs to plug-ins.
 
-A plug-in is a module with a `Config` (its options) and a `build`; adding one is adding a file. What else it may say:
+A plug-in is a module with a `Config` (its options) and a `build`; adding one is adding a file, here or in a package of
+its own (runner/plugins.py). What else it may say:
 
 KIND                "records" where it gives or takes them; images otherwise
 IN_BATCH_NEGATIVES  False for a method whose loss takes no negatives from the batch
@@ -14,18 +15,18 @@ outputs             of a method's Config, the names that its `embed` gives; what
 check               of an evaluation or a method, a function: refuses what cannot work before anything is trained
 build_probe         of a data set, a function: what probes are fitted on where that is not the training part
 FITS                False for an evaluation that does not look at the training samples
+open_sink           of a mirror, instead of `build`; see runner.sink
 """
 
 import importlib
-import importlib.util
-import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
 
-from runner.config import EvaluateConfig, Selection, Trial
+from runner import plugins
+from runner.config import EvaluateConfig, Selection, TrackingConfig, Trial
 from runner.experiment import check_negatives, check_warmup
 from runner.explain import OptionError, did_you_mean
 from runner.facts import Facts
@@ -40,8 +41,11 @@ FAMILIES = {
     "data": "data.name",
     "schedules": "schedule.name",
     "evaluation": "evaluate.probes",
+    "mirrors": "tracking",
 }
 """Folder of plug-ins -> the key of an experiment file that names one."""
+
+assert tuple(FAMILIES) == plugins.FAMILIES
 
 
 @dataclass(frozen=True)
@@ -58,20 +62,50 @@ class ResolvedTrial:
     more_data: dict[str, Options]
     """By the names of `evaluate.data`."""
 
+    mirrors: dict[str, Options]
+
 
 def names(family: str) -> list[str]:
     """The plug-ins of a family, sorted; nothing is imported."""
-    spec = importlib.util.find_spec(f"runner.{family}")
-    assert spec is not None, family
-    return sorted(m.name for m in pkgutil.iter_modules(spec.submodule_search_locations) if m.name[0] != "_")
+    return list(plugins.find(family))
+
+
+def find(family: str, name: str) -> plugins.PlugIn:
+    """The plug-in of a name; raises ConfigError for a name that the family does not have, or has twice."""
+    there = plugins.find(family)
+    if name not in there:
+        raise OptionError(FAMILIES[family], f"{show(name)} is not allowed; {did_you_mean(name, there)}")
+    found, *others = there[name]
+    if others:
+        problem = f"{show(name)} is not allowed; it is of both {found} and {others[0]}: rename or uninstall one"
+        raise OptionError(FAMILIES[family], problem)
+    return found
 
 
 @cache
 def load(family: str, name: str) -> ModuleType:
-    """The module of a plug-in; raises ConfigError for a name that the family does not have."""
-    if name not in (there := names(family)):
-        raise OptionError(FAMILIES[family], f"{show(name)} is not allowed; {did_you_mean(name, there)}")
-    return importlib.import_module(f"runner.{family}.{name}")
+    """The module of a plug-in; raises ConfigError as `find` does, and for a package's that is none."""
+    found = find(family, name)
+    problem = f"{show(name)} is not allowed; {found.module} of {found}"
+    try:
+        module = importlib.import_module(found.module)
+    except ImportError as error:
+        if found.package == plugins.OURS:
+            raise
+        raise OptionError(FAMILIES[family], f"{problem} cannot be imported: {error}") from error
+    parts = ("Config", {"evaluation": "run", "mirrors": "open_sink"}.get(family, "build"))
+    if lacking := [part for part in parts if not hasattr(module, part)]:
+        raise OptionError(FAMILIES[family], f"{problem} has no {' and no '.join(lacking)}")
+    return module
+
+
+def foreign_packages(trial: Trial) -> str:
+    """`my-lab 0.1 (3fa9c2d1e0aa)` for each other package whose plug-ins a trial uses; the digest is of its source."""
+    groups = {"methods": [trial.method], "encoders": [trial.encoder], "schedules": [trial.schedule]}
+    groups |= {"data": [trial.data, *trial.evaluate.data.values()], "evaluation": list(trial.evaluate.probes)}
+    used = [find(family, selection.name) for family, chosen in groups.items() for selection in chosen]
+    said = {f"{one} ({plugins.digest_of(one)})" for one in used if one.package != plugins.OURS}
+    return ", ".join(sorted(said))
 
 
 def resolve(family: str, selection: Selection) -> Options:
@@ -92,6 +126,7 @@ def resolve_trials(pairs: Sequence[tuple[Variant, Trial]], document: Document) -
     for variant, trial in pairs:
         try:
             resolved.append(_resolve(trial, seen))
+            check_mirrors(trial.tracking)
         except OptionError as error:
             raise document.locate(error, variant.origins) from None
     return resolved
@@ -99,16 +134,16 @@ def resolve_trials(pairs: Sequence[tuple[Variant, Trial]], document: Document) -
 
 def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
     """`seen` has what is resolved by family and identity of the group; trials of a sweep share groups."""
-    groups: list[Selection | EvaluateConfig]
-    groups = [trial.method, trial.encoder, trial.data, trial.schedule, trial.evaluate]
+    groups: list[Selection | EvaluateConfig | TrackingConfig]
+    groups = [trial.method, trial.encoder, trial.data, trial.schedule, trial.evaluate, trial.tracking]
     resolved: list[Any] = []
     for family, group in zip(FAMILIES, groups, strict=True):
         if (family, id(group)) not in seen:
-            seen[family, id(group)] = resolve(family, group) if isinstance(group, Selection) else _resolve_probes(group)
+            seen[family, id(group)] = _resolve_group(family, group)
         resolved.append(seen[family, id(group)])
-    method, encoder, data, schedule, (probes, more_data) = resolved
+    method, encoder, data, schedule, (probes, more_data), mirrors = resolved
     _check_more_encoders(trial, method)
-    options = ResolvedTrial(method, encoder, data, schedule, probes, more_data)
+    options = ResolvedTrial(method, encoder, data, schedule, probes, more_data, mirrors)
     _check_kinds(trial)
     _check_views(trial)
     _check_probes(trial, options)
@@ -119,6 +154,30 @@ def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
     if trial.train.steps:
         check_warmup(getattr(options.schedule, "warmup_steps", 0), trial.train.steps)
     return options
+
+
+def _resolve_group(family: str, group: Selection | EvaluateConfig | TrackingConfig) -> Any:
+    if isinstance(group, Selection):
+        return resolve(family, group)
+    return _resolve_probes(group) if isinstance(group, EvaluateConfig) else resolve_mirrors(group)
+
+
+def resolve_mirrors(tracking: TrackingConfig) -> dict[str, Options]:
+    """The Config of each mirror of the metrics; raises ConfigError that names the dotted key at fault."""
+    mirrors = {}
+    for name, options in tracking.mirrors.items():
+        if name not in (there := names("mirrors")):
+            raise OptionError(f"tracking.{name}", f"unknown key; {did_you_mean(name, ['every_steps', *there])}")
+        config: type[Options] = load("mirrors", name).Config
+        mirrors[name] = build(config, options, f"tracking.{name}")
+    return mirrors
+
+
+def check_mirrors(tracking: TrackingConfig) -> None:
+    """Raise OptionError for a mirror that is not installed here; on the machine that trains it would stop nothing."""
+    for name in tracking.mirrors:
+        if hasattr(module := load("mirrors", name), "check"):
+            module.check()
 
 
 def _check_more_encoders(trial: Trial, method: Options) -> None:

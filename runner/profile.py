@@ -102,6 +102,15 @@ class Profile(Options):
     group_readable: bool = False
     """Let the group of this user read run folders (0750, files 0640); else nobody else can (0700, 0600)."""
 
+    notify: ShellLine | None = None
+    """Command for /bin/sh, run once when a trial is done or has failed for good, and once when all of its sweep have.
+
+    Its environment has RUNNER_EVENT (trial or sweep), RUNNER_EXPERIMENT, RUNNER_TRIAL, RUNNER_STATE, RUNNER_CAUSE and
+    RUNNER_FOLDER."""
+
+    snapshot: bool = True
+    """Keep the code of a submission, and run it in every attempt; false: they run what is there when they start."""
+
     comment: Comment | None = None
     """Comment that the scheduler keeps with the job."""
 
@@ -124,20 +133,21 @@ def load_profile(path_or_name: str | Path, folder: str | Path = "slurm") -> Prof
 
     Raises ConfigError, in one line, also for a profile with shell lines that everybody may write to.
     """
-    document = load_yaml(_find(str(path_or_name), Path(folder)))
+    document = load_yaml(find_profile(str(path_or_name), Path(folder)))
     refuse_secrets(document)
     try:
         defaults = {"parallel": 256} if document.mapping.get("cluster") == "slurm" else {}
         profile = build(Profile, defaults | document.mapping)
     except OptionError as error:
         raise document.locate(error) from None
-    if profile.setup and os.stat(document.path).st_mode & 0o002:
+    if (profile.setup or profile.notify) and os.stat(document.path).st_mode & 0o002:
         problem = "everybody may write to this file, and its lines are run; chmod o-w it"
-        raise document.locate(OptionError("setup", problem))
+        raise document.locate(OptionError("setup" if profile.setup else "notify", problem))
     return profile
 
 
-def _find(path_or_name: str, folder: Path) -> Path:
+def find_profile(path_or_name: str, folder: Path = Path("slurm")) -> Path:
+    """The file of a profile; raises ConfigError for a name that there is none of."""
     if "/" in path_or_name or path_or_name.endswith((".yaml", ".yml")):
         return Path(path_or_name).expanduser()
     folders = [folder, Path(__file__).parent.parent / "slurm"]

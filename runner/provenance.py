@@ -5,12 +5,17 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runner import plugins
+from runner.code_snapshot import describe, take
+from runner.files import write_json
 from runner.masking import is_secret_name, mask_command, mask_text
+from runner.rundir import RunDir
 
 PACKAGES = [
     "runner",
@@ -36,10 +41,11 @@ DIFF_FILE = "diff.patch"
 LARGEST_DIFF_BYTES = 2_000_000
 
 
-def collect(command: list[str]) -> tuple[dict[str, Any], str]:
+def collect(command: list[str], snapshot_in: Path | None = None) -> tuple[dict[str, Any], str]:
     """The content of provenance.json, and the uncommitted changes of the code as a patch (empty without any).
 
-    `command` is the command line as typed. Of the environment only SLURM_* and CUDA_VISIBLE_DEVICES are kept.
+    `command` is the command line as typed. With `snapshot_in`, a run root, the code is kept
+    there. Of the environment only SLURM_* and CUDA_VISIBLE_DEVICES are kept.
     """
     root = _checkout()
     patch = _diff(root) if root else ""
@@ -47,6 +53,8 @@ def collect(command: list[str]) -> tuple[dict[str, Any], str]:
         "time": time.time(),
         "command": mask_command(command),
         "git": _git_facts(root) | {"diff": DIFF_FILE if patch else None} if root else None,
+        "snapshot": describe(take(snapshot_in)) if snapshot_in else None,
+        "executable": sys.executable,
         "python": platform.python_version(),
         "packages": package_versions(),
         "host": platform.node(),
@@ -58,6 +66,20 @@ def collect(command: list[str]) -> tuple[dict[str, Any], str]:
     return document, patch
 
 
+def write_origin(run: RunDir, origin: tuple[dict[str, Any], str]) -> None:
+    """Put what `collect` found into a run folder."""
+    provenance, diff = origin
+    if diff:
+        (run.path / DIFF_FILE).write_text(diff)
+    write_json(run.provenance, provenance)
+
+
+def describe_commit(provenance: dict[str, Any]) -> str | None:
+    """The commit that the code was, in words; None where it was no git checkout."""
+    git = provenance.get("git") or {}
+    return f"{git['sha']}{', changed since (diff.patch)' if git.get('dirty') else ''}" if git.get("sha") else None
+
+
 def _kept_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: mask_text(value)
@@ -67,8 +89,8 @@ def _kept_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def package_versions() -> dict[str, str]:
-    """Of what is installed here of PACKAGES."""
-    versions = {}
+    """Of what is installed here of PACKAGES, and of every package that offers plug-ins."""
+    versions = plugins.packages()
     for name in PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)

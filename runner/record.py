@@ -3,8 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.errors import ConfigError
@@ -73,9 +73,30 @@ class Record:
 
 def read_record(run: RunDir) -> Record:
     """Everything the run folder says about the state of its trial."""
-    with os.scandir(run.path) as entries:
-        there = {entry.name: entry for entry in entries}
+    there = _list(run)
+    record = _read_end(run, there, is_whole=True)
+    result, attempts = record.result, record.attempts
+    logged = _last_metrics(run) if "metrics.jsonl" in there and result is None else {}
+    return replace(
+        record,
+        overrides=read_overrides(run) if "overrides.yaml" in there else {},
+        step=result["step"] if result else _step(run, attempts, logged, "checkpoints" in there),
+        metrics=result["metrics"] if result else {name: x for name, x in logged.items() if "/" in name},
+        updated=max((there[name].stat().st_mtime for name in _DATED if name in there), default=None),
+    )
 
+
+def read_end(run: RunDir) -> Record:
+    """What decides the state of a trial: of one that is done the result alone. For thousands of trials at once."""
+    return _read_end(run, _list(run), is_whole=False)
+
+
+def _list(run: RunDir) -> dict[str, os.DirEntry[str]]:
+    with os.scandir(run.path) as entries:
+        return {entry.name: entry for entry in entries}
+
+
+def _read_end(run: RunDir, there: Container[str], is_whole: bool) -> Record:
     damaged: list[str] = []
 
     def document(name: str, *keys: str) -> dict[str, Any] | None:
@@ -93,14 +114,14 @@ def read_record(run: RunDir) -> Record:
     if result is not None and not (isinstance(result["step"], int) and isinstance(result["metrics"], dict)):
         damaged.append(f"{run.path / 'result.json'}: its step is no number, or its metrics are no mapping")
         result = None
+    if result is not None and not is_whole:
+        return Record(result=result)
     failure = document("failure.json")
     attempts = run.attempt_rows() if "attempts.jsonl" in there else []
     if "attempts.jsonl" in there and not attempts and run.attempts.stat().st_size:
         damaged.append(f"{run.attempts}: no row of it can be read")
     jobs = run.job_rows() if "jobs.jsonl" in there else []
-    logged = _last_metrics(run) if "metrics.jsonl" in there and result is None else {}
     return Record(
-        overrides=_read_overrides(run) if "overrides.yaml" in there else {},
         result=result,
         failure=failure,
         cancelled="cancelled.json" in there,
@@ -108,9 +129,6 @@ def read_record(run: RunDir) -> Record:
         let_go=_let_go(run) if "cancelled.json" in there else None,
         attempts=attempts,
         job=jobs[-1] if jobs else None,
-        step=result["step"] if result else _step(run, attempts, logged, "checkpoints" in there),
-        metrics=result["metrics"] if result else {name: x for name, x in logged.items() if "/" in name},
-        updated=max((there[name].stat().st_mtime for name in _DATED if name in there), default=None),
     )
 
 
@@ -150,7 +168,8 @@ def describe_end(row: dict[str, Any]) -> str:
     return words + (f", requeued{later}" if row.get("requeue") else "")
 
 
-def _read_overrides(run: RunDir) -> dict[str, Any]:
+def read_overrides(run: RunDir) -> dict[str, Any]:
+    """What the sweep set in a trial; nothing where that cannot be read."""
     try:
         document, _ = parse_yaml(run.overrides.read_text(), str(run.overrides))
     except (ConfigError, UnicodeDecodeError):
@@ -161,27 +180,36 @@ def _read_overrides(run: RunDir) -> dict[str, Any]:
 
 def _last_metrics(run: RunDir) -> dict[str, Any]:
     """The last row of metrics.jsonl, laid over the last row that holds an evaluation."""
+    tail = read_tail(run)
+    # Whatever else is evaluated, the test part or a validation part is, too.
+    found: dict[str, Any] = {}
+    for holding in ("validation/", "test/", "step"):
+        for row in last_rows(tail, holding, 1):
+            found |= row
+    return found
+
+
+def read_tail(run: RunDir) -> bytes:
+    """The end of metrics.jsonl, which may begin within a row."""
     with run.metrics.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL_BYTES))
-        tail = file.read()
-    # Whatever else is evaluated, the test part or a validation part is, too.
-    return _last_row(tail, b'"validation/') | _last_row(tail, b'"test/') | _last_row(tail, b'"step"')
+        return file.read()
 
 
-def _last_row(tail: bytes, holding: bytes) -> dict[str, Any]:
-    """The last whole row that holds these bytes."""
-    end = len(tail)
-    while (at := tail.rfind(holding, 0, end)) >= 0:
-        begin = tail.rfind(b"\n", 0, at) + 1
+def last_rows(tail: bytes, holding: str, count: int) -> list[dict[str, Any]]:
+    """The last whole rows, oldest first and at most so many, that hold a key with this beginning."""
+    sought, end = f'"{holding}'.encode(), len(tail)
+    rows: list[dict[str, Any]] = []
+    while len(rows) < count and (at := tail.rfind(sought, 0, end)) >= 0:
+        end, close = tail.rfind(b"\n", 0, at) + 1, tail.find(b"\n", at)
         try:
-            row = json.loads(tail[begin:].split(b"\n", 1)[0])
+            row = json.loads(tail[end : close if close >= 0 else None])
         except ValueError:
-            row = None
+            continue
         if isinstance(row, dict):
-            return row
-        end = begin
-    return {}
+            rows.append(row)
+    return rows[::-1]
 
 
 def _step(run: RunDir, attempts: list[dict[str, Any]], logged: dict[str, Any], checkpoints: bool) -> int | None:

@@ -18,7 +18,7 @@ from runner.attempt import Attempt
 from runner.background import Background, Flight
 from runner.batch import Batch
 from runner.config import Selection, Trial
-from runner.dataset import Records
+from runner.dataset import Records, Split
 from runner.evaluate import check_probes
 from runner.exactness import gather_facts
 from runner.experiment import check_warmup
@@ -156,22 +156,19 @@ def build(
     if group.is_main and isinstance(some, Records) and some.tokenizer is not None:
         with replacing(attempt.run.tokenizer) as file:
             file.write(some.tokenizer.encode())
-    plan = loader.Plan(len(some), trial.train.batch_size, trial.train.accumulate, trial.train.seed)
+    plan = make_plan(trial, some)
     steps = (trial.train.epochs or 0) * plan.steps_per_epoch if trial.train.steps is None else trial.train.steps
     if steps:
         check_warmup(getattr(options.schedule, "warmup_steps", 0), steps)
-    encoder = build_encoder(trial.encoder, inputs=some.inputs)
-    more = partial(_build_more_encoder, options.method, some.inputs)
-    task = Task(steps, group, plan.steps_per_epoch, some.classes, trial.train.seed, data.train, more)
-    method = named.load("methods", trial.method.name).build(options.method, encoder, task).to(group.device)
-    if trial.init_path is not None:
-        load_weights(method, trial.init_path)
+    method = build_method(trial, options, some, data.train, group, steps)
     check_probes(method, options.probes, data.probe_train, data.tests, group)
     state = TrainState(method, build_optimizer(method, trial.optimizer), Precision(trial.train.precision, group.device))
     seed_everything(trial.train.seed, rank=1 + group.rank)
     stop = min(steps, stop_after) if stop_after else steps
     facts = gather_facts(group, trial.train.deterministic)
     facts |= {"config": trial.model_dump(mode="json"), "data": describe_data(some)}
+    if foreign := named.foreign_packages(trial):
+        facts["plug_ins"] = foreign
     return Run(
         trial=trial,
         attempt=attempt,
@@ -192,6 +189,25 @@ def build(
         pulse=pulse or Pulse(),
         facts=facts,
     )
+
+
+def make_plan(trial: Trial, data: Split) -> loader.Plan:
+    """The order of the samples of a trial."""
+    return loader.Plan(len(data), trial.train.batch_size, trial.train.accumulate, trial.train.seed)
+
+
+def build_method(
+    trial: Trial, options: named.ResolvedTrial, some: Split, train: Split | None, group: Group, steps: int
+) -> Method:
+    """The model of a trial, for samples like `some` and so many planned steps, on the device of the group."""
+    encoder = build_encoder(trial.encoder, inputs=some.inputs)
+    more = partial(_build_more_encoder, options.method, some.inputs)
+    steps_per_epoch = make_plan(trial, some).steps_per_epoch
+    task = Task(steps, group, steps_per_epoch, some.classes, trial.train.seed, train, more)
+    method: Method = named.load("methods", trial.method.name).build(options.method, encoder, task).to(group.device)
+    if trial.init_path is not None:
+        load_weights(method, trial.init_path)
+    return method
 
 
 def build_encoder(selection: Selection, inputs: int) -> nn.Module:

@@ -105,6 +105,10 @@ class RunDir:
         """The last sign of life of a rank; see runner.heartbeat."""
         return self.token(attempt) / f"heartbeat.rank_{rank}.json"
 
+    def readings(self, attempt: int) -> Path:
+        """Where the time of an attempt had gone, a JSON row at each checkpoint and evaluation; see runner.ledger."""
+        return self.token(attempt) / "readings.jsonl"
+
     def hang(self, attempt: int) -> Path:
         """Which rank the others waited for in vain: {"rank", "step", "error", "time"}."""
         return self.token(attempt) / "hang.json"
@@ -149,7 +153,7 @@ def find_trials(experiment: Path) -> list[RunDir]:
         return []
     with os.scandir(experiment) as entries:
         names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and e.name[0] != ".")
-    return [RunDir(experiment / name) for name in names if (experiment / name / "config.yaml").exists()]
+    return [RunDir(experiment / name) for name in names if os.path.exists(f"{experiment}/{name}/config.yaml")]
 
 
 def find_trial(root: Path, prefix: str) -> RunDir:
@@ -182,6 +186,18 @@ def find_sweep(root: Path, name: str) -> Path:
             return folder.resolve()
     known = ", ".join(path.name for path in find_experiments(root)) or "none yet"
     raise ConfigError(f"sweep {name!r}: no trials of that name under {root}; there is: {known}")
+
+
+def find_target(root: Path, name: str) -> list[RunDir]:
+    """The trials of an experiment, else the one trial of that id; raises ConfigError where there is neither."""
+    try:
+        return find_trials(find_sweep(root, name))
+    except ConfigError as no_sweep:
+        try:
+            return [find_trial(root, name)]
+        except ConfigError as no_trial:
+            # Several trials are a closer miss than no experiment.
+            raise (no_trial if "trials start with" in str(no_trial) else no_sweep) from None
 
 
 def _check_name(kind: str, name: str) -> None:

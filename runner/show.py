@@ -1,7 +1,7 @@
 """Everything about one trial: config, where it came from, its attempts and why each of them ended."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from runner import nodes
 from runner.files import read_json
+from runner.provenance import describe_commit
 from runner.record import describe_end
 from runner.rundir import RunDir
 from runner.status import Ask, Row, read_statuses
@@ -139,14 +140,20 @@ def _provenance_lines(document: dict[str, Any]) -> dict[str, str]:
         "command": str(provenance.get("command")),
         "from": f"{provenance.get('user')}@{provenance.get('host')}",
     }
-    git = provenance.get("git")
-    if git:
-        lines["code"] = f"{git['sha']}{', changed since (diff.patch)' if git['dirty'] else ''}"
+    if told := [*_code_lines(provenance)]:
+        lines["code"] = ", of ".join(told)
     packages = provenance.get("packages") or {}
     lines["packages"] = ", ".join(
         f"{name} {packages[name]}" for name in ("runner", "torch", "submitit") if name in packages
     )
     return lines
+
+
+def _code_lines(provenance: dict[str, Any]) -> Iterator[str]:
+    if snapshot := provenance.get("snapshot"):
+        yield str(snapshot.get("path"))
+    if commit := describe_commit(provenance):
+        yield f"commit {commit}"
 
 
 def _attempts_table(entries: list[dict[str, Any]]) -> Table:

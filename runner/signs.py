@@ -17,7 +17,8 @@ _RAISED = re.compile(
 _TASKS = re.compile(rf"^{SRUN}(?P<node>\S+): tasks? (?P<tasks>[\d,-]+): (?P<word>.+)$", re.MULTILINE)
 _NODE = re.compile(rf"^{SRUN}(?:Node failure on|Task launch for \S+ failed on node) (?P<node>[\w.-]*\w)", re.MULTILINE)
 _STEPD_NODE = re.compile(r"\*\*\* \S+ \S+ ON (?P<node>\S+) UNCORRECTABLE MEMORY ERROR")
-_SECONDARY = ("peer crash", "killed", "launch failed", "hang")
+SECONDARY = ("peer crash", "killed", "launch failed", "hang")
+"""What may follow from something else that the log tells of."""
 
 
 def classify(error: BaseException) -> str:
@@ -73,7 +74,7 @@ class Sign:
 def read_log(text: str) -> Sign:
     """The cause that the end of a log shows, None where it shows none."""
     said, raised, (tasks, node) = _read_lines(text), _read_traceback(text), _first_tasks(text)
-    if raised is not None and (said is None or (said[0] in _SECONDARY and raised[0] != "peer crash")):
+    if raised is not None and (said is None or (said[0] in SECONDARY and raised[0] != "peer crash")):
         cause, line, ranks = raised
         return Sign(cause, line, ranks or tasks, node)
     if said is None:

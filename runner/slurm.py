@@ -19,10 +19,13 @@ from runner.errors import SubmissionError
 
 JOB_ID = re.compile(r"\d+(_\d+)?", re.ASCII)
 TIMEOUT_SECONDS = 30
-IDS_PER_CALL = 2000
+IDS_PER_WORD = 5000
 """A word of a command line holds 128 KiB."""
+
+IDS_TO_LIST = 2000
+"""More jobs than these are looked for here, among all there are: squeue compares each it is told with each of them."""
 FATAL_SIGNALS = (4, 6, 7, 8, 9, 10, 11, 12, 15)
-SQUEUE_FIELDS = "%i|%T|%N|%S|%e|%r"
+SQUEUE = "squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%N|%S|%e|%r"
 SACCT_FIELDS = "JobID,State,ExitCode,NodeList,Start,End,Reason"
 
 
@@ -63,25 +66,30 @@ def squeue(job_ids: Iterable[str]) -> dict[str, JobInfo]:
     `123` asks for a job, or for every element of an array.
     """
     wanted = _checked(job_ids)
-    found: dict[str, JobInfo] = {}
-    for numbers in _batches(_numbers(wanted)):
-        found |= _squeue(numbers)
+    numbers = _numbers(wanted)
+    if not numbers:
+        return {}
+    which = ("-j", ",".join(numbers)) if len(numbers) <= IDS_TO_LIST else ()
+    try:
+        found = parse_squeue(_run(*SQUEUE, *which))
+    except UnknownJobError:
+        # One unknown job is an error; one among several is passed over, except by some old versions.
+        found = {} if len(numbers) == 1 else parse_squeue(_run(*SQUEUE))
     return _only(wanted, found)
 
 
 def sacct(job_ids: Iterable[str]) -> dict[str, JobInfo]:
     """The newest record of these jobs in the accounts, in one call; empty where Slurm keeps no accounts."""
     wanted = _checked(job_ids)
-    found: dict[str, JobInfo] = {}
-    for numbers in _batches(_numbers(wanted)):
-        try:
-            text = _run("sacct", "-n", "-P", "-X", "-o", SACCT_FIELDS, "-j", ",".join(numbers))
-        except SubmissionError as error:
-            if "accounting storage is disabled" in str(error):
-                return {}
-            raise
-        found |= parse_sacct(text)
-    return _only(wanted, found)
+    lists = [word for some in _batches(_numbers(wanted)) for word in ("-j", ",".join(some))]
+    if not lists:
+        return {}
+    try:
+        return _only(wanted, parse_sacct(_run("sacct", "-n", "-P", "-X", "-o", SACCT_FIELDS, *lists)))
+    except SubmissionError as error:
+        if "accounting storage is disabled" in str(error):
+            return {}
+        raise
 
 
 def scripts() -> dict[str, str]:
@@ -115,6 +123,28 @@ def show_config() -> dict[str, str]:
 def show_partition(name: str) -> dict[str, str]:
     """All fields of `scontrol show partition`."""
     return parse_record(_run("scontrol", "show", "partition", "-o", name))
+
+
+def partitions() -> list[dict[str, str]]:
+    """All partitions that this user may see, with all their fields."""
+    return [parse_record(line) for line in _run("scontrol", "show", "partition", "-o").splitlines()]
+
+
+def node_kinds() -> list[str]:
+    """`partition|gres|cpus|memory in MB|nodes` for each kind of node in each partition."""
+    return _run("sinfo", "-h", "-o", "%P|%G|%c|%m|%D").splitlines()
+
+
+def accounts() -> tuple[str, list[str]]:
+    """The default account of this user, and `account|default QOS` for each that they may charge."""
+    user, show = user_name(), ("sacctmgr", "-nP", "show")
+    default = _run(*show, "user", user, "format=DefaultAccount").strip()
+    return default, _run(*show, "assoc", f"user={user}", "format=Account,DefaultQOS").splitlines()
+
+
+def user_name() -> str:
+    """Who runs this, as Slurm knows them."""
+    return pwd.getpwuid(os.getuid()).pw_name
 
 
 def is_one_machine() -> bool:
@@ -161,7 +191,7 @@ def cancel(job_ids: Iterable[str]) -> None:
 
 
 def parse_squeue(text: str) -> dict[str, JobInfo]:
-    """Output of squeue in SQUEUE_FIELDS."""
+    """Output of SQUEUE."""
     found = {}
     for line in text.splitlines():
         job_id, state, nodes, start, end, reason = line.split("|", 5)
@@ -235,24 +265,13 @@ def _numbers(job_ids: list[str]) -> list[str]:
 
 
 def _batches(job_ids: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(job_ids), IDS_PER_CALL):
-        yield job_ids[start : start + IDS_PER_CALL]
+    for start in range(0, len(job_ids), IDS_PER_WORD):
+        yield job_ids[start : start + IDS_PER_WORD]
 
 
 def _only(wanted: list[str], found: dict[str, JobInfo]) -> dict[str, JobInfo]:
     names = set(wanted)
     return {key: info for key, info in found.items() if key in names or key.split("_")[0] in names}
-
-
-def _squeue(numbers: list[str]) -> dict[str, JobInfo]:
-    try:
-        return parse_squeue(_run("squeue", "-h", "-r", "-t", "all", "-o", SQUEUE_FIELDS, "-j", ",".join(numbers)))
-    except UnknownJobError:
-        # One unknown job is an error, one among several is passed over, or is not, by Slurm's version.
-        if len(numbers) == 1:
-            return {}
-        half = len(numbers) // 2
-        return _squeue(numbers[:half]) | _squeue(numbers[half:])
 
 
 def _run(tool: str, *arguments: str) -> str:

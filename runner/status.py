@@ -5,19 +5,31 @@ a scheduler at all, and all of them share one question.
 """
 
 import contextlib
+import math
 import os
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, TypeVar
 
-from runner import slurm
-from runner.errors import SubmissionError
+from runner import reasons, slurm
+from runner.errors import ConfigError, SubmissionError
+from runner.explain import did_you_mean
 from runner.record import Record, main_metric, read_record
 from runner.rundir import RunDir
 
+T = TypeVar("T")
 TrialState = Literal["pending", "running", "requeued", "done", "failed", "cancelled", "unknown"]
 STATES: tuple[TrialState, ...] = ("pending", "running", "requeued", "done", "failed", "cancelled", "unknown")
+
+ASK_AGAIN_SECONDS = 60
+"""Between two questions to the accounts about one job: they may be behind, or never get to know it."""
+
+READ_TOGETHER = 32
+"""So many run folders are read by one thread, one after the other."""
 
 _RETRY = "`runner retry` goes on from the last checkpoint"
 _MOVE = "move the file away, then `runner retry` goes on from the last checkpoint"
@@ -32,6 +44,9 @@ class Job:
 
     words: str = ""
 
+    blocked: bool = False
+    """It waits for what will not come by itself."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -45,6 +60,9 @@ class Row:
 
     settled: bool = False
     """Nothing will change any more unless somebody submits the trial again."""
+
+    blocked: bool = False
+    """Its job will never start as it is; the note says why, and what can be done."""
 
     @property
     def experiment(self) -> str:
@@ -90,21 +108,36 @@ class Row:
             "job_id": self.job_id,
             "metric": self.metric,
             "updated": self.record.updated,
+            "note": self.note,
+            "blocked": self.blocked,
         }
 
 
 Ask = Callable[[list[str]], dict[str, Job]]
+Read = Callable[[RunDir], Record]
 
 
-def read_statuses(runs: list[RunDir], ask: Ask | None = None) -> list[Row]:
-    """The state of each trial, in the order given; `ask` answers for the Slurm jobs of all at once."""
-    found = _read_all(runs)
+def read_statuses(runs: list[RunDir], ask: Ask | None = None, read: Read = read_record) -> list[Row]:
+    """The state of each trial, in the order given; `ask` answers for the Slurm jobs of all at once.
+
+    `read` may be `read_end`, where nothing but the state is wanted.
+    """
+    found = read_many(runs, read)
     jobs = ask_about({i: record for i, record in enumerate(found) if not record.is_final}, ask)
     # A job that ended since its files were read may have written its result meanwhile: look again.
     for i, job in jobs.items():
         if job.phase in ("ended", "gone"):
-            found[i] = read_record(runs[i])
+            found[i] = read(runs[i])
     return [_row(run, record, jobs.get(i)) for i, (run, record) in enumerate(zip(runs, found, strict=True))]
+
+
+def read_many(runs: list[RunDir], read: Callable[[RunDir], T]) -> list[T]:
+    """`read` of each run folder, by threads: they help where each open waits for a file server."""
+    if len(runs) < READ_TOGETHER:
+        return [read(run) for run in runs]
+    parts = [runs[start : start + READ_TOGETHER] for start in range(0, len(runs), READ_TOGETHER)]
+    with ThreadPoolExecutor(8) as pool:
+        return [result for part in pool.map(lambda part: [read(run) for run in part], parts) for result in part]
 
 
 def decide_state(record: Record, job: Job | None) -> tuple[TrialState, str]:
@@ -122,7 +155,7 @@ def decide_state(record: Record, job: Job | None) -> tuple[TrialState, str]:
     if job.phase == "silent":
         return "unknown", job.words
     if job.phase == "waiting":
-        return ("requeued" if record.attempts else "pending"), job.words
+        return ("requeued" if record.attempts else "pending"), job.words + _back_off(record, job.words)
     if job.phase == "running":
         leaving = bool(job.words) and record.awaits_requeue
         return ("requeued" if leaving else "running"), job.words
@@ -135,16 +168,41 @@ def decide_state(record: Record, job: Job | None) -> tuple[TrialState, str]:
     return "failed", f"{job.words}; {_RETRY}"
 
 
+def choose_states(rows: list[Row], states: Iterable[str]) -> list[Row]:
+    """The rows in these states, all of them if none is given; `blocked` is those that cannot start as they are.
+
+    Raises: ConfigError for what is no state.
+    """
+    chosen = [state for each in states for state in each.split(",")]
+    if unknown := [state for state in chosen if state not in (*STATES, "blocked")]:
+        raise ConfigError(f"--state {unknown[0]}: {did_you_mean(unknown[0], [*STATES, 'blocked'])}")
+    return [row for row in rows if not chosen or row.state in chosen or ("blocked" in chosen and row.blocked)]
+
+
+def _back_off(record: Record, words: str) -> str:
+    """Who made a job wait that may not begin yet, where it was us."""
+    last = record.attempts[-1] if record.attempts else {}
+    return f", after {last.get('cause')}" if "(BeginTime)" in words and last.get("delay_seconds") else ""
+
+
 def count_states(rows: list[Row]) -> str:
+    """In words: "3 done, 1 failed"; of those that wait, the ones that cannot start again: "4 pending, 1 blocked"."""
+    blocked = sum(row.blocked for row in rows)
+    return count_words([row.state for row in rows]) + (f", {blocked} blocked" if blocked else "")
+
+
+def count_words(states: list[str]) -> str:
     """In words: "3 done, 1 failed"."""
-    counts = {state: sum(row.state == state for row in rows) for state in STATES}
-    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "no trials"
+    counts = Counter(states)
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no trials"
 
 
 def ask_about(records: dict[int, Record], ask: Ask | None = None) -> dict[int, Job]:
     """What is known of the last job of each trial, by the keys of `records`; asks Slurm once for all."""
     submitted = {i: record.job for i, record in records.items() if record.job}
-    jobs = {i: _local_job(job, records[i]) for i, job in submitted.items() if job["cluster"] == "local"}
+    # One queue may hold thousands of trials: each process is looked at once.
+    alive = cache(is_alive)
+    jobs = {i: _local_job(job, records[i], alive) for i, job in submitted.items() if job["cluster"] == "local"}
     asked = {i: str(job["job_id"]) for i, job in submitted.items() if job["cluster"] != "local"}
     if not asked:
         return jobs
@@ -155,16 +213,30 @@ def ask_about(records: dict[int, Record], ask: Ask | None = None) -> dict[int, J
     return jobs | {i: answers.get(job_id) or Job("gone", f"Slurm knows no job {job_id}") for i, job_id in asked.items()}
 
 
-def ask_slurm(job_ids: list[str]) -> dict[str, Job]:
+def ask_slurm(job_ids: list[str], accounts: "Accounts | None" = None) -> dict[str, Job]:
     """One squeue for all jobs, one sacct for those it forgot. Raises SubmissionError if squeue is silent."""
     jobs = {job_id: _from_slurm(info) for job_id, info in slurm.squeue(job_ids).items()}
-    forgotten = [job_id for job_id in job_ids if job_id not in jobs]
-    if forgotten:
-        # Accounts may be off, down or behind; that these jobs neither wait nor run is known from squeue.
-        with contextlib.suppress(SubmissionError):
-            ended = {job_id: _from_slurm(info) for job_id, info in slurm.sacct(forgotten).items()}
-            jobs |= {job_id: job for job_id, job in ended.items() if job.phase == "ended"}
-    return jobs
+    return jobs | (accounts or Accounts()).look_up([job_id for job_id in job_ids if job_id not in jobs])
+
+
+class Accounts:
+    """What sacct says of jobs that have ended; it is not asked about one job again and again."""
+
+    def __init__(self) -> None:
+        self._ended: dict[str, Job] = {}
+        self._asked: dict[str, float] = {}
+
+    def look_up(self, job_ids: list[str]) -> dict[str, Job]:
+        """Those of the jobs that are known to have ended, at one call."""
+        now = time.monotonic()
+        asked = [job_id for job_id in job_ids if now - self._asked.get(job_id, -math.inf) > ASK_AGAIN_SECONDS]
+        if asked:
+            self._asked |= dict.fromkeys(asked, now)
+            # Accounts may be off, down or behind; that these jobs neither wait nor run is known from squeue.
+            with contextlib.suppress(SubmissionError):
+                found = {job_id: _from_slurm(info) for job_id, info in slurm.sacct(asked).items()}
+                self._ended |= {job_id: job for job_id, job in found.items() if job.phase == "ended"}
+        return {job_id: self._ended[job_id] for job_id in job_ids if job_id in self._ended}
 
 
 def is_alive(pid: int | None, created: float | None) -> bool:
@@ -181,36 +253,30 @@ def is_alive(pid: int | None, created: float | None) -> bool:
         return False
 
 
-def _read_all(runs: list[RunDir]) -> list[Record]:
-    if len(runs) < 32:
-        return [read_record(run) for run in runs]
-    # Threads help where each open waits for a file server.
-    with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(read_record, runs))
-
-
 def _row(run: RunDir, record: Record, job: Job | None) -> Row:
     state, note = decide_state(record, job)
     settled = record.is_final or bool(record.damaged) or job is None or job.phase in ("ended", "gone")
-    return Row(run, record, state, note, settled)
+    blocked = job is not None and job.blocked and state in ("pending", "requeued")
+    return Row(run, record, state, note, settled, blocked)
 
 
 def _from_slurm(info: slurm.JobInfo) -> Job:
     if info.state in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"):
-        return Job("waiting", "" if info.reason == "None" else info.reason)
+        start = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.start)) if info.start else "its time"
+        return Job("waiting", *reasons.describe(info.reason, info.job_id, start))
     if info.state in ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING", "SUSPENDED", "STOPPED"):
         return Job("running", "" if info.state == "RUNNING" else info.state)
     return Job("ended", f"Slurm: {info.state}")
 
 
-def _local_job(job: dict[str, Any], record: Record) -> Job:
+def _local_job(job: dict[str, Any], record: Record, alive: Callable[[int | None, float | None], bool]) -> Job:
     """Whether the local queue that holds the trial lives, and whether the trial is the one it runs now."""
     here = os.uname().nodename
     if job.get("host") not in (None, here):
         return Job("silent", f"runs on {job['host']}, and this is {here}")
-    if not is_alive(job.get("pid"), job.get("pid_created")):
+    if not alive(job.get("pid"), job.get("pid_created")):
         last = record.attempts[-1] if record.has_open_attempt else {}
-        if is_alive(last.get("pid"), last.get("pid_created")):
+        if alive(last.get("pid"), last.get("pid_created")):
             # The ranks of a queue that was killed go on without it.
             return Job("running", f"its local queue (pid {job.get('pid')}) has ended, and nothing would restart it")
         return Job("gone", f"its local queue (pid {job.get('pid')}) has ended")

@@ -3,44 +3,68 @@
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from runner import sweep
+from runner.code_snapshot import planned_home
 from runner.config import ResourcesConfig, Trial
 from runner.dispatch import SUBMISSIONS, RefusedError, bad_nodes, batch_script, send
-from runner.errors import UserError
 from runner.experiment import load_experiment, load_trial, warnings
 from runner.explain import OptionError, counted
-from runner.files import GROUP_READABLE, PRIVATE, check_private, masked, remove_empty, write_json, write_yaml
+from runner.faults import NO_FAULTS, Faults
+from runner.files import (
+    GROUP_READABLE,
+    PRIVATE,
+    check_private,
+    masked,
+    remove_empty,
+    replacing,
+    write_yaml,
+)
+from runner.grouped_yaml import GroupTexts
 from runner.interval import longest_stop_seconds
 from runner.lock import locked
 from runner.named import resolve_trials
 from runner.orphans import settle_orphans
+from runner.plan import Item, Plan
 from runner.preflight import check_same, check_scheduler, check_shared, resolved
 from runner.profile import Profile, advice, layout, lead_advice, load_profile
-from runner.provenance import collect
+from runner.provenance import collect, write_origin
 from runner.rundir import RunDir, experiment_dir, find_trials
 from runner.schema import Document
-from runner.status import read_statuses
-from runner.strict_yaml import flow
+from runner.survey import make_plan, read_world
 from runner.sweep import Variant, trials
+
+LOOKED_AT = 1000
+"""So many trials tell how long a save takes."""
 
 
 @dataclass(frozen=True)
-class Item:
-    """One trial of a plan."""
+class Request:
+    """What an experiment file asks for, validated, and where it is to run."""
 
-    run: RunDir
-    trial: Trial
-    overrides: dict[str, Any]
-    state: str
-    """What it is now; `new` when it has no folder yet."""
+    experiment: str
+    trials: list[tuple[Variant, Trial]]
+    site: Profile
+    folder: Path
+    """Of the experiment, under the run root."""
 
-    submits: bool
+    advice: tuple[str, ...] = ()
+
+    def plan(self) -> Plan:
+        """What applying it would do as things are now; changes nothing."""
+        return make_plan(self.experiment, self.trials, self.site, self.folder, read_world(self.folder))
+
+    def settled_plan(self) -> Plan:
+        """The same, after the jobs of submissions that were cut off are put right; call under the folder's lock."""
+        for line in settle_orphans(self.folder):
+            print(f"runner: {line}", file=sys.stderr)
+        return self.plan()
 
 
 @dataclass(frozen=True)
@@ -60,25 +84,45 @@ class Submission:
         """One line a trial, and a count."""
         lines = []
         for item in self.items:
-            settings = " ".join(f"{key}={flow(value)}" for key, value in item.overrides.items()) or "as written"
-            lines.append(f"{'submit' if item.submits else 'keep  '}  {item.run.trial}  {item.state:9}  {settings}")
+            word = "submit" if item.submits else "keep"
+            lines.append(f"{word:6}  {item.trial}  {item.state:9}  {item.settings()}")
         count = sum(item.submits for item in self.items)
         lines.append(f"{self.experiment}: {counted(len(self.items), 'trial')}, {count} to submit")
         return "\n".join(lines)
 
 
-def decide(state: str, settled: bool) -> bool:
-    """Whether a trial is submitted: what is new or got lost is, unless it may be alive where we cannot ask.
-
-    What failed or was cancelled waits for `runner retry`.
-    """
-    return state == "new" or (state == "unknown" and settled)
-
-
-def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: bool, command: list[str]) -> Submission:
+def submit(
+    path: Path,
+    overrides: list[str],
+    profile: str,
+    root: Path,
+    dry_run: bool,
+    command: list[str],
+    faults: Faults = NO_FAULTS,
+) -> Submission:
     """Expand an experiment, and submit the trials that are neither done nor alive.
 
     Raises: ConfigError for the file or the profile, SubmissionError when the cluster refuses.
+    """
+    request = read_request(path, overrides, profile, root)
+    for line in request.advice:
+        print(f"runner: {line}", file=sys.stderr)
+    if dry_run:
+        plan = request.plan()
+        return Submission(request.experiment, plan.named, tuple(_scripts(plan, request)))
+    with holding(request):
+        plan = request.settled_plan()
+        if plan.of("update") or plan.of("cancel"):
+            told = f"{len(plan.of('update'))} changed, {len(plan.of('cancel'))} gone from the file and alive"
+            print(f"runner: left alone: {told}; `runner apply` asks about them", file=sys.stderr)
+        submit_chosen(plan, request, command, faults)
+    return Submission(request.experiment, plan.named)
+
+
+def read_request(path: Path, overrides: list[str], profile: str, root: Path) -> Request:
+    """Read and check everything that a submission needs; asks no scheduler and writes nothing.
+
+    Raises: ConfigError for the file or the profile.
     """
     site = load_profile(profile)
     experiment = load_experiment(path, overrides)
@@ -96,25 +140,24 @@ def submit(path: Path, overrides: list[str], profile: str, root: Path, dry_run: 
     lines += [line for _, trial in expanded for line in warnings(trial, cuda)]
     if site.cluster == "slurm":
         lines += [f"node {each.node} is left out: {each.why}" for each in bad_nodes(root.absolute())]
-    for line in dict.fromkeys(lines):
-        print(f"runner: {line}", file=sys.stderr)
-    runs = [RunDir(folder / variant.trial_id) for variant, _ in expanded]
-    if dry_run:
-        items = _plan(expanded, runs)
-        return Submission(experiment.name, items, tuple(_scripts(items, site, folder)))
+    return Request(experiment.name, expanded, site, folder, tuple(dict.fromkeys(lines)))
+
+
+@contextmanager
+def holding(request: Request) -> Iterator[None]:
+    """Hold the experiment's folder while a plan is made and carried out; a mistake leaves nothing of it.
+
+    Raises: SubmissionError for a cluster that cannot be reached from here.
+    """
+    folder, site = request.folder, request.site
     check_scheduler(site)
-    check_shared(folder.parent, {trial.resources for _, trial in expanded}, site)
+    check_shared(folder.parent, {trial.resources for _, trial in request.trials}, site)
     top = folder.parent if folder.parent.exists() else folder.parents[1]
     try:
         with masked(GROUP_READABLE if site.group_readable else PRIVATE), locked(folder):
-            for line in settle_orphans(folder):
-                print(f"runner: {line}", file=sys.stderr)
-            items = _plan(expanded, runs)
-            _submit_chosen([item for item in items if item.submits], site, folder, collect(command))
-    except UserError:
+            yield
+    finally:
         remove_empty(folder / SUBMISSIONS, top)
-        raise
-    return Submission(experiment.name, items)
 
 
 def has_gpus(site: Profile) -> bool:
@@ -128,24 +171,33 @@ def has_gpus(site: Profile) -> bool:
 
 def longest_stop(folder: Path) -> float | None:
     """The longest any trial of an experiment took from a signal to its saved state; None when none was signalled."""
-    found = [longest_stop_seconds(run.attempt_rows()) for run in find_trials(folder)]
+    found = [longest_stop_seconds(run.attempt_rows()) for run in find_trials(folder)[:LOOKED_AT]]
     return max((seconds for seconds in found if seconds is not None), default=None)
 
 
-def _submit_chosen(chosen: list[Item], site: Profile, folder: Path, origin: tuple[dict[str, Any], str]) -> None:
-    """Make the run folders and send them off; of new ones that the cluster refused nothing stays."""
-    for item in chosen:
-        check_same(item.run, item.trial)
-    fresh = [item.run for item in chosen if not item.run.path.exists()]
-    for index, item in enumerate(chosen):
-        prepare(item.run, choose_rehearsal(item.trial, index), item.overrides, origin)
+def submit_chosen(plan: Plan, request: Request, command: list[str], faults: Faults = NO_FAULTS) -> None:
+    """Make the run folders and send them off; of new ones that the cluster refused nothing stays. Call in `holding`."""
+    trial_of = {request.folder / variant.trial_id: trial for variant, trial in request.trials}
+    chosen = [(item, trial_of[item.run.path]) for item in plan.of("submit")]
+    if not chosen:
+        return
+    texts = GroupTexts()
+    for item, trial in chosen:
+        check_same(item.run, trial, texts)
+    origin = collect(command, request.folder.parent if request.site.snapshot else None)
+    fresh = [item.run for item, _ in chosen if not item.run.path.exists()]
+    for index, (item, trial) in enumerate(chosen):
+        faults.at("submit.folder")
+        prepare(item.run, choose_rehearsal(trial, index), item.overrides, origin, texts, faults)
+    faults.at("submit.send")
     try:
-        send([(item.run, item.trial.resources) for item in chosen], site, folder)
+        send([(item.run, trial.resources) for item, trial in chosen], request.site, request.folder)
     except RefusedError:
         for run in fresh:
             if not run.job_rows():
                 shutil.rmtree(run.path)
         raise
+    faults.at("submit.end")
 
 
 def check_weights(expanded: list[tuple[Variant, Trial]], document: Document) -> None:
@@ -200,36 +252,38 @@ def choose_rehearsal(trial: Trial, index: int) -> Trial:
     return trial.model_copy(update={"rehearse": None})
 
 
-def prepare(run: RunDir, trial: Trial, overrides: dict[str, Any], origin: tuple[dict[str, Any], str]) -> None:
-    """Make a run folder: what the trial is, what the sweep set, and where it comes from (`provenance.collect`)."""
+def prepare(
+    run: RunDir,
+    trial: Trial,
+    overrides: dict[str, Any],
+    origin: tuple[dict[str, Any], str],
+    texts: GroupTexts | None = None,
+    faults: Faults = NO_FAULTS,
+) -> None:
+    """Make a run folder: what the trial is, what the sweep set, and where it comes from (`provenance.collect`).
+
+    `texts` has the configs of a sweep's trials.
+    """
     run.path.mkdir(parents=True, exist_ok=True)
     run.logs.mkdir(exist_ok=True)
-    provenance, diff = origin
-    if diff:
-        (run.path / "diff.patch").write_text(diff)
-    write_json(run.provenance, provenance)
+    if not run.job_rows():
+        # What was submitted before goes on with the code it has.
+        write_origin(run, origin)
     write_yaml(run.overrides, overrides)
+    faults.at("submit.config")
     # Last: a folder counts as a trial once its config is there.
-    write_yaml(run.config, resolved(trial))
+    with replacing(run.config) as file:
+        file.write("".join((texts or GroupTexts()).of(resolved(trial)).values()).encode())
 
 
-def _plan(expanded: list[tuple[Variant, Trial]], runs: list[RunDir]) -> tuple[Item, ...]:
-    existing = [run for run in runs if run.config.exists()]
-    rows = {row.trial: row for row in read_statuses(existing)}
-    items = []
-    for (variant, trial), run in zip(expanded, runs, strict=True):
-        row = rows.get(run.trial)
-        # A folder without a job is what a killed submission leaves.
-        state = "new" if row is None or (row.state == "pending" and not run.job_rows()) else row.state
-        # What is damaged may hold a result: nothing is done over it.
-        settled = row is None or (row.settled and not row.record.damaged)
-        items.append(Item(run, trial, variant.overrides, state, decide(state, settled)))
-    return tuple(items)
-
-
-def _scripts(items: tuple[Item, ...], site: Profile, folder: Path) -> list[str]:
+def _scripts(plan: Plan, request: Request) -> list[str]:
     """What sbatch would be given, one script a resource class; nothing is written."""
-    if site.cluster != "slurm":
+    if request.site.cluster != "slurm":
         return []
-    counts = Counter(item.trial.resources for item in items if item.submits)
-    return [batch_script(resources, count, site, folder / SUBMISSIONS / "NEW") for resources, count in counts.items()]
+    submits = {item.trial for item in plan.of("submit")}
+    counts = Counter(trial.resources for variant, trial in request.trials if variant.trial_id in submits)
+    folder, site = request.folder, request.site
+    code = planned_home(folder.parent) if site.snapshot else None
+    return [
+        batch_script(resources, count, site, folder / SUBMISSIONS / "NEW", code) for resources, count in counts.items()
+    ]

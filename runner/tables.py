@@ -1,6 +1,9 @@
 """How tables look on a terminal and in a file."""
 
+import math
 import sys
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -49,6 +52,12 @@ def short_names(keys: list[str]) -> list[str]:
     return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
 
 
+def describe(settings: dict[str, Any], keys: list[str]) -> str:
+    """`gamma 0.5, seed 3`: the given settings by their short names."""
+    pairs = zip(short_names(keys), keys, strict=True)
+    return ", ".join(f"{name} {format_value(settings[key])}" for name, key in pairs if key in settings)
+
+
 def format_value(value: Any) -> str:
     """Four digits of a number; other settings as they are typed in YAML, strings without quotes."""
     if isinstance(value, str):
@@ -62,3 +71,40 @@ def format_age(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit} ago"
     return f"{max(seconds, 0):.0f} s ago"
+
+
+def format_duration(seconds: float) -> str:
+    """`12 s`, `3 min`, `2 h 5 min`, `3 d 4 h`."""
+    minutes, hours, days = seconds / 60, int(seconds // 3600), int(seconds // 86400)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    if hours < 1:
+        return f"{minutes:.0f} min"
+    return f"{hours} h {minutes % 60:.0f} min" if days < 1 else f"{days} d {hours % 24} h"
+
+
+def format_clock(at: float, now: float) -> str:
+    """`17:42`, `Fri 17:42` within a week, `2026-12-31` later; both in unix seconds."""
+    there, here = time.localtime(at), time.localtime(now)
+    if there[:3] == here[:3]:
+        return time.strftime("%H:%M", there)
+    return time.strftime("%a %H:%M" if at - now < 6 * 86400 else "%Y-%m-%d", there)
+
+
+def draw_bar(fraction: float, width: int, unicode: bool = True) -> str:
+    """A bar of so many columns, to eighths of one."""
+    if not unicode:
+        return f"{'#' * round(fraction * width)}".ljust(width, "-")
+    eighths = round(fraction * width * 8)
+    part = "" if eighths % 8 == 0 else chr(0x2590 - eighths % 8)
+    return ("\u2588" * (eighths // 8) + part).ljust(width, "\u2591")
+
+
+def draw_trend(values: Sequence[float], width: int) -> str:
+    """The last values as a line of bars of eight heights, the lowest to the highest; empty for less than two."""
+    last = [value for value in values if math.isfinite(value)][-width:]
+    if len(last) < 2:
+        return ""
+    low, high = min(last), max(last)
+    span = (high - low) or 1.0
+    return "".join(chr(0x2581 + round(7 * (value - low) / span)) for value in last)

@@ -1,4 +1,4 @@
-"""Metrics: metrics.jsonl is the truth, W&B a mirror of it that may be slow, absent or dead.
+"""Metrics: metrics.jsonl is the truth; W&B and others mirror it, and may be slow, absent or dead.
 
 Each (step, key) stands once in the file, steps increase, also after requeues: a new attempt first takes back the rows
 its checkpoint does not know of, then writes them again with the same values.
@@ -15,12 +15,13 @@ from runner.attempt import Attempt
 from runner.config import TrackingConfig
 from runner.files import append_row, read_rows, replacing, sync_path
 from runner.preemption import signals_blocked
+from runner.processes import kill
 
 CLOSE_TIMEOUT_SECONDS = 10
 
 
 class Tracker:
-    """Rank 0's writer of metrics.jsonl, and keeper of the process that mirrors it."""
+    """Rank 0's writer of metrics.jsonl, and keeper of the processes that mirror it."""
 
     def __init__(self, attempt: Attempt, config: TrackingConfig) -> None:
         self.attempt = attempt
@@ -28,11 +29,11 @@ class Tracker:
         self._is_known = False
         """The name of the file is on disk."""
 
-        self._mirrors = config.wandb is not None
-        self._mirror: subprocess.Popen[bytes] | None = None
+        self._names = list(config.mirrors)
+        self._mirrors: dict[str, subprocess.Popen[bytes]] = {}
 
     def begin(self, tracked_step: int) -> None:
-        """Take back rows after `tracked_step`, which belong to steps that will be done again; start the mirror.
+        """Take back rows after `tracked_step`, which belong to steps that will be done again; start the mirrors.
 
         What is no row, such as one torn by a kill, goes too; that rows are missing is told.
         """
@@ -48,8 +49,7 @@ class Tracker:
         if last < tracked_step:
             told = f"ends at step {last}" if kept else "has no rows"
             print(f"runner: {self.path.name} {told}, though there were rows up to step {tracked_step}", flush=True)
-        if self._mirrors:
-            self._mirror = start_mirror(self.attempt)
+        self._mirrors = {name: start_mirror(name, self.attempt) for name in self._names}
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Add a row; raises SupersededError when a newer attempt has begun, whose rows these would get between."""
@@ -74,29 +74,30 @@ class Tracker:
         }
 
     def close(self) -> None:
-        """Let the mirror catch up, within CLOSE_TIMEOUT_SECONDS; call before a requeue, W&B keeps 15 s in memory."""
-        if self._mirror is not None:
-            stop_mirror(self._mirror, CLOSE_TIMEOUT_SECONDS)
-            self._mirror = None
+        """Let the mirrors catch up, within CLOSE_TIMEOUT_SECONDS; call before a requeue, W&B keeps 15 s in memory."""
+        stop_mirrors(self._mirrors, CLOSE_TIMEOUT_SECONDS)
+        self._mirrors = {}
 
 
-def start_mirror(attempt: Attempt) -> "subprocess.Popen[bytes]":
-    """Start the process of runner.wandb_mirror; it goes on until its stdin is closed."""
-    command = [sys.executable, "-m", "runner.wandb_mirror", str(attempt.run.path), str(attempt.number)]
+def start_mirror(name: str, attempt: Attempt) -> "subprocess.Popen[bytes]":
+    """Start the process of runner.mirror; it goes on until its stdin is closed."""
+    command = [sys.executable, "-m", "runner.mirror", name, str(attempt.run.path), str(attempt.number)]
     # A session of its own: Ctrl-C is ours to answer. Blocked signals: so is Slurm's TERM, which every process gets.
     with signals_blocked():
         return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
-def stop_mirror(mirror: "subprocess.Popen[bytes]", timeout_seconds: float) -> None:
-    """Close a mirror's stdin and wait for it; kill it with its children when it takes too long."""
-    assert mirror.stdin is not None
-    mirror.stdin.close()
-    try:
-        mirror.wait(timeout_seconds)
-    except subprocess.TimeoutExpired:
-        print(f"runner: W&B mirror did not end within {timeout_seconds} s; metrics.jsonl has everything", flush=True)
-        process = psutil.Process(mirror.pid)
-        for each in [*process.children(recursive=True), process]:
-            each.kill()
-        mirror.wait()
+def stop_mirrors(mirrors: "dict[str, subprocess.Popen[bytes]]", timeout_seconds: float) -> None:
+    """Close the mirrors' stdin and wait for them; kill those with their children that take longer, all together."""
+    deadline = time.monotonic() + timeout_seconds
+    for mirror in mirrors.values():
+        assert mirror.stdin is not None
+        mirror.stdin.close()
+    for name, mirror in mirrors.items():
+        try:
+            mirror.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            words = f"did not end within {timeout_seconds} s; metrics.jsonl has everything"
+            print(f"runner: mirror {name} {words}", flush=True)
+            kill([psutil.Process(mirror.pid)])
+            mirror.wait()

@@ -83,6 +83,7 @@ def launch(
             steps=run.steps,
             resumed_from=run.resumed_from,
             exact=run.exact,
+            code=run.facts["code"],
             nodes=place.nodes,
         )
     run.add_seconds("start", began)

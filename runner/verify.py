@@ -151,8 +151,8 @@ def verify_resume(
     Raises: ConfigError for the file and the options; RunnerError when a rank fails by itself, with its log's name.
     """
     variant, trial = first_trial(path, overrides, ranks)
-    # W&B would only be told twice; an interruption on purpose is ours to make.
-    quiet = {"tracking": trial.tracking.model_copy(update={"wandb": None}), "rehearse": None}
+    # Mirrors would only be told twice; an interruption on purpose is ours to make.
+    quiet = {"tracking": trial.tracking.model_copy(update={"mirrors": {}}), "rehearse": None}
     trial = trial.model_copy(update=quiet)
     stop_after = steps or DEFAULT_STEPS
     if trial.train.steps is not None:

@@ -1,19 +1,25 @@
 """The status table for people, and waiting until every trial is final."""
 
 import contextlib
+import os
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from runner.differences import read_settings
-from runner.record import describe_end
+from runner.gpus import GpuMeter, describe, ranks_here
+from runner.live import Column, Sight, fit, live_view, style_of
+from runner.pace import Trail, measure, read_beat, read_trail
+from runner.record import Record, describe_end
+from runner.record_cache import RecordCache
 from runner.rundir import RunDir
-from runner.status import Ask, Row, count_states, read_statuses
+from runner.status import Accounts, Ask, Row, ask_slurm, count_states, read_statuses
 from runner.tables import (
     PIPED_WIDTH,
     format_age,
@@ -28,36 +34,89 @@ POLL_SECONDS = 1.0
 POLL_SLURM_SECONDS = 5.0
 """Between two questions to Slurm, each of which is about all trials at once."""
 
-NARROW = 110
-"""Columns of a terminal that cannot show everything; what `runner show` tells too is left out."""
 
-_STYLES = {
-    "pending": "dim",
-    "running": "cyan",
-    "requeued": "yellow",
-    "done": "green",
-    "failed": "red",
-    "cancelled": "magenta",
-    "unknown": "bold red",
-}
+class Watch:
+    """Trials looked at again and again, and what is known of them from the last look."""
+
+    def __init__(self, runs: list[RunDir], ask: Ask | None = None) -> None:
+        self.runs, self.read = runs, RecordCache()
+        self.ask = ask or partial(ask_slurm, accounts=Accounts())
+        self._meter = GpuMeter()
+        self._trails: dict[RunDir, tuple[Record, Trail]] = {}
+        self._settings: list[dict[str, str]] | None = None
+
+    def refresh(self) -> list[Row]:
+        """The state of each trial now: two questions to Slurm at most, and what has changed on disk."""
+        return read_statuses(self.runs, self.ask, self.read)
+
+    def view(self, rows: list[Row], console: Console) -> Group:
+        """The live view of these rows, as large as the terminal."""
+        now = time.time()
+        name = " ".join(dict.fromkeys(row.experiment for row in rows))
+        unicode = "utf" in (console.encoding or "").lower()
+        return live_view(self.sights(rows, now), name, console.width, console.height, now, unicode)
+
+    def sights(self, rows: list[Row], now: float) -> list[Sight]:
+        """What the live view shows of each trial; how fast it is where it runs; `now` in unix seconds."""
+        if self._settings is None:
+            keys, found = _differences(rows)
+            names = short_names(keys)
+            self._settings = [
+                {name: format_value(own.get(key, "")) for name, key in zip(names, keys, strict=True)} for own in found
+            ]
+        return [self._sight(row, own, now) for row, own in zip(rows, self._settings, strict=True)]
+
+    def _sight(self, row: Row, settings: dict[str, str], now: float) -> Sight:
+        if row.state != "running":
+            return Sight(row, settings)
+        record, trail = self._trails.get(row.run, (None, Trail()))
+        if record is not row.record:
+            trail = read_trail(row.run, row.record)
+            self._trails[row.run] = row.record, trail
+        pace = measure(trail, read_beat(row.run, row.record), row.record.steps, now)
+        return Sight(row, settings, pace, trail.values, self._gpu_words(row))
+
+    def _gpu_words(self, row: Row) -> str:
+        last = row.record.attempts[-1] if row.record.attempts else {}
+        if not self._meter.is_there or last.get("host") != os.uname().nodename:
+            return ""
+        return describe(self._meter.look_up(ranks_here(row.run, row.record)))
 
 
 def status_table(rows: list[Row], width: int = PIPED_WIDTH) -> Table:
-    """One line a trial: what was set, how far it is, what happened to it."""
-    narrow = width < NARROW
+    """One line a trial: what was set, how far it is, what happened to it; on a narrow terminal what matters most."""
     keys, settings = _differences(rows)
     several = len({row.experiment for row in rows}) > 1
-    heads = ["experiment"] * several + ["trial", *short_names(keys), "state", "step"]
-    heads += ["metric", ""] if narrow else ["attempts", "job", "updated", "metric", ""]
-    table = new_table(heads, count_states(rows))
-    for row, own in zip(rows, settings, strict=True):
-        values = [format_value(own.get(key, "")) for key in keys]
-        table.add_row(
-            *map(Text, [row.experiment] * several + [row.trial, *values]),
-            Text(row.state, style=_STYLES[row.state]),
-            *map(Text, _progress_cells(row, narrow)),
-        )
+    cells = [_progress_cells(row) for row in rows]
+    columns = [
+        *([Column("experiment", [Text(row.experiment) for row in rows], 50)] if several else []),
+        Column("trial", [Text(row.trial) for row in rows], 100),
+        *(
+            Column(name, [Text(format_value(own.get(key, ""))) for own in settings], 40 - place)
+            for place, (name, key) in enumerate(zip(short_names(keys), keys, strict=True))
+        ),
+        Column("state", [Text(row.state, style=style_of(row)) for row in rows], 99),
+        *(
+            Column(head, [Text(each[place]) for each in cells], weight, least)
+            for place, (head, weight, least) in enumerate(_HISTORY)
+        ),
+    ]
+    shown = columns if width >= PIPED_WIDTH else [column for column, _ in fit(columns, width)]
+    table = new_table([column.head for column in shown], count_states(rows))
+    for line in zip(*(column.cells for column in shown), strict=True):
+        table.add_row(*line)
     return table
+
+
+_HISTORY = (
+    ("step", 90, None),
+    ("attempts", 30, None),
+    ("job", 10, None),
+    ("updated", 20, None),
+    ("metric", 80, 16),
+    ("", 95, 20),
+)
+"""(head, weight, least width) of the cells of `_progress_cells`."""
 
 
 def wait_until_final(
@@ -68,22 +127,26 @@ def wait_until_final(
 ) -> int:
     """Show progress until nothing changes any more by itself; 0 when every trial is done, else 1.
 
-    On a terminal the table is redrawn; elsewhere each change is one line.
+    On a terminal the view is redrawn; elsewhere each change is one line.
     """
     console = console or make_console()
+    watch = Watch(runs, ask)
     seen: dict[RunDir, tuple[int, str]] = {}
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
     with live if live is not None else contextlib.nullcontext():
         while True:
-            rows = read_statuses(runs, ask)
+            began = time.monotonic()
+            rows = watch.refresh()
             if live is not None:
-                live.update(status_table(rows, console.width), refresh=True)
+                live.update(watch.view(rows, console), refresh=True)
             else:
                 for line in changes(rows, seen):
                     console.print(Text(line), soft_wrap=True)
             if all(row.settled for row in rows):
                 break
-            time.sleep(_poll_seconds(rows) if every_seconds is None else every_seconds)
+            # Where a look takes long, the disk is not kept busy with it all the time.
+            pause = max(_poll_seconds(rows), time.monotonic() - began)
+            time.sleep(pause if every_seconds is None else every_seconds)
     if live is None:
         console.print(count_states(rows))
     return 0 if all(row.state == "done" for row in rows) else 1
@@ -125,17 +188,17 @@ def _differences(rows: list[Row]) -> tuple[list[str], list[dict[str, Any]]]:
     return list(keys), settings
 
 
-def _progress_cells(row: Row, narrow: bool) -> list[str]:
+def _progress_cells(row: Row) -> list[str]:
     record = row.record
     preempted = f" ({row.preemptions} preempted)" if row.preemptions else ""
-    step = "" if record.step is None else f"{record.step}/{record.steps or '?'}"
-    metric = " ".join(f"{name} {format_value(value)}" for name, value in (row.metric or {}).items())
-    history = [
+    return [
+        "" if record.step is None else f"{record.step}/{record.steps or '?'}",
         f"{row.attempts}{preempted}" if row.attempts else "",
         row.job_id or "",
         "" if record.updated is None else format_age(time.time() - record.updated),
+        " ".join(f"{name} {format_value(value)}" for name, value in (row.metric or {}).items()),
+        row.note,
     ]
-    return [step, *([] if narrow else history), metric, row.note]
 
 
 def _poll_seconds(rows: Iterable[Row]) -> float:

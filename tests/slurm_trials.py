@@ -2,11 +2,12 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from runner import slurm as slurm_tools
 from runner.files import read_rows
@@ -43,6 +44,13 @@ def profile(tmp_path: Path) -> Iterator[Path]:
     ids = [row["job_id"] for run in find_trials(tmp_path / "runs" / "tiny") for row in run.job_rows()]
     if ids and os.environ.get("SLURM_CONF"):
         slurm_tools.cancel(ids)
+
+
+def notify_into(profile: Path, path: Path) -> Callable[[], list[str]]:
+    """Have a profile tell of each end in a file; what was told so far, as a function."""
+    command = f'echo "$RUNNER_EVENT $RUNNER_STATE $RUNNER_CAUSE" >> {path}'
+    profile.write_text(yaml.safe_dump({**yaml.safe_load(profile.read_text()), "notify": command}))
+    return lambda: path.read_text().splitlines() if path.exists() else []
 
 
 def submit(tmp_path: Path, profile: Path, *overrides: str, **groups: dict) -> list[RunDir]:

@@ -16,16 +16,26 @@ from tests.trials import end, local_job, make_trial, slurm_job, start
 VERBS = [
     "debug",
     "submit",
+    "plan",
+    "apply",
     "status",
     "logs",
     "show",
     "cancel",
     "retry",
     "results",
+    "plot",
     "export",
+    "sync",
     "verify-resume",
     "rehearse",
     "doctor",
+    "reproduce",
+    "diff",
+    "code",
+    "new",
+    "list",
+    "init",
     "schema",
     "onebox",
     "data",
@@ -120,7 +130,7 @@ def test_results_for_programs(runner):
     )
     assert rows[2]["metrics"] == {"train/loss": None, "test/knn_top1": 0.25} and rows[2]["state"] == "failed"
     (group,) = json.loads(runner("results", "gamma", "--over", "seed", "--json")[1])
-    assert group["n"] == 2 and group["missing"] == [{"trial": "bb11", "state": "failed"}]
+    assert group["n"] == 2 and group["missing"] == [{"trial": "bb11", "state": "failed", "value": 2}]
     assert group["metrics"]["test/knn_top1"]["mean"] == pytest.approx(0.6)
 
 
@@ -128,7 +138,7 @@ def test_results_for_people_and_files(runner, tmp_path):
     code, out, _ = runner(
         "results", "gamma", "--over", "seed", "--csv", f"{tmp_path}/a.csv", "--plot", f"{tmp_path}/a.png"
     )
-    assert code == 0 and "0.6 ± 0.14" in out and "bb11 failed" in out
+    assert code == 0 and "0.60 ± 0.14" in out and "seed 2: bb11 failed" in out
     assert (tmp_path / "a.csv").read_text().startswith("trials,done,") and (tmp_path / "a.png").stat().st_size > 5000
 
 
@@ -178,7 +188,7 @@ def test_logs(runner):
         (["status", "nothing"], "sweep 'nothing': no trials of that name"),
         (["logs", "bb11", "--attempt", "7"], "--attempt 7: trial bb11 has no log of it; there is: 2"),
         (["results", "gamma", "--over", "lr"], "--over lr: no trial of the sweep sets it"),
-        (["results", "gamma", "--plot", "x.gif"], "--plot x.gif: the suffix must be one of .png, .pdf, .svg"),
+        (["results", "gamma", "--plot", "x.gif"], "x.gif: the suffix must be one of .png, .pdf, .svg"),
         (["cancel", "aa33"], "cancel 1 pending? stdin is no terminal to answer on; add --yes"),
         (["statsu"], "No such command 'statsu'"),
         (["status", "--nope"], "No such option: --nope"),

@@ -257,6 +257,7 @@ def _groups(value: Any, at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
         ("data",),
         ("schedule",),
         ("groups",),
+        ("wandb",),
     ]:
         return []
     return [at, *[found for key, item in value.items() for found in _groups(item, (*at, key))]]

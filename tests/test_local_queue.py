@@ -62,6 +62,11 @@ def profile(folder: Path, **keys) -> Path:
     return path
 
 
+def tell_to(path: Path) -> str:
+    """A command that adds a line to a file."""
+    return f'echo "$RUNNER_EVENT $RUNNER_STATE $RUNNER_CAUSE" >> {path}'
+
+
 def by_override(root: Path, key: str) -> dict:
     return {yaml.safe_load(run.overrides.read_text()).get(key): run for run in find_trials(root / "tiny")}
 
@@ -106,7 +111,7 @@ def spans(run: RunDir) -> list[tuple[float, float]]:
 @pytest.mark.slow
 def test_a_sweep_with_an_interruption_is_done_two_at_a_time(tmp_path, root):
     path = write_experiment(tmp_path, sweep={"seeds": [0, 1, 2]}, rehearse={"at_step": 5}, **SMALL)
-    site = profile(tmp_path, parallel=2, setup=["export OF_SETUP=yes"])
+    site = profile(tmp_path, parallel=2, setup=["export OF_SETUP=yes"], notify=tell_to(tmp_path / "told"))
     # As in the shell of an allocation: its job is not ours.
     inside = os.environ | {"SLURM_JOB_ID": "1", "SLURM_RESTART_COUNT": "3", "SLURM_PROCID": "0"}
     done = run_cli("submit", path, "--on", site, "--wait", "--root", root, env=inside)
@@ -124,6 +129,8 @@ def test_a_sweep_with_an_interruption_is_done_two_at_a_time(tmp_path, root):
     assert max(running) <= 2
     wait_until_gone(root)
     assert not any(ranks_of(run) for run in runs)
+    told = (tmp_path / "told").read_text().splitlines()
+    assert sorted(told) == ["sweep done 3 done", *["trial done done"] * 3], "once each, after a preemption, too"
 
 
 @pytest.mark.slow
@@ -183,7 +190,7 @@ def test_failed_cancelled_and_retried(tmp_path, root, capfd):
     cases = [{"optimizer.lr": 1e30}, {"train.steps": 1_000_000}, {"train.seed": 1}]
     groups = {**SMALL, "train": {"steps": 12, "max_grad_norm": None}}
     path = write_experiment(tmp_path, sweep={"list": cases}, **groups)
-    site = profile(tmp_path, parallel=3, setup=["export OF_SETUP=yes", "true"])
+    site = profile(tmp_path, parallel=3, setup=["export OF_SETUP=yes", "true"], notify=tell_to(tmp_path / "told"))
     command = [sys.executable, "-m", "runner", "submit", str(path), "--on", str(site), "--wait", "--root", str(root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
         found = wait_for(
@@ -207,6 +214,9 @@ def test_failed_cancelled_and_retried(tmp_path, root, capfd):
     failure = read_json(failed.failure)
     assert failure["cause"] == "non-finite loss" and "NonFiniteLossError" in Path(failure["traceback"]).read_text()
     assert causes(failed) == ["non-finite loss"], "a user's error is not tried again"
+    told = (tmp_path / "told").read_text().splitlines()
+    ends = ["sweep failed 1 done, 1 failed, 1 cancelled", "trial done done", "trial failed non-finite loss"]
+    assert sorted(told) == ends
     assert cli(command[3:]) == 1
     assert "0 to submit" in capfd.readouterr().out
 

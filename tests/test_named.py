@@ -156,6 +156,7 @@ def test_the_editors_schema_describes_every_plug_in_and_points_nowhere_else():
     for family, group in (("methods", "method"), ("schedules", "schedule")):
         names = [choice["properties"]["name"]["const"] for choice in schema["properties"][group]["oneOf"]]
         assert names == named.names(family)
+    assert {"every_steps", *named.names("mirrors")} == schema["$defs"]["TrackingConfig"]["properties"].keys()
     gamma = schema["properties"]["method"]["oneOf"][named.names("methods").index("made_up")]["properties"]["gamma"]
     assert (gamma["description"], gamma["minimum"]) == ("How sure.", 0)
     references = json.dumps(schema).split('"$ref": "#/$defs/')[1:]

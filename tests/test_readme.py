@@ -1,18 +1,21 @@
 """What the README shows works as it stands there."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-import runner.methods
+from runner.cli import run
+from runner.contract import check_method
 from runner.experiment import load_experiment
-from runner.files import read_json, read_rows
 from runner.named import resolve_trials
+from runner.new import make
 from runner.profile import load_profile
 from runner.sweep import trials
-from tests.experiments import fingerprint, prepare_run, train_here, write_experiment
+from tests.experiments import run_cli, write_experiment
+from tests.packages import install_project, lent
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -22,27 +25,36 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-@pytest.fixture
-def two_views(tmp_path, monkeypatch):
-    """The README's method, as if its file lay in runner/methods."""
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """An installed package of somebody's own with the README's method in place of what `runner new` wrote."""
+    root = tmp_path_factory.mktemp("lab")
+    make("method", "two_views", Path("my_lab"), root)
     (source,) = blocks("python")
-    folder = tmp_path / "plug_ins"
-    folder.mkdir()
-    (folder / "two_views.py").write_text(source)
-    monkeypatch.setattr(runner.methods, "__path__", [*runner.methods.__path__, str(folder)])
-    monkeypatch.setattr(runner.methods.__spec__, "submodule_search_locations", [*runner.methods.__path__, str(folder)])
+    (root / "my_lab" / "two_views.py").write_text(source)
+    install_project(root)
+    with pytest.MonkeyPatch.context() as patch, lent(root, patch):
+        patch.chdir(root)
+        yield root
 
 
-def test_the_method_trains_and_resumes(two_views, tmp_path):
-    groups = {"method": {"name": "two_views", "width": 16}, "evaluate": {"probes": ["knn"]}}
-    straight = prepare_run(tmp_path / "straight", without=("method",), **groups)
-    assert train_here(straight) == 1
-    cut = prepare_run(tmp_path / "cut", without=("method",), rehearse={"at_step": 7}, **groups)
-    assert train_here(cut) == 2
-    assert fingerprint(cut) == fingerprint(straight)
-    losses = [row["train/loss"] for row in read_rows(straight.metrics)]
-    assert losses[-1] < losses[0]
-    assert read_json(straight.result)["metrics"]["test/knn_top1"] > 0.2
+@pytest.mark.ddp
+def test_the_method_keeps_the_contract_of_methods(lab):
+    check_method({"name": "two_views", "width": 16})
+
+
+def test_the_method_is_debugged_swept_and_evaluated(lab, capfd):
+    """Each trial of the sweep is a job of its own, which finds the method as any other process does."""
+    assert run(["debug", "experiments/two_views/debug.yaml"]) == 0
+    assert "test/knn_top1" in capfd.readouterr().out
+    (lab / "site.yaml").write_text("cluster: local\nparallel: 2\n")
+    words = ["experiments/two_views/debug.yaml", "train.steps=20", "sweep={grid: {method.width: [8, 16]}}"]
+    done = run_cli("submit", *words, "--on", "site.yaml", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert run(["results", "two_views-debug", "--json"]) == 0
+    rows = json.loads(capfd.readouterr().out)
+    assert {(row["state"], row["overrides"]["method.width"]) for row in rows} == {("done", 8), ("done", 16)}
+    assert min(row["metrics"]["test/knn_top1"] for row in rows) > 0.3, "of 4 classes"
 
 
 def test_the_sweep_expands(tmp_path):

@@ -30,6 +30,7 @@ from tests.slurm_trials import (
     job_state,
     node_of,
     nodes_of,
+    notify_into,
     ranks_of,
     resumed_steps,
     submit,
@@ -49,6 +50,7 @@ def slurm() -> Iterator[onebox.Cluster]:
 
 
 def test_a_rank_killed_takes_everything_of_its_attempt_along(slurm, profile, tmp_path, uninterrupted):
+    told = notify_into(profile, tmp_path / "told")
     (run,) = submit(tmp_path, profile, "train.workers=1")
     wait_for_step(run, 120)
     ranks = ranks_of(run)
@@ -70,6 +72,7 @@ def test_a_rank_killed_takes_everything_of_its_attempt_along(slurm, profile, tmp
     assert "because of rank 1" in " ".join(shown.split())
     assert resumed_steps(run)[1] >= 100, "from the last periodic checkpoint"
     check_same(run, uninterrupted)
+    wait_for(told, 60, "word of it", until=lambda lines: lines == ["trial done done", "sweep done 1 done"])
 
 
 def test_crashes_wait_before_they_come_back_and_stay_away_from_bad_nodes(slurm, profile, tmp_path):
@@ -183,6 +186,7 @@ def test_scancel_behind_our_back_stays_cancelled(slurm, profile, tmp_path):
 
 
 def test_a_users_error_is_not_tried_again(slurm, profile, tmp_path):
+    told = notify_into(profile, tmp_path / "told")
     # A learning rate at which the loss overflows.
     (run,) = submit(tmp_path, profile, "optimizer.lr=1e30", "train.max_grad_norm=null")
     wait_for(run.failure.exists, PATIENCE_SECONDS, "failure.json")
@@ -192,6 +196,7 @@ def test_a_users_error_is_not_tried_again(slurm, profile, tmp_path):
     assert slurm_tools.show_job(job_of(run))["Restarts"] == "0"
     done = run_cli("status", "tiny", "--json", "--root", tmp_path / "runs")
     assert '"state": "failed"' in done.stdout
+    assert told() == ["trial failed non-finite loss", "sweep failed 1 failed"]
 
 
 @pytest.mark.parametrize("seeds", [[0], [0, 1]], ids=["one job", "an array"])

@@ -17,11 +17,12 @@ from runner.files import append_row, write_json
 from runner.record import Record, main_metric, read_record
 from runner.rundir import RunDir, find_trials
 from runner.status import Job, decide_state, is_alive, read_statuses
-from runner.watch import changes, status_table, wait_until_final
+from runner.watch import Watch, changes, status_table, wait_until_final
 from tests.slurm_cluster import sbatch, wait_for
 from tests.trials import SUBMITTED, end, local_job, make_trial, slurm_job, start
 
 CONTRACT = "experiment,trial,overrides,state,step,steps,attempts,preemptions,job_id,metric,updated"
+ADDED = "note,blocked"
 
 PREEMPTED = [start(1), end(1, 120, "preempted", requeue=True)]
 RESULT = {"state": "done", "step": 500, "metrics": {}}
@@ -81,7 +82,7 @@ def test_a_row_has_the_keys_of_the_contract(tmp_path):
     run = make_trial(tmp_path, "a1", overrides=overrides, job=slurm_job(), attempts=attempts, metrics=metrics)
     (row,) = read_statuses([run], Slurm(j7_0=Job("running")))
     document = row.as_json()
-    assert ",".join(document) == CONTRACT
+    assert ",".join(document) == f"{CONTRACT},{ADDED}"
     assert time.time() - document.pop("updated") < 60
     assert document == {
         "experiment": "exp",
@@ -94,6 +95,8 @@ def test_a_row_has_the_keys_of_the_contract(tmp_path):
         "preemptions": 1,
         "job_id": "7_0",
         "metric": {"test/linear_top1": 0.5},
+        "note": "",
+        "blocked": False,
     }
 
 
@@ -244,6 +247,18 @@ def test_a_thousand_trials_take_no_time(tmp_path):
     print(f"1,000 trials: {seconds:.2f} s")
     assert len(rows) == 1000 and {row.state for row in rows} == {"running"} and len(slurm.questions) == 1
     assert seconds < 4  # 0.4 s alone on two cores
+
+    for run in find_trials(tmp_path / "exp"):
+        for path in (run.path, run.checkpoints, run.attempts, run.jobs, run.metrics):
+            os.utime(path, (SUBMITTED, SUBMITTED))
+    watch = Watch([row.run for row in rows], slurm)
+    watch.sights(watch.refresh(), time.time())
+    began, reads, questions = time.process_time(), watch.read.reads, len(slurm.questions)
+    sights = watch.sights(watch.refresh(), time.time())
+    seconds = time.process_time() - began
+    print(f"looked at again: {seconds:.2f} s")
+    assert len(sights) == 1000 and watch.read.reads == reads and len(slurm.questions) == questions + 1
+    assert seconds < 1  # 0.04 s alone
 
 
 def test_slurm_answers_for_a_whole_sweep(slurm, tmp_path):

@@ -20,7 +20,7 @@ from runner.profile import load_profile
 from runner.requeue import EXIT_OVER
 from runner.rundir import RunDir, find_trials
 from runner.status import is_alive
-from runner.submit import choose_rehearsal, decide, prepare, submit
+from runner.submit import choose_rehearsal, prepare, submit
 from runner.sweep import expand, trials
 from tests.experiments import prepare_run, write_experiment
 from tests.slurm_cluster import wait_for
@@ -50,24 +50,6 @@ def site(tmp_path):
 def tree(folder: Path) -> dict[str, float]:
     """Every path below, with the time of its last change."""
     return {str(path): path.lstat().st_mtime_ns for path in sorted(folder.rglob("*"))}
-
-
-@pytest.mark.parametrize(
-    ("state", "settled", "submitted"),
-    [
-        ("new", True, True),
-        ("pending", False, False),
-        ("running", False, False),
-        ("requeued", False, False),
-        ("done", True, False),
-        ("failed", True, False),
-        ("cancelled", True, False),
-        ("unknown", True, True),  # its job is gone
-        ("unknown", False, False),  # it may be alive where we cannot ask
-    ],
-)
-def test_what_is_submitted(state, settled, submitted):
-    assert decide(state, settled) is submitted
 
 
 def test_a_plan_reads_the_run_folders(tmp_path, site, monkeypatch):
@@ -157,6 +139,12 @@ def test_the_trap_of_the_script_judges_every_end_but_a_good_one(tmp_path, site):
     looks = asked("begin", 3, "7_3", "7_3.2", 0)
     assert run("false", **array) == (1, f"{looks}\n{asked('end', 3, '7_3', '7_3.2', 1)}")
     assert run("echo $RUNNER_SIGNAL_LEAD_SECONDS", SLURM_JOB_ID="7") == (0, "90")
+
+    lines = exit_trap(folder, load_profile(site).model_copy(update={"notify": "mail me"}))
+    script = "\n".join(lines).replace(sys.executable, "echo judged:")
+    tells = f"judged: -m runner.notify {folder}"
+    assert run("true", SLURM_JOB_ID="7") == (0, f"{tells} 0")
+    assert run("false", **array) == (1, f"{looks}\n{asked('end', 3, '7_3', '7_3.2', 1)}\n{tells} 3")
 
 
 @pytest.mark.parametrize(("answer", "code"), [(0, 0), (EXIT_OVER, 1), (1, 0), (137, 0)])

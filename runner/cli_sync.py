@@ -1,0 +1,32 @@
+"""The verb `runner sync`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runner.cli_options import Root, choose_root
+from runner.errors import ConfigError
+
+
+def sync(
+    target: Annotated[str, typer.Argument(metavar="SWEEP|TRIAL", help="Experiment, or start of a trial's id.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")] = False,
+    project: Annotated[str | None, typer.Option(help="Else that of the trial, or the experiment's name.")] = None,
+    entity: Annotated[str | None, typer.Option(help="Else that of the trial, or of the login.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write offline runs there, for `wandb sync` elsewhere.")
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Send W&B what it does not have of trials: one run a trial, every step once, after any number of requeues.
+
+    Also of trials that never had W&B on: what is sent is metrics.jsonl. A second sync sends what is new.
+    """
+    from runner.rundir import find_target
+    from runner.sync import Destination, sync
+
+    runs = find_target(choose_root(root), target)
+    if to is not None and to.exists() and not to.is_dir():
+        raise ConfigError(f"--to {to}: is no folder")
+    sync(runs, Destination(to, project, entity), dry_run)

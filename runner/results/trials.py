@@ -1,0 +1,125 @@
+"""What each trial of one or more sweeps gave.
+
+No trial is ever left out unasked: what is not done yet, or failed, is there with its state and its last values.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.differences import Configs
+from runner.record import is_evaluation, main_metric
+from runner.results.names import find_key
+from runner.results.registry import Entry, read_entries, read_entry
+from runner.results.where import Condition
+from runner.rundir import RunDir, find_trials
+from runner.status import Row
+
+EXPERIMENT = "experiment"
+"""The setting that is the name of a trial's sweep, where several sweeps are in one table."""
+
+_ABOUT = ("state", "trial")
+"""What a condition may be on beside settings."""
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What one trial gave."""
+
+    trial: str
+    settings: dict[str, Any]
+    """What sets the trials apart, whoever set it: the sweep, the file or the command line."""
+
+    state: str
+    metrics: dict[str, float]
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """What the sweep set."""
+
+    run: RunDir | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "trial": self.trial,
+            "overrides": self.overrides,
+            "settings": self.settings,
+            "state": self.state,
+            "metrics": self.metrics,
+        }
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The trials of a table."""
+
+    results: list[TrialResult]
+    count: int
+    """Trials of the sweeps, whether the conditions keep them or not."""
+
+    keys: dict[str, str]
+    """The full key of each name that was given for one."""
+
+
+def select(folders: list[Path], where: Iterable[Condition] = (), named: Mapping[str, str] | None = None) -> Selection:
+    """The trials of the sweeps in these folders that meet every condition.
+
+    `named` has the option that gives each name of a key; such a key is a setting of every trial, however equal its
+    values are. Raises: ConfigError for a name that no trial has.
+    """
+    entries = [entry for folder in folders for entry in read_entries(find_trials(folder))]
+    configs, several = Configs([entry.groups for entry in entries]), len(folders) > 1
+    settings = _settings(entries, configs, several)
+    conditions, count = list(where), len(entries)
+    if not conditions and not named:
+        return Selection(_results(entries, settings), count, {})
+    differing, others = setting_keys(settings), [EXPERIMENT, *configs.keys()]
+    keys = {name: find_key(option, name, differing, others) for name, option in (named or {}).items()}
+    asked = [(each, find_key("--where", each.key, [*differing, *_ABOUT], others)) for each in conditions]
+    if asked:
+        settings = _settings(entries, configs, several, [key for _, key in asked if key not in _ABOUT])
+        kept = [place for place, entry in enumerate(entries) if _meets(asked, {**settings[place], **_about(entry)})]
+        entries, configs = [entries[place] for place in kept], configs.take(kept)
+    settings = _settings(entries, configs, several, keys.values())
+    return Selection(_results(entries, settings), count, keys)
+
+
+def read_results(rows: list[Row]) -> list[TrialResult]:
+    """One result a trial, in the order given: final metrics, or the last ones of a trial that is not done."""
+    entries = [read_entry(row) for row in rows]
+    return _results(entries, _settings(entries, Configs([entry.groups for entry in entries])))
+
+
+def metric_names(results: Iterable[TrialResult]) -> list[str]:
+    """Every metric of any trial: the main one first, then those of evaluations, then the others."""
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    main = main_metric(names)
+    return sorted(names, key=lambda name: (name != main, not is_evaluation(name)))
+
+
+def setting_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Every key of any of them, in order of appearance."""
+    return list(dict.fromkeys(key for each in settings for key in each))
+
+
+def _results(entries: list[Entry], settings: list[dict[str, Any]]) -> list[TrialResult]:
+    return [
+        TrialResult(entry.run.trial, own, entry.state, entry.metrics, entry.overrides, entry.run)
+        for entry, own in zip(entries, settings, strict=True)
+    ]
+
+
+def _settings(
+    entries: list[Entry], configs: Configs, several: bool = False, also: Iterable[str] = ()
+) -> list[dict[str, Any]]:
+    settings = configs.differing([entry.overrides for entry in entries], [key for key in also if key != EXPERIMENT])
+    if not several and EXPERIMENT not in also:
+        return settings
+    return [{EXPERIMENT: entry.run.experiment, **own} for entry, own in zip(entries, settings, strict=True)]
+
+
+def _about(entry: Entry) -> dict[str, Any]:
+    return dict(zip(_ABOUT, (entry.state, entry.run.trial), strict=True))
+
+
+def _meets(asked: list[tuple[Condition, str]], found: dict[str, Any]) -> bool:
+    return all(condition.holds({key: found[key]} if key in found else {}) for condition, key in asked)

@@ -1,0 +1,77 @@
+"""Two settings are compared over trials that are equal but for them; whoever has no partner is named."""
+
+import pytest
+from scipy import stats
+
+from runner.errors import ConfigError
+from runner.results import TrialResult
+from runner.results.compare import pair_up, parse_comparison
+from runner.results.layout import pairs_sheet
+from tests.results.sweeps import TOP1, change, sweep, text_of
+
+
+def grid() -> list[TrialResult]:
+    return [
+        TrialResult(f"{g}{w}{s}", {"gamma": g, "width": w, "seed": s}, "done", {TOP1: 0.5 + w / 100 + s / 7 + g * s})
+        for g in (0, 1, 2)
+        for w in (32, 64)
+        for s in (0, 1, 2)
+    ]
+
+
+def test_pairs_are_of_trials_that_are_equal_but_for_the_key():
+    (pairs,) = pair_up(grid()[::-1], "gamma", [0, 1])
+    assert [(a.trial, b.trial) for a, b in pairs.pairs] == [
+        (f"0{w}{s}", f"1{w}{s}") for w in (32, 64) for s in (0, 1, 2)
+    ]
+    first, second = ([pair[side].metrics[TOP1] for pair in pairs.pairs] for side in (0, 1))
+    expected = stats.ttest_rel(second, first)
+    compared = pairs.compare(TOP1)
+    assert compared.p_value == pytest.approx(expected.pvalue) and compared.difference.n == 6
+    assert compared.difference.interval == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    (swapped,) = pair_up(grid(), "gamma", [1, 0])
+    assert swapped.compare(TOP1).difference.mean == pytest.approx(-compared.difference.mean)
+
+
+def test_over_seeds_each_other_setting_is_compared_by_itself():
+    compared = pair_up(grid(), "gamma", [0, 2], over="seed")
+    assert [(pairs.settings, len(pairs.pairs)) for pairs in compared] == [({"width": 32}, 3), ({"width": 64}, 3)]
+    text = text_of(pairs_sheet(compared, [TOP1]))
+    assert "gamma 2 minus gamma 0" in text and "2.0 ± 5.0" in text and "3/3" in text and "not corrected" in text
+
+
+def test_whoever_has_no_partner_is_named():
+    results = [each for each in grid() if each.trial not in ("1321", "2320")]
+    change(results, "0322", "failed", {TOP1: 1.0})
+    change(results, "1640", "pending")
+    (pairs,) = pair_up(results, "gamma", [0, 1])
+    assert [(a.trial, b.trial) for a, b in pairs.pairs] == [("0320", "1320"), ("0641", "1641"), ("0642", "1642")]
+    assert pairs.unpaired == [
+        "width 32, seed 1: no gamma 1",
+        "width 32, seed 2: 0322 failed",
+        "width 64, seed 0: 1640 pending",
+    ]
+    document = pairs.as_json()
+    assert document["unpaired"] == pairs.unpaired and document["metrics"][TOP1]["n"] == 3
+    text = text_of(pairs_sheet([pairs], [TOP1]))
+    assert "3/6" in text and "no pair for width 32, seed 1: no gamma 1; width 32, seed 2: 0322 failed" in text
+
+
+def test_no_pair_at_all_is_shown_as_such():
+    results = sweep(seeds=(0,))
+    change(results, "g1.0s0", "failed")
+    (pairs,) = pair_up(results, "method.gamma", [0.0, 1.0])
+    assert pairs.compare(TOP1) is None and "0/1" in text_of(pairs_sheet([pairs], [TOP1]))
+
+
+@pytest.mark.parametrize("text", ["gamma", "gamma=", "gamma=1", "gamma=1,2,3", "gamma=1,1.0", "=1,2"])
+def test_a_comparison_is_of_two_values(text):
+    with pytest.raises(ConfigError, match=r"--compare .*: should be KEY=A,B with two values"):
+        parse_comparison(text)
+
+
+def test_values_are_typed_and_must_be_there():
+    assert parse_comparison("method.name=scl,byol") == ("method.name", ["scl", "byol"])
+    assert parse_comparison("w=[1, 2],null") == ("w", [[1, 2], None])
+    with pytest.raises(ConfigError, match="--compare gamma: no trial has 3; there is 0, 1, 2"):
+        pair_up(grid(), "gamma", [0, 3])
