@@ -12,7 +12,7 @@ from runner.grouped_yaml import GroupTexts, split_text
 from runner.plan import Plan, find_move
 from runner.preflight import check_same, resolved
 from runner.rundir import RunDir
-from runner.submit import Request, holding, submit_chosen
+from runner.submit import Request, holding, look_ahead, submit_chosen
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,14 @@ def apply(request: Request, shown: Plan, prune: bool, command: list[str], faults
         updated = [item.run for item in plan.of("update")]
         for run in [*updated, *(item.run for item in plan.of("submit"))]:
             check_same(run, trial_of[run], texts)
+        ahead = look_ahead(plan, request)
         gone = [item.run for item in plan.of("cancel")]
         cancelled = _cancel(gone) if prune else 0
         for run in updated:
             faults.at("apply.update")
             update_config(run, trial_of[run], texts)
-        submit_chosen(plan, request, command, faults)
-    return Applied(len(plan.of("submit")), len(updated), cancelled, 0 if prune else len(gone))
+        sent = submit_chosen(plan, request, command, ahead, faults)
+    return Applied(len(sent), len(updated), cancelled, 0 if prune else len(gone))
 
 
 def update_config(run: RunDir, trial: Trial, texts: GroupTexts) -> None:

@@ -86,12 +86,16 @@ def submit(
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan and sbatch script; touch nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until all trials are final, then print results.")] = False,
+    after: Annotated[
+        list[str] | None, typer.Option(metavar="SWEEP|TRIAL", help="Run once this is done; may be given again.")
+    ] = None,
     root: Root = None,
 ) -> None:
     """Expand an experiment, submit the trials that are missing."""
     from runner.submit import submit
 
-    submission = submit(Path(experiment), overrides or [], on, _root(root), dry_run, sys.argv)
+    others = [run for name in after or [] for run in _find_target(name, _root(root))]
+    submission = submit(Path(experiment), overrides or [], on, _root(root), dry_run, sys.argv, after=others)
     print(submission.table(), flush=True)
     for script in submission.scripts:
         print(f"\n{script}", end="")

@@ -1,90 +1,116 @@
 """Send trials where they are to run: as a job array through submitit, or to a queue of this machine."""
 
-import contextlib
-import io
 import os
 import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner import slurm
+from runner.arrays import plan_arrays, tell_arrays
+from runner.client import UnansweredError
 from runner.code_snapshot import code_of, shell_check, shell_words
 from runner.config import ResourcesConfig
 from runner.errors import SubmissionError
 from runner.evidence import mark
-from runner.files import append_row, check_private, replacing, write_json, write_yaml
-from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
+from runner.files import append_row, check_private, in_parallel, replacing, sync_path, write_json, write_yaml
+from runner.job import NO_MORE_TIMEOUTS, ArrayJob, python_command
+from runner.limits import Limits, read_cluster, read_limits
 from runner.local_queue import MANIFEST, start
 from runner.nodes import Excluded, list_clusters, merge, read_excluded
 from runner.profile import Profile, submitit_parameters
+from runner.refusals import hint
 from runner.requeue import EXIT_OVER
 from runner.rundir import RunDir
+from runner.sbatch import submit_script
+from runner.submission import SUBMISSIONS, SubmissionDir
 
 
 class RefusedError(SubmissionError):
     """The cluster refused the job, and has none of it."""
 
 
-SUBMISSIONS = ".submissions"
-"""Folder, in that of an experiment, with a folder for each array: profile, list of trials, job files."""
+@dataclass(frozen=True)
+class Waiting:
+    """What a submission waits for."""
+
+    jobs: Sequence[str]
+    """Jobs and arrays that must have ended."""
+
+    runs: Sequence[RunDir]
+    """Trials that must be done by then."""
 
 
 def send(
-    chosen: list[tuple[RunDir, ResourcesConfig]], site: Profile, folder: Path, stop_after: int | None = None
+    chosen: list[tuple[RunDir, ResourcesConfig]],
+    site: Profile,
+    folder: Path,
+    stop_after: int | None = None,
+    limits: Limits | None = None,
+    waiting: Waiting | None = None,
 ) -> None:
-    """Send trials of one experiment folder to a cluster or a local queue, one array for each kind of resources.
+    """Send trials of one experiment folder to a cluster, as arrays that fit it, or to a local queue.
 
     A trial runs the code that its folder names. Call it under the folder's lock. Raises: SubmissionError;
-    RefusedError when the cluster has none of them; ConfigError when a trial's code is gone.
+    RefusedError when the cluster has none of those that have no row of this submission; ConfigError when a trial's
+    code is gone.
     """
-    classes: dict[tuple[ResourcesConfig, Path | None], list[RunDir]] = {}
-    for run, resources in chosen:
-        classes.setdefault((resources, code_of(run)), []).append(run)
-    for number, ((resources, code), members) in enumerate(classes.items()):
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        submission = folder / SUBMISSIONS / f"{stamp}.{os.getpid()}.{number}"
-        # Whoever could write here would have the job run what he likes; so nobody else may even look.
-        (folder / SUBMISSIONS).mkdir(exist_ok=True)
-        submission.mkdir(mode=0o700)
-        check_private(submission, folder.parent)
-        write_yaml(submission / "profile.yaml", site.model_dump(mode="json"))
-        write_json(submission / "resources.json", resources.model_dump(mode="json"))
+    kinds = [(resources, code_of(run)) for run, resources in chosen]
+    if site.cluster == "slurm":
+        size = (limits or read_limits(site, len(chosen), read_cluster())).array_size
+        arrays = plan_arrays(kinds, site.parallel, size)
+        if line := tell_arrays(arrays, size):
+            print(f"runner: {line}", file=sys.stderr, flush=True)
+    else:
+        assert stop_after is None, "the local queue runs whole trials"
+        arrays = plan_arrays(kinds, max(len(kinds), 1), max(len(kinds), 1))
+    numbers: list[str] = []
+    for place, array in enumerate(arrays):
+        members, (resources, code) = [chosen[index][0] for index in array.members], kinds[array.members[0]]
+        submission = _open_submission(folder, place, site, resources)
         try:
             if site.cluster == "slurm":
-                _send_to_slurm(members, resources, site, submission, code, stop_after)
+                if waiting:
+                    with replacing(submission.others) as file:
+                        file.write("".join(f"{run.path}\n" for run in waiting.runs).encode())
+                after = [numbers[array.after]] if array.after is not None else waiting.jobs if waiting else []
+                script = batch_script(resources, len(members), site, submission.path, code, array.at_once, after)
+                numbers.append(_send_to_slurm(members, script, site, submission, stop_after))
             else:
-                assert stop_after is None, "the local queue runs whole trials"
                 _send_to_local_queue(members, submission, code)
         except RefusedError:
-            shutil.rmtree(submission)
+            shutil.rmtree(submission.path)
             raise
 
 
-def _record(members: list[RunDir], submission: Path, asked: float, facts: list[dict[str, Any]]) -> None:
-    """Note in each run folder where its job is; `asked` is when, in unix seconds, before the job could start."""
-    for run, row in zip(members, facts, strict=True):
-        append_row(run.jobs, {"time": asked, "submission": str(submission), **row})
+def _open_submission(folder: Path, place: int, site: Profile, resources: ResourcesConfig) -> SubmissionDir:
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    submission = SubmissionDir(folder / SUBMISSIONS / f"{stamp}.{os.getpid()}.{place}")
+    # Whoever could write here would have the job run what he likes; so nobody else may even look.
+    submission.path.parent.mkdir(exist_ok=True)
+    submission.path.mkdir(mode=0o700)
+    check_private(submission.path, folder.parent)
+    write_yaml(submission.profile, site.model_dump(mode="json"))
+    write_json(submission.resources, resources.model_dump(mode="json"))
+    return submission
 
 
-def _write_manifest(submission: Path, members: list[RunDir]) -> None:
-    with replacing(submission / MANIFEST) as file:
+def _record(members: list[RunDir], submission: SubmissionDir, asked: float, facts: list[dict[str, Any]]) -> None:
+    """Note in each run folder where its job is; `asked` is when, in unix seconds, before the job could start.
+
+    Not synced one by one: of rows that a power cut takes away, `settle_orphans` finds the jobs again.
+    """
+    rows = [{"time": asked, "submission": str(submission.path), **row} for row in facts]
+    in_parallel(lambda run, row: append_row(run.jobs, row, sync=False), members, rows)
+
+
+def _write_manifest(submission: SubmissionDir, members: list[RunDir]) -> None:
+    with replacing(submission.manifest) as file:
         file.write("".join(f"{run.path}\n" for run in members).encode())
-
-
-def _executor(resources: ResourcesConfig, site: Profile, submission: Path, code: Path | None) -> Any:
-    import submitit
-
-    try:
-        executor = submitit.SlurmExecutor(
-            submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python_command(code)
-        )
-    except RuntimeError as error:
-        raise SubmissionError("srun is not on PATH; use --on slurm/local.yaml, or run this on a login node") from error
-    executor.update_parameters(**sbatch_parameters(resources, site, submission, code))
-    return executor
 
 
 def sbatch_parameters(
@@ -117,12 +143,22 @@ def exit_trap(submission: Path, site: Profile, code: Path | None = None) -> list
     """
     python = " ".join([*([shell_words(code)] if code else []), shlex.quote(sys.executable), "-m"])
     manifest, index = shlex.quote(str(submission / MANIFEST)), '"${SLURM_ARRAY_TASK_ID:-0}"'
+    place = SubmissionDir(submission)
+    jobs = shlex.quote(str(place.jobs))
+    number, pickle = shlex.quote(str(place.number)), shlex.quote(str(place.pickle))
+    others = shlex.quote(str(place.others))
+    waits = " ".join([python, "runner.after", manifest, index, others])
     notify = [f"  {python} runner.notify {shlex.quote(str(submission))} {index}"] if site.notify else []
     return [
         *(shell_check(code) if code else []),
+        # After a time-out Slurm may have been asked twice, and have taken both.
+        'mine="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}"',
+        f'[ "$(cat {number} 2>/dev/null || echo "$mine")" = "$mine" ] || exit 0',
         f"export RUNNER_SIGNAL_LEAD_SECONDS={site.signal_lead_seconds}",
         "job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}",
         "job=${job:-$SLURM_JOB_ID}",
+        # By this name submitit looks for it; what an earlier launch may have left half written is replaced.
+        f'ln -f {pickle} {jobs}/"$job"_submitted.pkl || cp {pickle} {jobs}/"$job"_submitted.pkl',
         'launch="$job.${SLURM_RESTART_COUNT:-0}"',
         f'echo "{mark("$launch")}" >&2',
         "ask() {",
@@ -136,40 +172,48 @@ def exit_trap(submission: Path, site: Profile, code: Path | None = None) -> list
         '  exit "$code"',
         "}",
         "trap judge EXIT",
+        f'[ ! -e {others} ] || {waits} || [ "$?" -ne {EXIT_OVER} ] || exit 1',
         # Whatever else goes wrong with the question, the ranks start.
         f'[ "${{SLURM_RESTART_COUNT:-0}}" -eq 0 ] || ask begin 0 || [ "$?" -ne {EXIT_OVER} ] || exit 1',
     ]
 
 
 def _send_to_slurm(
-    members: list[RunDir],
-    resources: ResourcesConfig,
-    site: Profile,
-    submission: Path,
-    code: Path | None,
-    stop_after: int | None,
-) -> None:
-    import submitit
-
-    executor, asked = _executor(resources, site, submission, code), time.time()
+    members: list[RunDir], script: str, site: Profile, submission: SubmissionDir, stop_after: int | None
+) -> str:
+    """The number of the array. Everything that its jobs need is there before sbatch is asked."""
     _write_manifest(submission, members)
-    said = io.StringIO()
+    submission.jobs.mkdir()
+    _write_pickle(submission, ArrayJob(str(submission.manifest), stop_after), site)
+    with replacing(submission.script) as file:
+        file.write(script.encode())
+    asked = time.time()
     try:
-        # submitit passes on what sbatch says; of a refusal one line is enough.
-        with contextlib.redirect_stderr(said):
-            jobs = executor.submit_array([TrainJob(str(run.path), stop_after) for run in members])
-    except submitit.core.utils.FailedJobError as error:
-        reason = str(error).strip().splitlines()[-1]
-        # After a time-out the array may be in the queue all the same: `settle_orphans` finds out.
-        kind = SubmissionError if "timed out" in reason.lower() else RefusedError
-        raise kind(f"sbatch refused the array: {reason}") from error
-    print(said.getvalue(), end="", file=sys.stderr)
+        number = submit_script(submission.script)
+    except UnansweredError as error:
+        rest = "`runner submit` again finds out whether Slurm has the jobs"
+        raise SubmissionError(f"{error}; {rest}") from error
+    except SubmissionError as error:
+        raise RefusedError(f"{error}{hint(str(error), site)}") from error
+    with replacing(submission.number) as file:
+        file.write(f"{number}\n".encode())
     host = os.uname().nodename
-    _record(members, submission, asked, [{"cluster": "slurm", "job_id": job.job_id, "host": host} for job in jobs])
+    ids = [number] if len(members) == 1 else [f"{number}_{index}" for index in range(len(members))]
+    _record(members, submission, asked, [{"cluster": "slurm", "job_id": job_id, "host": host} for job_id in ids])
+    return number
 
 
-def _send_to_local_queue(members: list[RunDir], submission: Path, code: Path | None) -> None:
-    asked, process = time.time(), start(submission, code)
+def _write_pickle(submission: SubmissionDir, job: ArrayJob, site: Profile) -> None:
+    from submitit.core.utils import DelayedSubmission
+
+    delayed = DelayedSubmission(job)
+    delayed.set_timeout(site.time_minutes, NO_MORE_TIMEOUTS)
+    delayed.dump(submission.pickle)
+    sync_path(submission.pickle)
+
+
+def _send_to_local_queue(members: list[RunDir], submission: SubmissionDir, code: Path | None) -> None:
+    asked, process = time.time(), start(submission.path, code)
     facts = {
         "cluster": "local",
         "job_id": f"local-{process.pid}",
@@ -183,13 +227,24 @@ def _send_to_local_queue(members: list[RunDir], submission: Path, code: Path | N
 
 
 def batch_script(
-    resources: ResourcesConfig, count: int, site: Profile, submission: Path, code: Path | None = None
+    resources: ResourcesConfig,
+    count: int,
+    site: Profile,
+    submission: Path,
+    code: Path | None = None,
+    at_once: int | None = None,
+    after: Sequence[str] = (),
 ) -> str:
-    """The script that sbatch is given for an array of so many trials."""
+    """The script that sbatch is given for an array of so many trials, which waits until the jobs in `after` ended."""
     from submitit.slurm.slurm import _make_sbatch_string
 
-    command = f"{python_command(code)} -u -m submitit.core._submit {shlex.quote(str(submission / 'jobs'))}"
+    jobs = SubmissionDir(submission).jobs
+    command = f"{python_command(code)} -u -m submitit.core._submit {shlex.quote(str(jobs))}"
     array = {"map_count": count} if count > 1 else {}
     parameters = sbatch_parameters(resources, site, submission, code)
-    script: str = _make_sbatch_string(command=command, folder=submission / "jobs", **parameters, **array)
+    if at_once is not None:
+        parameters["array_parallelism"] = at_once
+    if after:
+        parameters["dependency"] = ":".join(["afterany", *after])
+    script: str = _make_sbatch_string(command=command, folder=jobs, **parameters, **array)
     return script

@@ -19,6 +19,7 @@ from runner.explain import counted
 from runner.launcher import find_intruder
 from runner.nodes import read_excluded
 from runner.profile import NODE_LOCAL, Profile, load_profile
+from runner.slurm import parse_duration
 
 TESTED = {"torch": ((2, 10), (2, 14)), "submitit": ((1, 5, 4), (1, 6))}
 """First version that the tests cover, and the first one that they do not."""
@@ -229,16 +230,6 @@ def requeue_delay_seconds(config: dict[str, str]) -> float:
         return float(newer[1])
     credential = re.search(r"\bcred_expire=(\d+)", config.get("AuthInfo", ""))
     return float(credential[1]) + 1 if credential else DEFAULT_CREDENTIAL_SECONDS + 1
-
-
-def parse_duration(text: str) -> float | None:
-    """Seconds of `1-02:03:04`, `02:03:04`, `30 sec` or `8`; None for UNLIMITED and the like."""
-    clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if clock:
-        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
-        return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-    plain = re.fullmatch(r"(\d+)(?: sec)?", text)
-    return float(plain[1]) if plain else None
 
 
 def _preemption(config: dict[str, str]) -> str:

@@ -75,6 +75,22 @@ class TrainJob:
         return submitit.helpers.DelayedSubmission(self)
 
 
+@dataclass(frozen=True)
+class ArrayJob:
+    """All elements of an array: each trains the trial that the manifest has in its place."""
+
+    manifest: str
+    stop_after: int | None = None
+
+    def __call__(self) -> None:
+        index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+        TrainJob(Path(self.manifest).read_text().splitlines()[index], self.stop_after)()
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """As that of a TrainJob."""
+        return submitit.helpers.DelayedSubmission(self)
+
+
 def place_in_job(environment: Any) -> "Place":
     """This process among the ranks of a submitit job."""
     from runner.rendezvous import Place

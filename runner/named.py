@@ -14,6 +14,7 @@ TEXTS               of a data set of records, the names of its texts
 outputs             of a method's Config, the names that its `embed` gives; what is not said is found out later
 check               of an evaluation or a method, a function: refuses what cannot work before anything is trained
 build_probe         of a data set, a function: what probes are fitted on where that is not the training part
+sources             of a data set, a function: the files and folders that must be there before it is built
 FITS                False for an evaluation that does not look at the training samples
 open_sink           of a mirror, instead of `build`; see runner.sink
 """
@@ -22,6 +23,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -205,6 +207,20 @@ def _resolve_probes(evaluate: EvaluateConfig) -> tuple[dict[str, Options], dict[
         config = load("data", selection.name).Config
         more[name] = build(config, selection.options, f"evaluate.data.{name}")
     return probes, more
+
+
+def list_sources(trial: Trial, options: ResolvedTrial) -> dict[str, list[Path]]:
+    """The files and folders that a trial's data are read from, by the key that names the data set."""
+    chosen = {"data": (trial.data.name, options.data)} | {
+        f"evaluate.data.{name}": (selection.name, options.more_data[name])
+        for name, selection in trial.evaluate.data.items()
+    }
+    return {key: getattr(load("data", name), "sources", _no_sources)(config) for key, (name, config) in chosen.items()}
+
+
+def _no_sources(config: Options) -> list[Path]:
+    """Of a data set that does not say what it reads."""
+    return []
 
 
 def kind_of(family: str, name: str) -> str:

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from runner.dispatch import SUBMISSIONS
 from runner.errors import ConfigError
 from runner.files import check_private, masked, read_json
 from runner.local_queue import MANIFEST
@@ -25,6 +24,7 @@ from runner.masking import mask_text
 from runner.profile import load_profile
 from runner.rundir import RunDir
 from runner.status import STATES, Row, read_statuses
+from runner.submission import SUBMISSIONS
 
 TIMEOUT_SECONDS = 60
 """For the command; then it is killed."""

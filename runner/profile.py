@@ -146,6 +146,11 @@ def load_profile(path_or_name: str | Path, folder: str | Path = "slurm") -> Prof
     return profile
 
 
+def locate(error: OptionError, path_or_name: str) -> ConfigError:
+    """An error about a key of a profile, with its file and line."""
+    return load_yaml(find_profile(path_or_name)).locate(error)
+
+
 def find_profile(path_or_name: str, folder: Path = Path("slurm")) -> Path:
     """The file of a profile; raises ConfigError for a name that there is none of."""
     if "/" in path_or_name or path_or_name.endswith((".yaml", ".yml")):

@@ -13,7 +13,7 @@ from typing import Any
 
 from runner import plugins
 from runner.code_snapshot import describe, take
-from runner.files import write_json
+from runner.files import link, replacing, write_json
 from runner.masking import is_secret_name, mask_command, mask_text
 from runner.rundir import RunDir
 
@@ -66,12 +66,17 @@ def collect(command: list[str], snapshot_in: Path | None = None) -> tuple[dict[s
     return document, patch
 
 
-def write_origin(run: RunDir, origin: tuple[dict[str, Any], str]) -> None:
-    """Put what `collect` found into a run folder."""
+def write_origin(run: RunDir, origin: tuple[dict[str, Any], str], like: RunDir | None = None) -> None:
+    """Put what `collect` found into a run folder.
+
+    `like` is a folder that has it already: these files are replaced and never changed, so the two may share them.
+    """
     provenance, diff = origin
-    if diff:
-        (run.path / DIFF_FILE).write_text(diff)
-    write_json(run.provenance, provenance)
+    if diff and (like is None or not link(like.path / DIFF_FILE, run.path / DIFF_FILE)):
+        with replacing(run.path / DIFF_FILE) as file:
+            file.write(diff.encode())
+    if like is None or not link(like.provenance, run.provenance):
+        write_json(run.provenance, provenance)
 
 
 def describe_commit(provenance: dict[str, Any]) -> str | None:

@@ -17,6 +17,7 @@ from typing import Any
 from runner import nodes, slurm
 from runner.budgets import POLICIES, read_ends, verdict
 from runner.causes import Diagnosis, Evidence, diagnose
+from runner.client import QUESTION_PATIENCE_SECONDS
 from runner.decision import Decision, Facts, decide, weigh
 from runner.errors import ConfigError, SubmissionError
 from runner.evidence import attempt_of, gather, last_attempt, read_crashes, saved_step
@@ -25,6 +26,9 @@ from runner.rundir import RunDir
 
 EXIT_OVER = 3
 """What `begin` ends with when the ranks must not start."""
+
+EXIT_OPEN = 2
+"""Others could have changed what a submission holds."""
 
 
 def read_facts(run: RunDir, launch: str, max_failures: int) -> Facts:
@@ -174,21 +178,16 @@ def main(arguments: list[str]) -> int:
     WHEN is `begin` before the ranks of a job that was started again start, and `end` when they have failed.
     """
     when, manifest, index, job_id, launch, exit_code, max_failures = arguments
-    submission = Path(manifest).parent
-    try:
-        check_private(submission, submission.parents[2])
-    except ConfigError as error:
-        # What is listed there may be anybody's.
-        print(f"runner: {error}", file=sys.stderr, flush=True)
-        return 2
-    run = RunDir(Path(Path(manifest).read_text().splitlines()[int(index)]))
+    run = find_member(manifest, index)
+    if run is None:
+        return EXIT_OPEN
     logs = Path(manifest).parent / "jobs"
     if when == "begin":
         return begin(run, job_id, launch, int(max_failures), logs)
     # The requeue ends this process too, and what follows it must still be said.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        job = slurm.show_job(job_id)
+        job = slurm.show_job(job_id, QUESTION_PATIENCE_SECONDS)
         # Where this launch was cut off from the controller, the job may run again elsewhere.
         current = launch == f"{job_id}.{job.get('Restarts', '0')}"
         job_state = job.get("JobState", "UNKNOWN") if current else f"launch {launch} was given up for another"
@@ -202,6 +201,17 @@ def main(arguments: list[str]) -> int:
         slurm.requeue(job_id)
         postpone(run, job_id, decision.delay_seconds, cluster)
     return 0
+
+
+def find_member(manifest: str, index: str) -> RunDir | None:
+    """The trial in a place of a submission's list; None, and a line why, where others could have written the list."""
+    submission = Path(manifest).parent
+    try:
+        check_private(submission, submission.parents[2])
+    except ConfigError as error:
+        print(f"runner: {error}", file=sys.stderr, flush=True)
+        return None
+    return RunDir(Path(Path(manifest).read_text().splitlines()[int(index)]))
 
 
 def begin(run: RunDir, job_id: str, launch: str, max_failures: int, logs: Path) -> int:

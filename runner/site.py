@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner import slurm
-from runner.doctor import parse_duration
 from runner.errors import ConfigError, SubmissionError
 from runner.explain import did_you_mean
 from runner.profile import SLACK_SECONDS
+from runner.slurm import parse_duration
 from runner.strict_yaml import flow, show
 
 LONG_MINUTES, SHORT_MINUTES = 1440, 240

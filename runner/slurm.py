@@ -8,17 +8,18 @@ function raises SubmissionError, one line, when Slurm is not there or does not a
 import os
 import pwd
 import re
-import shutil
-import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
+from runner.client import QUESTION_PATIENCE_SECONDS, UnknownJobError, ask
 from runner.errors import SubmissionError
 
 JOB_ID = re.compile(r"\d+(_\d+)?", re.ASCII)
-TIMEOUT_SECONDS = 30
+ORDER_PATIENCE_SECONDS = 120
+"""A controller that fails over is back within two minutes."""
+
 IDS_PER_WORD = 5000
 """A word of a command line holds 128 KiB."""
 
@@ -27,10 +28,6 @@ IDS_TO_LIST = 2000
 FATAL_SIGNALS = (4, 6, 7, 8, 9, 10, 11, 12, 15)
 SQUEUE = "squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%N|%S|%e|%r"
 SACCT_FIELDS = "JobID,State,ExitCode,NodeList,Start,End,Reason"
-
-
-class UnknownJobError(SubmissionError):
-    """Slurm has no such job; it forgets ended ones after MinJobAge, five minutes by default."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +57,16 @@ class JobInfo:
         return code + 128 if code in FATAL_SIGNALS else code
 
 
+@dataclass(frozen=True)
+class Node:
+    """A node as it is configured, whether it is up or not; one for each of its partitions."""
+
+    partition: str
+    cpus: int
+    memory_gb: float
+    gpus: int
+
+
 def squeue(job_ids: Iterable[str]) -> dict[str, JobInfo]:
     """What the controller knows about these jobs, in one call; a job it has forgotten is missing.
 
@@ -71,10 +78,10 @@ def squeue(job_ids: Iterable[str]) -> dict[str, JobInfo]:
         return {}
     which = ("-j", ",".join(numbers)) if len(numbers) <= IDS_TO_LIST else ()
     try:
-        found = parse_squeue(_run(*SQUEUE, *which))
+        found = parse_squeue(ask(*SQUEUE, *which))
     except UnknownJobError:
         # One unknown job is an error; one among several is passed over, except by some old versions.
-        found = {} if len(numbers) == 1 else parse_squeue(_run(*SQUEUE))
+        found = {} if len(numbers) == 1 else parse_squeue(ask(*SQUEUE))
     return _only(wanted, found)
 
 
@@ -85,29 +92,30 @@ def sacct(job_ids: Iterable[str]) -> dict[str, JobInfo]:
     if not lists:
         return {}
     try:
-        return _only(wanted, parse_sacct(_run("sacct", "-n", "-P", "-X", "-o", SACCT_FIELDS, *lists)))
+        return _only(wanted, parse_sacct(ask("sacct", "-n", "-P", "-X", "-o", SACCT_FIELDS, *lists)))
     except SubmissionError as error:
         if "accounting storage is disabled" in str(error):
             return {}
         raise
 
 
-def scripts() -> dict[str, str]:
-    """The batch script of each job of this user that Slurm knows, elements of arrays one by one."""
-    user = pwd.getpwuid(os.getuid()).pw_name
-    lines = _run("squeue", "-h", "-r", "-t", "all", "-u", user, "-o", "%i|%o").splitlines()
+def scripts(patience_seconds: float = QUESTION_PATIENCE_SECONDS) -> dict[str, str]:
+    """The batch script of each job of this user that waits or runs, elements of arrays one by one."""
+    words = ["squeue", "-h", "-r", "-u", user_name(), "-o", "%i|%o"]
+    lines = ask(*words, patience_seconds=patience_seconds).splitlines()
     return {job_id: script for job_id, _, script in (line.partition("|") for line in lines)}
 
 
-def show_job(job_id: str) -> dict[str, str]:
+def show_job(job_id: str, patience_seconds: float = 0) -> dict[str, str]:
     """All fields of `scontrol show job`; empty for a job that Slurm has forgotten.
 
     EndTime (unix seconds, as text) is the deadline of a running job; a preemption moves it to now +
-    GraceTime and sets PreemptTime.
+    GraceTime and sets PreemptTime. Whoever asks between a signal and its end has no patience.
     """
     _checked([job_id])
     try:
-        records = [parse_record(line) for line in _run("scontrol", "show", "job", "-o", job_id).splitlines()]
+        text = ask("scontrol", "show", "job", "-o", job_id, patience_seconds=patience_seconds)
+        records = [parse_record(line) for line in text.splitlines()]
     except UnknownJobError:
         return {}
     # The number of an array names all of its elements, and also the one whose SLURM_JOB_ID it is.
@@ -117,29 +125,34 @@ def show_job(job_id: str) -> dict[str, str]:
 
 def show_config() -> dict[str, str]:
     """The configuration that the controller runs with."""
-    return parse_config(_run("scontrol", "show", "config"))
+    return parse_config(ask("scontrol", "show", "config"))
 
 
 def show_partition(name: str) -> dict[str, str]:
     """All fields of `scontrol show partition`."""
-    return parse_record(_run("scontrol", "show", "partition", "-o", name))
+    return parse_record(ask("scontrol", "show", "partition", "-o", name))
+
+
+def nodes() -> list[Node]:
+    """All nodes of all partitions."""
+    return parse_nodes(ask("sinfo", "-a", "-h", "-N", "-o", "%R|%c|%m|%G"))
 
 
 def partitions() -> list[dict[str, str]]:
     """All partitions that this user may see, with all their fields."""
-    return [parse_record(line) for line in _run("scontrol", "show", "partition", "-o").splitlines()]
+    return [parse_record(line) for line in ask("scontrol", "show", "partition", "-o").splitlines()]
 
 
 def node_kinds() -> list[str]:
     """`partition|gres|cpus|memory in MB|nodes` for each kind of node in each partition."""
-    return _run("sinfo", "-h", "-o", "%P|%G|%c|%m|%D").splitlines()
+    return ask("sinfo", "-h", "-o", "%P|%G|%c|%m|%D").splitlines()
 
 
 def accounts() -> tuple[str, list[str]]:
     """The default account of this user, and `account|default QOS` for each that they may charge."""
     user, show = user_name(), ("sacctmgr", "-nP", "show")
-    default = _run(*show, "user", user, "format=DefaultAccount").strip()
-    return default, _run(*show, "assoc", f"user={user}", "format=Account,DefaultQOS").splitlines()
+    default = ask(*show, "user", user, "format=DefaultAccount").strip()
+    return default, ask(*show, "assoc", f"user={user}", "format=Account,DefaultQOS").splitlines()
 
 
 def user_name() -> str:
@@ -150,31 +163,32 @@ def user_name() -> str:
 def is_one_machine() -> bool:
     """Whether all nodes are this machine, as `runner onebox` makes them."""
     here = {"localhost", os.uname().nodename}
-    addresses = _run("sinfo", "-h", "-N", "-o", "%o").split()
+    addresses = ask("sinfo", "-h", "-N", "-o", "%o").split()
     return all(address in here or address.startswith("127.") for address in addresses)
 
 
 def requeue(job_id: str) -> None:
     """Put a running or an ended job back into the queue, under the same id.
 
-    It revives a cancelled job too: look at its state first.
+    It revives a cancelled job too: look at its state first. Waits for a controller that is away: without this order
+    the job would be over.
     """
     _checked([job_id])
-    _run("scontrol", "requeue", job_id)
+    ask("scontrol", "requeue", job_id, patience_seconds=ORDER_PATIENCE_SECONDS)
 
 
 def update(job_id: str, key: str, value: str) -> None:
     """Change one field of a job that waits, such as StartTime or ExcNodeList."""
     _checked([job_id])
     assert value and value.isprintable(), value
-    _run("scontrol", "update", f"JobId={job_id}", f"{key}={value}")
+    ask("scontrol", "update", f"JobId={job_id}", f"{key}={value}")
 
 
 def previous_launch(job_id: str) -> JobInfo | None:
     """How the launch of a job before its present one ended, as the accounts have it; None where they do not say."""
     _checked([job_id])
     try:
-        text = _run("sacct", "-n", "-P", "-X", "-D", "-o", SACCT_FIELDS, "-j", job_id)
+        text = ask("sacct", "-n", "-P", "-X", "-D", "-o", SACCT_FIELDS, "-j", job_id)
     except SubmissionError as error:
         if "accounting storage is disabled" in str(error):
             return None
@@ -187,7 +201,7 @@ def cancel(job_ids: Iterable[str]) -> None:
     """Cancel these jobs; those that have ended or are unknown do not matter."""
     for some in _batches(_checked(job_ids)):
         with suppress(UnknownJobError):
-            _run("scancel", *some)
+            ask("scancel", *some)
 
 
 def parse_squeue(text: str) -> dict[str, JobInfo]:
@@ -216,6 +230,16 @@ def parse_sacct(text: str) -> dict[str, JobInfo]:
                 int(code or 0),
                 int(signal or 0),
             )
+    return found
+
+
+def parse_nodes(text: str) -> list[Node]:
+    """Lines of partition, CPUs, memory in MB and generic resources such as `gpu:a100:4(S:0-1),shard:8`."""
+    found = []
+    for line in text.splitlines():
+        partition, cpus, memory_mb, resources = line.split("|", 3)
+        gpus = sum(int(count) for count in re.findall(r"\bgpu:(?:[^:,()]+:)?(\d+)", resources))
+        found.append(Node(partition, int(cpus), int(memory_mb) / 1024, gpus))
     return found
 
 
@@ -251,6 +275,16 @@ def parse_time(text: str) -> float | None:
     return None
 
 
+def parse_duration(text: str) -> float | None:
+    """Seconds of `1-02:03:04`, `02:03:04`, `30 sec` or `8`; None for UNLIMITED and the like."""
+    clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if clock:
+        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+        return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+    plain = re.fullmatch(r"(\d+)(?: sec)?", text)
+    return float(plain[1]) if plain else None
+
+
 def _checked(job_ids: Iterable[str]) -> list[str]:
     job_ids = list(job_ids)
     for job_id in job_ids:
@@ -272,32 +306,3 @@ def _batches(job_ids: list[str]) -> Iterator[list[str]]:
 def _only(wanted: list[str], found: dict[str, JobInfo]) -> dict[str, JobInfo]:
     names = set(wanted)
     return {key: info for key, info in found.items() if key in names or key.split("_")[0] in names}
-
-
-def _run(tool: str, *arguments: str) -> str:
-    path = shutil.which(tool)
-    if path is None:
-        raise SubmissionError(f"{tool} not found: this machine has no Slurm, or PATH does not reach it")
-    try:
-        done = subprocess.run(
-            [path, *arguments],
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        raise SubmissionError(f"{tool} did not answer within {TIMEOUT_SECONDS} seconds") from None
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        unknown = "Invalid job id specified" in said
-        raise (UnknownJobError if unknown else SubmissionError)(f"{tool}: {said}")
-    return done.stdout
-
-
-def _environment() -> dict[str, str]:
-    """Without variables that change what the tools print, with times in unix seconds and lists in full."""
-    changes = ("SQUEUE_", "SACCT_", "SCANCEL_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(changes)}
-    return kept | {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}

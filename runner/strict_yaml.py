@@ -26,7 +26,9 @@ _NULLS = {"", "~", "null", "Null", "NULL"}
 _SECRET = re.compile(
     r"(^|[^a-z])(api|auth)?(key|token|secret|passw(or)?d|passphrase|credentials?)([^a-z]|$)",
 )
+# In C where PyYAML was built with it: five times as fast, and the same words.
 _Events: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Writer: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def parse_yaml(text: str, source: str, *, numbered: bool = True, key: str = "") -> tuple[Any, dict[str, int]]:
@@ -162,7 +164,7 @@ class _Reader:
         return ConfigError(f"{place}: {one_line(key)}: {problem}" if key else f"{place}: {problem}")
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(_Writer):  # type: ignore[misc]
     """Quotes whatever YAML 1.1 or the rules above would not read back as the same string."""
 
     def ignore_aliases(self, data: Any) -> bool:

@@ -2,18 +2,21 @@
 
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from runner import sweep
+from runner.acceptance import check_cluster, check_modules
+from runner.after import jobs_to_wait_for
+from runner.arrays import plan_arrays, tell_rest, tightest
 from runner.code_snapshot import planned_home
 from runner.config import ResourcesConfig, Trial
-from runner.dispatch import SUBMISSIONS, RefusedError, bad_nodes, batch_script, send
+from runner.dispatch import RefusedError, Waiting, bad_nodes, batch_script, send
+from runner.errors import SubmissionError
 from runner.experiment import load_experiment, load_trial, warnings
 from runner.explain import OptionError, counted
 from runner.faults import NO_FAULTS, Faults
@@ -21,22 +24,36 @@ from runner.files import (
     GROUP_READABLE,
     PRIVATE,
     check_private,
+    in_parallel,
     masked,
     remove_empty,
     replacing,
+    sync_path,
     write_yaml,
 )
 from runner.grouped_yaml import GroupTexts
 from runner.interval import longest_stop_seconds
+from runner.limits import Limits, read_cluster, read_limits
 from runner.lock import locked
-from runner.named import resolve_trials
+from runner.named import ResolvedTrial, list_sources, resolve_trials
 from runner.orphans import settle_orphans
 from runner.plan import Item, Plan
-from runner.preflight import check_same, check_scheduler, check_shared, resolved
-from runner.profile import Profile, advice, layout, lead_advice, load_profile
+from runner.preflight import (
+    check_data,
+    check_root,
+    check_same,
+    check_scheduler,
+    check_shared,
+    check_space,
+    measure_kept,
+    resolved,
+)
+from runner.profile import Profile, advice, layout, lead_advice, load_profile, locate
 from runner.provenance import collect, write_origin
 from runner.rundir import RunDir, experiment_dir, find_trials
 from runner.schema import Document
+from runner.status import read_statuses
+from runner.submission import SUBMISSIONS
 from runner.survey import make_plan, read_world
 from runner.sweep import Variant, trials
 
@@ -50,7 +67,13 @@ class Request:
 
     experiment: str
     trials: list[tuple[Variant, Trial]]
+    options: list[ResolvedTrial]
+    """Of the plug-ins, trial by trial."""
+
     site: Profile
+    profile: str
+    """Where that was read from: a file, or a name."""
+
     folder: Path
     """Of the experiment, under the run root."""
 
@@ -99,8 +122,9 @@ def submit(
     dry_run: bool,
     command: list[str],
     faults: Faults = NO_FAULTS,
+    after: Sequence[RunDir] = (),
 ) -> Submission:
-    """Expand an experiment, and submit the trials that are neither done nor alive.
+    """Expand an experiment, and submit the trials that are neither done nor alive; they run after those in `after`.
 
     Raises: ConfigError for the file or the profile, SubmissionError when the cluster refuses.
     """
@@ -115,8 +139,10 @@ def submit(
         if plan.of("update") or plan.of("cancel"):
             told = f"{len(plan.of('update'))} changed, {len(plan.of('cancel'))} gone from the file and alive"
             print(f"runner: left alone: {told}; `runner apply` asks about them", file=sys.stderr)
-        submit_chosen(plan, request, command, faults)
-    return Submission(request.experiment, plan.named)
+        ahead = look_ahead(plan, request, after)
+        sent = submit_chosen(plan, request, command, ahead, faults)
+    items = [replace(item, action="submit" if item.run in sent else "nothing") for item in plan.named]
+    return Submission(request.experiment, tuple(items))
 
 
 def read_request(path: Path, overrides: list[str], profile: str, root: Path) -> Request:
@@ -128,7 +154,7 @@ def read_request(path: Path, overrides: list[str], profile: str, root: Path) -> 
     experiment = load_experiment(path, overrides)
     expanded = trials(experiment)
     # Every plug-in choice is resolved now: a typo dies at submission and not after hours in the queue.
-    resolve_trials(expanded, experiment.document)
+    options = resolve_trials(expanded, experiment.document)
     check_weights(expanded, experiment.document)
     folder = experiment_dir(root.absolute(), experiment.name)
     if site.cluster == "slurm":
@@ -140,7 +166,7 @@ def read_request(path: Path, overrides: list[str], profile: str, root: Path) -> 
     lines += [line for _, trial in expanded for line in warnings(trial, cuda)]
     if site.cluster == "slurm":
         lines += [f"node {each.node} is left out: {each.why}" for each in bad_nodes(root.absolute())]
-    return Request(experiment.name, expanded, site, folder, tuple(dict.fromkeys(lines)))
+    return Request(experiment.name, expanded, options, site, profile, folder, tuple(dict.fromkeys(lines)))
 
 
 @contextmanager
@@ -151,6 +177,7 @@ def holding(request: Request) -> Iterator[None]:
     """
     folder, site = request.folder, request.site
     check_scheduler(site)
+    check_root(folder)
     check_shared(folder.parent, {trial.resources for _, trial in request.trials}, site)
     top = folder.parent if folder.parent.exists() else folder.parents[1]
     try:
@@ -175,29 +202,93 @@ def longest_stop(folder: Path) -> float | None:
     return max((seconds for seconds in found if seconds is not None), default=None)
 
 
-def submit_chosen(plan: Plan, request: Request, command: list[str], faults: Faults = NO_FAULTS) -> None:
-    """Make the run folders and send them off; of new ones that the cluster refused nothing stays. Call in `holding`."""
-    trial_of = {request.folder / variant.trial_id: trial for variant, trial in request.trials}
-    chosen = [(item, trial_of[item.run.path]) for item in plan.of("submit")]
+@dataclass(frozen=True)
+class Ahead:
+    """What is known of a place before anything goes there."""
+
+    limits: Limits | None = None
+    waiting: Waiting | None = None
+
+    def fit(self, items: list[Item]) -> list[Item]:
+        """The first of them, as many as there is room for; says so where that is not all."""
+        bound = tightest(self.limits.bounds) if self.limits is not None else None
+        if bound is None or (line := tell_rest(len(items), bound)) is None:
+            return items
+        print(f"runner: {line}", file=sys.stderr, flush=True)
+        return items[: bound.room]
+
+
+def look_ahead(plan: Plan, request: Request, after: Sequence[RunDir] = ()) -> Ahead:
+    """Look at everything that could stop what a plan submits, while nothing has been written.
+
+    Raises: ConfigError, DataError or SubmissionError for what would.
+    """
+    chosen, folder, site = {item.run for item in plan.of("submit")}, request.folder, request.site
     if not chosen:
-        return
-    texts = GroupTexts()
-    for item, trial in chosen:
-        check_same(item.run, trial, texts)
-    origin = collect(command, request.folder.parent if request.site.snapshot else None)
-    fresh = [item.run for item, _ in chosen if not item.run.path.exists()]
-    for index, (item, trial) in enumerate(chosen):
-        faults.at("submit.folder")
-        prepare(item.run, choose_rehearsal(trial, index), item.overrides, origin, texts, faults)
-    faults.at("submit.send")
+        return Ahead()
+    pairs = zip(request.trials, request.options, strict=True)
+    sent = [(trial, options) for (variant, trial), options in pairs if RunDir(folder / variant.trial_id) in chosen]
+    check_sources(sent, site)
+    check_space(folder, len(sent), measure_kept(folder, sent[0][0].checkpoint.keep))
+    if site.cluster != "slurm":
+        return Ahead(waiting=plan_waiting(after, site))
+    new = folder / SUBMISSIONS / "NEW"
+    kinds = {resources: batch_script(resources, 1, site, new) for resources in {trial.resources for trial, _ in sent}}
     try:
-        send([(item.run, trial.resources) for item, trial in chosen], request.site, request.folder)
+        check_modules(site)
+        cluster = read_cluster()
+        check_cluster(site, cluster, kinds)
+    except OptionError as error:
+        raise locate(error, request.profile) from None
+    return Ahead(read_limits(site, len(sent), cluster), plan_waiting(after, site))
+
+
+def check_sources(pairs: Sequence[tuple[Trial, ResolvedTrial]], site: Profile) -> None:
+    """Raise DataError for data of trials that are not there; each choice of data is looked at once."""
+    # Trials of a sweep share the groups that it does not set.
+    choices = {(id(trial.data), id(trial.evaluate)): (trial, options) for trial, options in pairs}
+    for trial, options in choices.values():
+        check_data(list_sources(trial, options), site)
+
+
+def plan_waiting(after: Sequence[RunDir], site: Profile) -> Waiting | None:
+    """What trials wait for that run after these; None where they need not. Raises: SubmissionError if in vain."""
+    if not after:
+        return None
+    if site.cluster != "slurm":
+        raise SubmissionError("--after: a local queue does not wait for others; submit once they are done")
+    jobs = jobs_to_wait_for(read_statuses(list(after)))
+    return Waiting(jobs, after) if jobs else None
+
+
+def submit_chosen(
+    plan: Plan, request: Request, command: list[str], ahead: Ahead, faults: Faults = NO_FAULTS
+) -> set[RunDir]:
+    """Make the run folders and send them off, as many as there is room for; the trials that were sent.
+
+    Of new ones that the cluster refused nothing stays. Call in `holding`.
+    """
+    trial_of = {RunDir(request.folder / variant.trial_id): trial for variant, trial in request.trials}
+    texts = GroupTexts()
+    for item in plan.of("submit"):
+        check_same(item.run, trial_of[item.run], texts)
+    chosen = ahead.fit(plan.of("submit"))
+    if not chosen:
+        return set()
+    origin = collect(command, request.folder.parent if request.site.snapshot else None)
+    fresh = [item.run for item in chosen if not item.run.path.exists()]
+    prepare_all(chosen, trial_of, request.folder, origin, texts, faults)
+    faults.at("submit.send")
+    sent = [(item.run, trial_of[item.run].resources) for item in chosen]
+    try:
+        send(sent, request.site, request.folder, None, ahead.limits, ahead.waiting)
     except RefusedError:
         for run in fresh:
             if not run.job_rows():
                 shutil.rmtree(run.path)
         raise
     faults.at("submit.end")
+    return {item.run for item in chosen}
 
 
 def check_weights(expanded: list[tuple[Variant, Trial]], document: Document) -> None:
@@ -252,6 +343,30 @@ def choose_rehearsal(trial: Trial, index: int) -> Trial:
     return trial.model_copy(update={"rehearse": None})
 
 
+def prepare_all(
+    items: Sequence[Item],
+    trial_of: Mapping[RunDir, Trial],
+    folder: Path,
+    origin: tuple[dict[str, Any], str],
+    texts: GroupTexts,
+    faults: Faults = NO_FAULTS,
+) -> None:
+    """`prepare` for each, several at once; new ones share the files that tell where they come from."""
+    rehearsed = {item.run: choose_rehearsal(trial_of[item.run], index) for index, item in enumerate(items)}
+    first = next((item for item in items if not item.run.job_rows()), None)
+    like = first.run if first is not None else None
+
+    def work(item: Item) -> None:
+        faults.at("submit.folder")
+        trial = rehearsed[item.run]
+        prepare(item.run, trial, item.overrides, origin, texts, faults, like if item is not first else None)
+
+    if first is not None:
+        work(first)
+    in_parallel(work, [item for item in items if item is not first])
+    sync_path(folder)
+
+
 def prepare(
     run: RunDir,
     trial: Trial,
@@ -259,31 +374,35 @@ def prepare(
     origin: tuple[dict[str, Any], str],
     texts: GroupTexts | None = None,
     faults: Faults = NO_FAULTS,
+    like: RunDir | None = None,
 ) -> None:
     """Make a run folder: what the trial is, what the sweep set, and where it comes from (`provenance.collect`).
 
-    `texts` has the configs of a sweep's trials.
+    `texts` has the configs of a sweep's trials; `like` is a folder that was made with the same origin.
     """
     run.path.mkdir(parents=True, exist_ok=True)
-    run.logs.mkdir(exist_ok=True)
     if not run.job_rows():
         # What was submitted before goes on with the code it has.
-        write_origin(run, origin)
-    write_yaml(run.overrides, overrides)
+        write_origin(run, origin, like)
+    write_yaml(run.overrides, overrides, sync_folder=False)
     faults.at("submit.config")
-    # Last: a folder counts as a trial once its config is there.
+    # Last: a folder counts as a trial once its config is there. It syncs the folder for all of them.
     with replacing(run.config) as file:
         file.write("".join((texts or GroupTexts()).of(resolved(trial)).values()).encode())
 
 
 def _scripts(plan: Plan, request: Request) -> list[str]:
-    """What sbatch would be given, one script a resource class; nothing is written."""
+    """What sbatch would be given, one script an array; nothing is written."""
     if request.site.cluster != "slurm":
         return []
     submits = {item.trial for item in plan.of("submit")}
-    counts = Counter(trial.resources for variant, trial in request.trials if variant.trial_id in submits)
+    kinds = [trial.resources for variant, trial in request.trials if variant.trial_id in submits]
     folder, site = request.folder, request.site
     code = planned_home(folder.parent) if site.snapshot else None
+    # How many elements the cluster takes in one array is not asked here.
     return [
-        batch_script(resources, count, site, folder / SUBMISSIONS / "NEW", code) for resources, count in counts.items()
+        batch_script(
+            kinds[array.members[0]], len(array.members), site, folder / SUBMISSIONS / "NEW", code, array.at_once
+        )
+        for array in plan_arrays(kinds, site.parallel, max(len(kinds), 1))
     ]

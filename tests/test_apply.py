@@ -95,7 +95,7 @@ def test_apply_does_what_was_shown_and_nothing_else(world, prune):
     root = Path(mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None, prefix="runner-test-"))
     sent: list[str] = []
 
-    def send(chosen, site, folder):
+    def send(chosen, site, folder, *_):
         for run, _ in chosen:
             sent.append(run.trial)
             append_row(run.jobs, {"time": time.time(), "submission": "new", **ALIVE}, sync=False)

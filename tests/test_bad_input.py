@@ -336,7 +336,7 @@ BAD_INPUTS = [
         verb="export TRIAL out.pt",
         prepare=without_checkpoint,
     ),
-    BadInput(28, "a root below a file", ("runs/tiny: Not a directory",), prepare=put("runs")),
+    BadInput(28, "a root below a file", ("runs: is no folder",), prepare=put("runs")),
     BadInput(
         28, "an open root", ("runs: has mode 0777, so others could change your jobs; chmod go-w it",), prepare=open_root
     ),
@@ -416,7 +416,7 @@ BAD_INPUTS = [
     BadInput(
         34,
         "over the limit",
-        ("sbatch refused the array: sbatch: error: Requested time limit is invalid",),
+        ("site.yaml:", "time_minutes: 60 is not allowed; Slurm says: Requested time limit is invalid"),
         site=SLURM,
         prepare=refusing_sbatch,
     ),

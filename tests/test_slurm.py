@@ -73,6 +73,15 @@ def test_waiting_elements_are_named_one_by_one(name, elements):
     assert ask.parse_elements(name) == elements
 
 
+def test_nodes_have_what_they_are_configured_with():
+    text = "gpu|64|257000|gpu:a100:4(S:0-1),shard:a100:16\ncpu|8|1024|(null)\nold|8|2048|gpu:2,gpu:k80:1\n"
+    assert ask.parse_nodes(text) == [
+        ask.Node("gpu", 64, 257000 / 1024, 4),
+        ask.Node("cpu", 8, 1.0, 0),
+        ask.Node("old", 8, 2.0, 3),
+    ]
+
+
 def test_record_keeps_blanks_and_signs_within_values():
     record = ask.parse_record(JOB)
     assert record["JobState"] == "FAILED"

@@ -20,6 +20,7 @@ from runner.profile import load_profile
 from runner.requeue import EXIT_OVER
 from runner.rundir import RunDir, find_trials
 from runner.status import is_alive
+from runner.submission import SubmissionDir
 from runner.submit import choose_rehearsal, prepare, submit
 from runner.sweep import expand, trials
 from tests.experiments import prepare_run, write_experiment
@@ -145,6 +146,27 @@ def test_the_trap_of_the_script_judges_every_end_but_a_good_one(tmp_path, site):
     tells = f"judged: -m runner.notify {folder}"
     assert run("true", SLURM_JOB_ID="7") == (0, f"{tells} 0")
     assert run("false", **array) == (1, f"{looks}\n{asked('end', 3, '7_3', '7_3.2', 1)}\n{tells} 3")
+
+
+@pytest.mark.parametrize(("number", "runs"), [(None, True), ("7", True), ("8", False), ("0", False)])
+def test_of_two_jobs_of_one_script_only_the_one_that_is_meant_runs(tmp_path, site, number, runs):
+    """sbatch timed out, was asked again, and Slurm had taken both; 0: it was given up."""
+    submission = SubmissionDir(tmp_path / "exp" / ".submissions" / "x")
+    submission.jobs.mkdir(parents=True)
+    submission.pickle.write_text("what to run")
+    if number is not None:
+        submission.number.write_text(f"{number}\n")
+    text = "\n".join([*exit_trap(submission.path, load_profile(site)), "trap - EXIT", "echo ranks start"])
+    environment = {
+        "SLURM_JOB_ID": "9",
+        "SLURM_ARRAY_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "3",
+        "PATH": os.environ["PATH"],
+    }
+    done = subprocess.run(["bash", "-c", text], env=environment, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, "ranks start\n" * runs)
+    # What submitit looks for is there before any rank is.
+    assert [path.read_text() for path in submission.jobs.glob("7_3_submitted.pkl")] == ["what to run"] * runs
 
 
 @pytest.mark.parametrize(("answer", "code"), [(0, 0), (EXIT_OVER, 1), (1, 0), (137, 0)])

@@ -54,6 +54,12 @@ class Config(Options):
     """The same for the test split alone, in place of `limit`. None: `limit` holds for both."""
 
 
+def sources(config: Config) -> list[Path]:
+    """What must be there before."""
+    root = Path(config.root).expanduser()
+    return [] if config.download else [root / (PICKLED if (root / PICKLED).is_dir() else BINARY)]
+
+
 def build(config: Config, split: Literal["train", "test"]) -> ImageSet:
     """Raises DataError if a file is missing or broken."""
     root = Path(config.root).expanduser()

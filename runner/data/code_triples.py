@@ -100,6 +100,11 @@ class Example(NamedTuple):
         return "ir" if self.form == "ir" else "asm"
 
 
+def sources(config: Config) -> list[Path]:
+    """What must be there before; the model behind a pretrained tokenizer may be in a cache."""
+    return [Path(path).expanduser() for path in config.paths or [str(SHIPPED)]]
+
+
 def build(config: Config, split: Split, tokenizer: str | None = None) -> Records:
     """Columns `source`, `binary` and `comment`, each (N, L) int64 with 0 for padding.
 
@@ -142,8 +147,8 @@ def build(config: Config, split: Split, tokenizer: str | None = None) -> Records
 def read_all(config: Config) -> list[Triple]:
     """The functions of all files, in order; of equal ones the first, so that none is on both sides of a split."""
     found: dict[str, Triple] = {}
-    for path in config.paths or [str(SHIPPED)]:
-        triples = list(read_triples(Path(path).expanduser()))
+    for path in sources(config):
+        triples = list(read_triples(path))
         if not triples:
             raise DataError(f"{path}: holds no triples; `runner data build-triples` writes such a file")
         for triple in triples:

@@ -52,16 +52,30 @@ class Config(Options):
     """At most this many images of a split, the first ones. None: all."""
 
 
+def sources(config: Config) -> list[Path]:
+    """What must be there before."""
+    return [] if config.download else [find_folder(config)]
+
+
+def find_folder(config: Config) -> Path:
+    """The first that has all files, else where they would be fetched to."""
+    folders = list_folders(config)
+    return next((folder for folder in folders if not find_missing(folder)), folders[-1])
+
+
+def list_folders(config: Config) -> list[Path]:
+    return [Path(root).expanduser() for root in ([config.root] if config.root else [DEBIAN, HOME])]
+
+
 def build(config: Config, split: Literal["train", "test"]) -> ImageSet:
     """Raises DataError if a file is missing or broken."""
-    folders = [Path(root).expanduser() for root in ([config.root] if config.root else [DEBIAN, HOME])]
-    folder = next((folder for folder in folders if not find_missing(folder)), folders[-1])
+    folder = find_folder(config)
     if config.download:
         for name in find_missing(folder):
             fetch_file(f"{URL}/{name}.gz", MD5[name], folder / f"{name}.gz")
     if missing := [name for name in find_missing(folder) if name.startswith(STEMS[split])]:
         raise DataError(
-            f"Fashion-MNIST: no {missing[0]}[.gz] in {' or '.join(map(str, folders))}; "
+            f"Fashion-MNIST: no {missing[0]}[.gz] in {' or '.join(map(str, list_folders(config)))}; "
             f"set data.download=true or run: apt-get install dataset-fashion-mnist"
         )
     return read_split(folder, split, config.limit)

@@ -25,9 +25,14 @@ class Config(Options):
     """At most this many images of a split, the first ones. None: all."""
 
 
+def sources(config: Config) -> list[Path]:
+    """What must be there before."""
+    return [Path(config.root).expanduser() if config.root else SHIPPED]
+
+
 def build(config: Config, split: Literal["train", "test"]) -> ImageSet:
     """Raises DataError if the files are not there or broken."""
-    folder = Path(config.root).expanduser() if config.root else SHIPPED
+    (folder,) = sources(config)
     if missing := [name for name in find_missing(folder) if name.startswith(STEMS[split])]:
         raise DataError(
             f"Fashion-MNIST sample: no {missing[0]}[.gz] in {folder}; it comes with a checkout of the "

@@ -37,6 +37,11 @@ class Config(FolderConfig):
     images take 11 GB."""
 
 
+def sources(config: Config) -> list[Path]:
+    """What must be there before."""
+    return [] if config.download else [Path(config.root).expanduser() / FOLDER]
+
+
 def build(config: Config, split: Literal["train", "test"]) -> ImageSet:
     """Raises DataError if a file is missing or broken."""
     folder = Path(config.root).expanduser() / FOLDER

@@ -37,6 +37,11 @@ class Config(FolderConfig):
     images take 200 GB."""
 
 
+def sources(config: Config) -> list[Path]:
+    """What must be there before."""
+    return [Path(config.root).expanduser() / "train"]
+
+
 def build(config: Config, split: Literal["train", "test"]) -> ImageSet:
     """Raises DataError if a file is missing or broken."""
     root = Path(config.root).expanduser()

@@ -94,9 +94,14 @@ class Row(NamedTuple):
     residues: list[int]
 
 
+def sources(config: Config) -> list[Path]:
+    """What must be there before."""
+    return [Path(config.path).expanduser() if config.path else SHIPPED]
+
+
 def build(config: Config, split: Literal["train", "validation", "test"]) -> Records:
     """Raises DataError if the table is missing or broken, OptionError for a partition that it does not have."""
-    path = Path(config.path).expanduser() if config.path else SHIPPED
+    (path,) = sources(config)
     if config.path is None and not path.is_file():
         raise DataError(
             f"data.path: no {path.name} in {path.parent}; it comes with a checkout of the repository "

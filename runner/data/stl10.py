@@ -64,6 +64,11 @@ class Config(Options):
     """Folder for the pixels of train+unlabeled in one file (2.9 GB). None: `root`."""
 
 
+def sources(config: Config) -> list[Path]:
+    """What must be there before."""
+    return [] if config.download else [Path(config.root).expanduser() / FOLDER]
+
+
 def build(config: Config, split: Literal["train", "test"]) -> ImageSet:
     """Raises DataError if a file is missing or broken."""
     folder = Path(config.root).expanduser() / FOLDER

@@ -32,6 +32,11 @@ class Config(FolderConfig):
     """Fetch the folder from the official address if it is not there (250 MB)."""
 
 
+def sources(config: Config) -> list[Path]:
+    """What must be there before."""
+    return [] if config.download else [Path(config.root).expanduser() / FOLDER]
+
+
 def build(config: Config, split: Literal["train", "test"]) -> ImageSet:
     """Raises DataError if a file is missing or broken."""
     folder = Path(config.root).expanduser() / FOLDER

@@ -41,6 +41,10 @@ class Settings:
     """Preemption sends the signal of `sbatch --signal`; Slurm's own default is SIGTERM."""
     accounting: bool = True
     """Whether sacct answers."""
+    enforce_limits: bool = False
+    """Whether the limits of associations and QOS hold, with accounts; then every user needs an association."""
+    array_size: int = 5001
+    """MaxArraySize: every index of an array is below it."""
     port0: int | None = None
     """First of the 2 + nodes ports in a row: slurmctld, slurmdbd, each slurmd. None: any that are free."""
 
@@ -53,6 +57,7 @@ class Settings:
             "grace_seconds": (0, 3600),
             "kill_wait_seconds": (1, 3600),
             "node_timeout_seconds": (5, 3600),
+            "array_size": (1, 4_000_001),
         }
         if self.port0 is not None:
             limits["port0"] = (1024, 65534 - self.nodes)
@@ -203,6 +208,8 @@ def _values(cluster: Cluster) -> dict[str, object]:
         "GPUS": f"NodeName={nodes} Name=gpu File={gpu_files}" if settings.gpus else "",
         "GRACE_SECONDS": settings.grace_seconds,
         "KILL_WAIT_SECONDS": settings.kill_wait_seconds,
+        "ARRAY_SIZE": settings.array_size,
+        "ENFORCEMENT": "AccountingStorageEnforce=limits,qos" * settings.enforce_limits,
         "NODE_TIMEOUT_SECONDS": settings.node_timeout_seconds,
         "CONTROLLER_PARAMETERS": "idle_on_node_suspend" + ",preempt_send_user_signal" * settings.user_signal,
     }

@@ -12,6 +12,7 @@ BENCHMARKS = (
     ["bench_checkpoint"],
     ["bench_signal"],
     ["bench_sweep"],
+    ["bench_submit"],
     ["bench_plan"],
     ["bench_status"],
     ["bench_snapshot"],
