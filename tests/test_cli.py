@@ -25,6 +25,8 @@ VERBS = [
     "retry",
     "results",
     "plot",
+    "goodput",
+    "simulate",
     "export",
     "sync",
     "verify-resume",

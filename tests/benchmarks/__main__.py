@@ -14,6 +14,7 @@ BENCHMARKS = (
     ["bench_sweep"],
     ["bench_plan"],
     ["bench_status"],
+    ["bench_goodput"],
     ["bench_snapshot"],
     ["bench_results"],
     ["bench_pixels"],
