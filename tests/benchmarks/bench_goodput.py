@@ -1,12 +1,12 @@
 """The ledger of a sweep that is really interrupted, against the simulation: `python -m tests.benchmarks.bench_goodput`.
 
-Trials run through the local queue. A process that has met its run folder is interrupted at a constant rate, half of the
-times by the signal of a preemption and half by kill -9. What that cost the ledger tells; the simulation is played with
-the costs and rates of the ledger, and once more with the rates that were asked for.
+Trials run through the local queue. Each launch is interrupted after a random time, exponentially distributed, half of
+the times by the signal of a preemption and half by kill -9. What that cost the ledger tells; the simulation is played
+with the costs and rates of the ledger, and once more with the rates that were asked for.
 """
 
 import argparse
-import os
+import math
 import random
 import signal
 import tempfile
@@ -15,12 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import yaml
 
 from runner.attempt import Attempt, newest_token
 from runner.goodput import read_accounts
 from runner.heartbeat import read_beats
 from runner.ledger import Ledger, add_up
+from runner.processes import age_seconds
 from runner.rundir import RunDir, find_trials
 from runner.simulate import DAY, HOUR, Outcome, exact_ratio, first_order_ratio, measured, simulate
 from runner.status import read_statuses
@@ -78,25 +80,35 @@ def compare(folder: Path, *, trials: int, steps: int, mean_seconds: float, save_
 
 
 def _interrupt(runs: list[RunDir], mean_seconds: float) -> None:
-    """Interrupt whatever runs, until all are done."""
+    """Interrupt every launch after a random time since it began, until all trials are done."""
     draw, deadline = random.Random(0), time.monotonic() + PATIENCE_SECONDS
-    struck: set[tuple[str, int]] = set()
-    before = time.monotonic()
+    due: dict[tuple[str, int], float] = {}
     while not all(run.result.exists() for run in runs):
         assert time.monotonic() < deadline, "the sweep did not come to its end"
         assert not any(run.failure.exists() for run in runs), "a trial was given up"
         time.sleep(LOOK_SECONDS)
-        since, before = time.monotonic() - before, time.monotonic()
         for run in runs:
             number = newest_token(run)
-            # A launch is struck once; one that is leaving has had its turn.
-            if not number or (run.trial, number) in struck or draw.random() > since / mean_seconds:
+            process = _find_process(run, number) if number else None
+            if process is None:
                 continue
-            (beat,) = read_beats(Attempt(run, number), 1)
-            if beat.pid and not run.result.exists():
-                struck.add((run.trial, number))
-                with suppress(ProcessLookupError):
-                    os.kill(beat.pid, draw.choice([signal.SIGKILL, signal.SIGUSR2]))
+            # One that was to be struck before it could be seen is struck at once.
+            began = time.monotonic() - age_seconds(process)
+            moment = due.setdefault((run.trial, number), began + draw.expovariate(1 / mean_seconds))
+            if time.monotonic() >= moment:
+                due[run.trial, number] = math.inf
+                process.send_signal(draw.choice([signal.SIGKILL, signal.SIGUSR2]))
+
+
+def _find_process(run: RunDir, number: int) -> psutil.Process | None:
+    """The rank of an attempt, by its heartbeat."""
+    (beat,) = read_beats(Attempt(run, number), 1)
+    with suppress(psutil.Error):
+        process = psutil.Process(beat.pid)
+        # A process id that was given to somebody else meanwhile is left alone.
+        if beat.pid and "submitit.core._submit" in process.cmdline():
+            return process
+    return None
 
 
 def main() -> None:
