@@ -8,6 +8,7 @@ import os
 import re
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import psutil
 
 from runner.errors import RunnerError
 from runner.files import append_row, read_json, sync_path, write_json
+from runner.ledger import Reading
 from runner.masking import format_error, mask_text
 from runner.rundir import RunDir
 
@@ -56,6 +58,7 @@ class Attempt:
         exact: str | None = None,
         code: str | None = None,
         nodes: tuple[str, ...] = (),
+        reading: Reading | None = None,
     ) -> None:
         write_json(self.run.token(self.number) / "parent.json", {"resumed_from": resumed_from})
         self._append(
@@ -72,16 +75,31 @@ class Attempt:
             resumed_from=resumed_from,
             exact=exact,
             code=code,
+            **_account(reading),
         )
 
-    def record_end(self, *, step: int, cause: str, requeue: bool, signal_to_saved_seconds: float | None) -> None:
+    def record_end(
+        self,
+        *,
+        step: int,
+        cause: str,
+        requeue: bool,
+        signal_to_saved_seconds: float | None,
+        reading: Reading | None = None,
+    ) -> None:
         self._append(
             "end",
             end_step=step,
             cause=cause,
             requeue=requeue,
             signal_to_saved_seconds=signal_to_saved_seconds,
+            **_account(reading),
         )
+
+    def record_reading(self, reading: Reading) -> None:
+        """Note where the time has gone until now; a disk that is full or away changes nothing."""
+        with suppress(OSError):
+            append_row(self.run.readings(self.number), reading.as_row(), sync=False)
 
     def record_saved(self, step: int) -> None:
         """Leave word of a checkpoint outside its folder, which may be lost as a whole."""
@@ -110,6 +128,10 @@ class Attempt:
 
     def _append(self, event: str, **fields: Any) -> None:
         append_row(self.run.attempts, {"event": event, "attempt": self.number, "time": time.time(), **fields})
+
+
+def _account(reading: Reading | None) -> dict[str, Any]:
+    return {} if reading is None else {"seconds": reading.rounded()}
 
 
 def describe_place(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """The verbs `runner results` and `runner plot`."""
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -104,7 +105,8 @@ def plot(
     sweeps: Sweeps,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture: .png, .pdf or .svg.")],
     kind: Annotated[
-        str | None, typer.Option(metavar="KIND", help="curves, parameter or settings; else what fits the sweep.")
+        str | None,
+        typer.Option(metavar="KIND", help="curves, parameter, settings, timeline; else what fits."),
     ] = None,
     x: Annotated[str | None, typer.Option("--x", metavar="KEY", help="Horizontal axis of `parameter`.")] = None,
     metric: Annotated[str | None, typer.Option(metavar="NAME", help="Else the main one.")] = None,
@@ -113,12 +115,15 @@ def plot(
     spread: Spread = "std",
     root: Root = None,
 ) -> None:
-    """A picture of sweeps: curves with bands over seeds, or a parameter against a metric."""
+    """A picture of sweeps: curves with bands over seeds, a parameter against a metric, or where the time went."""
     from runner.plot import plot_results
     from runner.results import group_over
 
     named = {name: option for option, name in (("--over", over), ("--x", x)) if name is not None}
     selection = _select(sweeps, where, named, root)
+    if kind == "timeline":
+        _draw_timeline(out, " and ".join(sweeps), selection)
+        return
     groups = group_over(selection.results, selection.keys[over]) if over else None
     plot_results(
         out,
@@ -130,6 +135,16 @@ def plot(
         metric=metric,
         spread=spread,
     )
+    print(out)
+
+
+def _draw_timeline(out: Path, title: str, selection: "Selection") -> None:
+    from runner.goodput import read_accounts
+    from runner.status import read_statuses
+    from runner.timeline import draw_timeline
+
+    runs = [result.run for result in selection.results if result.run is not None]
+    draw_timeline(out, title, read_accounts(read_statuses(runs), time.time()))
     print(out)
 
 

@@ -10,18 +10,33 @@ import statistics
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
 from runner.attempt import Attempt
 from runner.files import read_json
+from runner.ledger import EVALUATION, IDLE, RESTORING, SAVING, START_UP, TRAINING, Reading
 
 LAPS = {place: "step" for place in ("step", "forward", "backward", "update", "step.end")}
 LAPS["evaluate.batch"] = "evaluate.batch"
 """Places that come again and again, and the one of them whose passages are timed."""
 
+KIND_FROM = {
+    "start": START_UP,
+    "build": START_UP,
+    "restore": RESTORING,
+    "warm": START_UP,
+    "step": TRAINING,
+    "checkpoint": SAVING,
+    "evaluate": EVALUATION,
+    "evaluate.end": TRAINING,
+    "end": IDLE,
+    "leave": IDLE,
+}
+"""Places from which on a rank's time is of another kind; at all others it stays what it is."""
+
 LAPS_KEPT = 100
-BYTES = 512
+BYTES = 1024
 """Of a heartbeat file."""
 
 
@@ -37,11 +52,30 @@ class Moment(NamedTuple):
     """time.monotonic()."""
 
 
-class Pulse:
-    """What a rank's main thread leaves for its watchdog; a microsecond a place."""
+class Spent(NamedTuple):
+    """Where a rank's time has gone; replaced as a whole, since the watchdog reads it at any time."""
 
-    def __init__(self) -> None:
-        self.last = Moment(0, "start", 0, time.monotonic())
+    kind: str
+    """What the rank is at."""
+
+    since: float
+    """time.monotonic()."""
+
+    seconds: dict[str, float]
+    """By kind, until then."""
+
+
+class Pulse:
+    """What a rank's main thread leaves for its watchdog; a microsecond a place.
+
+    Its time is of one kind at every moment, so the kinds sum to the time since `launched`, in unix seconds, or now.
+    """
+
+    def __init__(self, launched: float | None = None) -> None:
+        now = time.monotonic()
+        self.last = Moment(0, "start", 0, now)
+        before = max(time.time() - launched, 0.0) if launched is not None else 0.0
+        self._spent = Spent(START_UP, now, {START_UP: before})
         self._passed: dict[str, float] = {}
         self._laps = {place: deque[float](maxlen=LAPS_KEPT) for place in set(LAPS.values())}
 
@@ -52,13 +86,24 @@ class Pulse:
             if place in self._passed:
                 laps.append(now - self._passed[place])
             self._passed[place] = now
-        before = self.last
+        before, spent = self.last, self._spent
         self.last = Moment(before.passed + 1, place, before.step if step is None else step, now)
+        if (kind := KIND_FROM.get(place, spent.kind)) != spent.kind:
+            self._spent = Spent(kind, now, _add(spent, now))
+
+    def read(self) -> Reading:
+        """Where the time has gone until now, and how far the rank has got."""
+        spent = self._spent
+        return Reading(time.time(), self.last.step, _add(spent, time.monotonic()), spent.kind)
 
     def typical_seconds(self, place: str) -> float | None:
         """The median time between two passages of a place that comes again and again; None while unknown."""
         laps = list(self._laps.get(LAPS.get(place, ""), ()))
         return statistics.median(laps) if laps else None
+
+
+def _add(spent: Spent, now: float) -> dict[str, float]:
+    return spent.seconds | {spent.kind: spent.seconds.get(spent.kind, 0.0) + now - spent.since}
 
 
 @dataclass(frozen=True)
@@ -80,13 +125,21 @@ class Beat:
     patience: float
     """Seconds that the rank may stay where it is."""
 
+    kind: str = ""
+    """What its time is spent on; empty where nobody asked."""
 
-def write_beat(attempt: Attempt, last: Moment, patience: float) -> Beat:
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Where the time of this launch has gone, until the heartbeat."""
+
+
+def write_beat(attempt: Attempt, last: Moment, patience: float, reading: Reading | None = None) -> Beat:
     """Leave word of the last progress of this rank; a disk that is full or away changes nothing."""
     now = time.time()
     since = now - (time.monotonic() - last.at)
     me = attempt.rank, os.uname().nodename, os.getpid()
     beat = Beat(*me, last.passed, last.place, last.step, since, now, patience)
+    if reading is not None:
+        beat = replace(beat, time=reading.time, kind=reading.kind, seconds=reading.rounded())
     # One write over the last one, of the same length: a reader sees one of them whole, and a kill leaves no file
     # beside it. No fsync: after a power loss nobody asks, and a slow disk must not be made slower.
     with suppress(OSError):

@@ -20,7 +20,7 @@ import submitit
 from runner.code_snapshot import launcher_of
 from runner.evidence import mark
 from runner.masking import format_error
-from runner.processes import EXIT_TERMINATED, EXIT_TRY_AGAIN, die_with
+from runner.processes import EXIT_TERMINATED, EXIT_TRY_AGAIN, age_seconds, die_with
 from runner.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -106,8 +106,18 @@ def place_in_job(environment: Any) -> "Place":
         address=hosts[0],
         nodes=tuple(hosts[rank * len(hosts) // environment.num_tasks] for rank in range(environment.num_tasks)),
         one_host=len(hosts) == 1 or all(host.startswith("127.") for host in hosts),
+        launched=find_start(),
         supervisor=find_queue(),
     )
+
+
+def find_start() -> float:
+    """When this launch began, in unix seconds: by Slurm, else when this process did.
+
+    submitit's local controller lives on from one launch to the next, so its age says nothing.
+    """
+    told = os.environ.get("SLURM_JOB_START_TIME", "")
+    return float(told) if told.isdigit() else time.time() - age_seconds(psutil.Process())
 
 
 def find_queue() -> int | None:

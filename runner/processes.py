@@ -49,6 +49,11 @@ def die_with_starter() -> None:
     threading.Thread(target=watch, name="starter", daemon=True).start()
 
 
+def age_seconds(process: psutil.Process) -> float:
+    """How long a process has existed; psutil's moment alone is up to a second off, as the kernel's time of boot is."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - (process.create_time() - psutil.boot_time())
+
+
 def tell_to_end(processes: Iterable[psutil.Process]) -> None:
     """Send TERM, and CONT so that a stopped process hears it."""
     for process in processes:

@@ -93,7 +93,7 @@ def _attend(
         f"runner: {run.experiment}/{run.trial} attempt {attempt.number} rank {place.rank} of {place.world}",
         flush=True,
     )
-    with guarding(attempt, place.world, preemption, limits) as pulse:
+    with guarding(attempt, place.world, preemption, limits, place.launched) as pulse:
         return _train(attempt, store, place, preemption, pulse, stop_after, proof, faults)
 
 
@@ -140,7 +140,7 @@ def _train(
             if verdict is Verdict.LEAVE:
                 raise SupersededError(f"attempt {attempt.number} of {run.trial}: a newer attempt has taken over")
             if verdict:
-                verdict = settle_leaving(outcome, attempt, group, preemption, place)
+                verdict = settle_leaving(outcome, attempt, group, preemption, place, pulse)
             group.barrier()
     except SupersededError as error:
         attempt.record_crash(error, "superseded", pulse.last.step)
@@ -157,7 +157,9 @@ def _train(
     return Outcome(verdict, outcome.step, outcome.saved_at)
 
 
-def settle_leaving(outcome: Outcome, attempt: Attempt, group: Group, preemption: Preemption, place: Place) -> Verdict:
+def settle_leaving(
+    outcome: Outcome, attempt: Attempt, group: Group, preemption: Preemption, place: Place, pulse: Pulse
+) -> Verdict:
     """What follows now that all ranks have saved: rank 0 asks, all are told, an end row says so; a collective call."""
     facts = outcome.verdict, ""
     if group.is_main:
@@ -171,7 +173,13 @@ def settle_leaving(outcome: Outcome, attempt: Attempt, group: Group, preemption:
     delay_seconds = group.agree_max(round(1000 * own_seconds)) / 1000
     if group.is_main:
         requeue = verdict is Verdict.REQUEUE
-        attempt.record_end(step=outcome.step, cause=cause, requeue=requeue, signal_to_saved_seconds=delay_seconds)
+        attempt.record_end(
+            step=outcome.step,
+            cause=cause,
+            requeue=requeue,
+            signal_to_saved_seconds=delay_seconds,
+            reading=pulse.read(),
+        )
         print(f"runner: {cause}: saved at step {outcome.step}, {delay_seconds} s after the signal", flush=True)
     return verdict
 

@@ -47,6 +47,9 @@ class Place:
     one_host: bool = True
     """Whether all ranks are on this host; then nothing listens beyond loopback."""
 
+    launched: float | None = None
+    """Unix seconds at which this launch began, as far as its scheduler says."""
+
     supervisor: int | None = None
     """The process of this host that would start the ranks again; they leave when it ends."""
 

@@ -34,6 +34,7 @@ def restore(run: Run) -> None:
         saved, own = _load(run, found["name"], found["refused"])
         check_same(saved, run.facts)
         run.state.restore(saved.shared, own, run.group.device)
+        run.seconds_before = dict(run.state.seconds)
         run.resumed_from = saved.name
         run.saved_step = run.state.step
         reasons = why_inexact(saved.manifest.get("facts", {}), _machine(run.facts))

@@ -97,6 +97,12 @@ class Run:
     told_interval_seconds: float = 0.0
     """Between periodic checkpoints, as the log has it."""
 
+    seconds_before: dict[str, float] = field(default_factory=dict)
+    """Where the time of the attempts went that this one descends from."""
+
+    save_background_seconds: float = 0.0
+    """What checkpoints in the background took from the training of this attempt."""
+
     began: float = field(default_factory=time.monotonic)
     interruptions: Interruptions = field(default_factory=Interruptions)
     """Of the attempts before this one; known to rank 0 only."""
@@ -129,9 +135,18 @@ class Run:
         self.pulse.at(place, self.state.step)
         self.faults.at(place)
 
-    def add_seconds(self, name: str, began: float) -> None:
-        """Account for the time since `began`, by time.monotonic()."""
-        self.state.seconds[name] = self.state.seconds.get(name, 0.0) + time.monotonic() - began
+    def sum_seconds(self) -> None:
+        """Bring up to date what the state says of where the time went."""
+        own = {**self.pulse.read().seconds, "save_background": self.save_background_seconds}
+        self.state.seconds = {
+            name: round(self.seconds_before.get(name, 0.0) + own.get(name, 0.0), 3)
+            for name in {**self.seconds_before, **own}
+        }
+
+    def note_seconds(self) -> None:
+        """On rank 0: leave a reading of where the time went, for runner.goodput."""
+        if self.group.is_main:
+            self.attempt.record_reading(self.pulse.read())
 
 
 def build(

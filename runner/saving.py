@@ -60,6 +60,7 @@ def save(run: Run, periodic: bool = False, pruning: bool = False) -> None:
         return
     if run.tracker is not None:
         run.tracker.sync()
+    run.sum_seconds()
     try:
         checkpoint.save(
             run.attempt.run, run.group, run.attempt, state.step, state.shared(), state.own(), run.facts, run.faults
@@ -73,13 +74,14 @@ def save(run: Run, periodic: bool = False, pruning: bool = False) -> None:
         pruner(run)()
     run.limit.observe_save(time.monotonic() - began)
     plan_save(run, time.monotonic() - began)
-    run.add_seconds("save", began)
+    run.note_seconds()
 
 
 def depart(run: Run, began: float) -> None:
     """Copy the state and have the copy written in the background."""
     state, prune, snapshot = run.state, pruner(run), run.snapshot
     assert snapshot is not None
+    run.sum_seconds()
     step, facts = state.step, dict(run.facts)
     copied = snapshot.take({"shared": state.shared() if run.group.is_main else {}, "own": state.own()})
 
@@ -97,7 +99,7 @@ def depart(run: Run, began: float) -> None:
     # Until this one has landed rank 0 asks for no other.
     run.next_save = float("inf")
     run.background.start(work)
-    run.add_seconds("save", began)
+    run.note_seconds()
 
 
 def attend_background(run: Run) -> None:
@@ -151,7 +153,7 @@ def land(run: Run) -> None:
             run.saved_step = flight.step
     # On a machine without an idle core the training lost what the thread took.
     plan_save(run, flight.blocking_seconds + cpu_seconds, flight.began)
-    run.state.seconds["save_background"] = run.state.seconds.get("save_background", 0.0) + cpu_seconds
+    run.save_background_seconds += cpu_seconds
 
 
 def land_without_freight(run: Run) -> None:

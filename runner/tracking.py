@@ -8,6 +8,8 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from typing import Any
 
 import psutil
 
@@ -38,7 +40,9 @@ class Tracker:
         What is no row, such as one torn by a kill, goes too; that rows are missing is told.
         """
         self.attempt.check_fence()
-        kept = [row for row in read_rows(self.path) if isinstance(row.get("step"), int) and row["step"] <= tracked_step]
+        rows = [row for row in read_rows(self.path) if isinstance(row.get("step"), int)]
+        kept = [row for row in rows if row["step"] <= tracked_step]
+        self._note_lost([row for row in rows if row["step"] > tracked_step])
         content = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in kept)
         # Another file, even with the same rows: an earlier attempt in the middle of a write has the old one open.
         is_shared = self.attempt.number > 1
@@ -50,6 +54,13 @@ class Tracker:
             told = f"ends at step {last}" if kept else "has no rows"
             print(f"runner: {self.path.name} {told}, though there were rows up to step {tracked_step}", flush=True)
         self._mirrors = {name: start_mirror(name, self.attempt) for name in self._names}
+
+    def _note_lost(self, rows: list[dict[str, Any]]) -> None:
+        """A row that is taken back may be the last word of an attempt that was killed: how far it had got, and when."""
+        if rows and isinstance(number := rows[-1].get("attempt"), int):
+            with suppress(OSError):
+                last = {"step": rows[-1]["step"], "time": rows[-1].get("time")}
+                append_row(self.attempt.run.readings(number), last, sync=False)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Add a row; raises SupersededError when a newer attempt has begun, whose rows these would get between."""

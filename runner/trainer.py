@@ -64,7 +64,6 @@ def launch(
 
     Raises: ConfigError, DataError, CheckpointError, NonFiniteLossError; anything a method raises.
     """
-    began = time.monotonic()
     pulse = pulse or Pulse()
     pulse.at("build")
     faults.at("build")
@@ -85,11 +84,11 @@ def launch(
             exact=run.exact,
             code=run.facts["code"],
             nodes=place.nodes,
+            reading=run.pulse.read(),
         )
-    run.add_seconds("start", began)
     try:
         preemption.check(group)
-        faults.at("warm")
+        run.at("warm")
         warm_reducer(run)
         if state.step == 0:
             run.method.before_fit()
@@ -249,7 +248,6 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
         return
     found: dict[str, float] = {}
     if evaluates:
-        began = time.monotonic()
         run.at("evaluate")
         # Libraries draw from the global generators when they are first imported, which a resumed process does again.
         with rng_untouched():
@@ -269,7 +267,7 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
         run.method.train()
         state.evaluated_step = state.step
         keep_best(run, found)
-        run.add_seconds("evaluate", began)
+        run.note_seconds()
     row = {f"train/{name}": value for name, value in state.meters.flush(run.group).items()}
     if not math.isfinite(row.get("train/loss", 0.0)):
         raise NonFiniteLossError(
@@ -306,12 +304,15 @@ def keep_best(run: Run, found: dict[str, float]) -> None:
 def write_result(run: Run) -> None:
     """The end of the attempt, then the last thing a trial does: its result, whole or not at all."""
     fingerprint = run.state.fingerprint(run.group)
+    run.sum_seconds()
     if run.tracker is None:
         return
     # No rank writes any more: what one of them wrote after another had given a checkpoint up goes, too.
     checkpoint.clean(run.attempt.run)
     rows = run.tracker.last_values()
-    run.attempt.record_end(step=run.state.step, cause="done", requeue=False, signal_to_saved_seconds=None)
+    run.attempt.record_end(
+        step=run.state.step, cause="done", requeue=False, signal_to_saved_seconds=None, reading=run.pulse.read()
+    )
     write_json(
         run.attempt.run.result,
         {
@@ -322,7 +323,7 @@ def write_result(run: Run) -> None:
             "best": run.state.best or None,
             "fingerprint": fingerprint,
             "attempts": run.attempt.number,
-            "seconds": {name: round(value, 3) for name, value in run.state.seconds.items()},
+            "seconds": run.state.seconds,
         },
     )
     run.progress.say(f"done after {run.state.step} steps, fingerprint {fingerprint[:12]}")

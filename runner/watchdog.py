@@ -96,7 +96,7 @@ class Watchdog:
         """One heartbeat; the seconds until the next. Does not return from a hang."""
         last = self.pulse.last
         patience = self.limits.patience_seconds(last.place, self.pulse.typical_seconds(last.place))
-        write_beat(self.attempt, last, patience)
+        write_beat(self.attempt, last, patience, self.pulse.read())
         if found := self._read_hang():
             self._end(found)
         if self.attempt.rank == 0 and self._is_superseded():
@@ -163,14 +163,16 @@ class Watchdog:
 
 
 @contextmanager
-def guarding(attempt: Attempt, world: int, preemption: "Preemption", limits: Limits | None) -> Iterator[Pulse]:
-    """Watch over a rank while the block runs, by the pulse that it is given.
+def guarding(
+    attempt: Attempt, world: int, preemption: "Preemption", limits: Limits | None, launched: float | None = None
+) -> Iterator[Pulse]:
+    """Watch over a rank while the block runs, by the pulse that it is given; its launch began at `launched`.
 
     With limits None nothing is taken for a hang: somebody may sit at a debugger.
     """
     if limits is None:
         limits = Limits(**dict.fromkeys(("slow_seconds", "step_seconds", "long_seconds", "stuck_seconds"), 1e7))
-    pulse = Pulse()
+    pulse = Pulse(launched)
     watchdog = Watchdog(attempt, world, pulse, preemption, limits)
     thread = threading.Thread(target=watchdog.run, name="watchdog", daemon=True)
     thread.start()

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import yaml
 
 from runner import slurm as slurm_tools
 from runner.files import read_rows
+from runner.goodput import read_accounts
 from runner.rundir import RunDir, find_trials
+from runner.status import read_statuses
 from tests.experiments import fingerprint, last_step, only_trial, run_cli, write_experiment
 from tests.slurm_cluster import sbatch, wait_for
 
@@ -83,11 +86,16 @@ def wait_until_done(run: RunDir) -> None:
 
 
 def check_same(run: RunDir, reference: RunDir) -> None:
-    """Every step once, the same losses, the same final state."""
+    """Every step once, the same losses, the same final state; and no second of it all is unaccounted for."""
     rows, expected = read_rows(run.metrics), read_rows(reference.metrics)
     assert [row["step"] for row in rows] == [row["step"] for row in expected]
     assert [row["train/loss"] for row in rows] == [row["train/loss"] for row in expected]
     assert fingerprint(run) == fingerprint(reference)
+    (account,) = read_accounts(read_statuses([run]), time.time())
+    ledger, lived = account.ledger, run.result.stat().st_mtime - run.job_rows()[0]["time"]
+    assert ledger.wall_seconds == pytest.approx(lived, rel=0.01)
+    assert ledger.useful_steps == STEPS and 0 < ledger.ratio() < 1
+    assert ledger.seconds["start_up"] > 0.5 < ledger.seconds["useful"], "a launch counts from the start of its job"
 
 
 def node_of(run: RunDir) -> str:

@@ -26,6 +26,8 @@ VERBS = [
     "retry",
     "results",
     "plot",
+    "goodput",
+    "simulate",
     "export",
     "sync",
     "verify-resume",

@@ -15,6 +15,7 @@ BENCHMARKS = (
     ["bench_submit"],
     ["bench_plan"],
     ["bench_status"],
+    ["bench_goodput"],
     ["bench_snapshot"],
     ["bench_results"],
     ["bench_pixels"],
