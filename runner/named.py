@@ -15,6 +15,7 @@ outputs             of a method's Config, the names that its `embed` gives; what
 check               of an evaluation or a method, a function: refuses what cannot work before anything is trained
 build_probe         of a data set, a function: what probes are fitted on where that is not the training part
 sources             of a data set, a function: the files and folders that must be there before it is built
+describe            of a data set of records, a function of them and a place: a sample in a few words
 FITS                False for an evaluation that does not look at the training samples
 open_sink           of a mirror, instead of `build`; see runner.sink
 """

@@ -26,6 +26,8 @@ VERBS = [
     "retry",
     "results",
     "plot",
+    "report",
+    "embed",
     "goodput",
     "simulate",
     "export",

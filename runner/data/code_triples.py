@@ -27,6 +27,9 @@ KIND = "records"
 SPLITS = ("train", "validation", "test")
 TOKENIZES = True
 LABELS = "one"
+FIRST_CHARACTERS = 60
+"""Of a comment that is shown."""
+
 TEXTS = ("name", "comment", "function", "package", "level", "compiler")
 
 Split = Literal["train", "validation", "test"]
@@ -211,3 +214,9 @@ def _binaries(config: Config, triple: Triple) -> Iterator[Example]:
 def _texts(rows: Sequence[Example]) -> Iterator[str]:
     for row in rows:
         yield from (row.triple.source, row.binary, row.triple.comment)
+
+
+def describe(data: Records, row: int) -> str:
+    """A function by its package, name and form, with the beginning of its comment."""
+    package, name, level, comment = (data.texts[text][row] for text in ("package", "name", "level", "comment"))
+    return f"{package} {name}, {level}: {' '.join(comment.split())[:FIRST_CHARACTERS]}"

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from runner.dataset import Records
 from runner.errors import DataError
 from runner.explain import OptionError
-from runner.proteins.alphabet import VOCABULARY, Alphabet, tokenise
+from runner.proteins.alphabet import VOCABULARY, Alphabet, spell, tokenise
 from runner.proteins.fragments import fragment_starts
 from runner.proteins.motifs import MotifTarget, motif_targets
 from runner.proteins.table import Protein, class_matrix, read_proteins
@@ -32,6 +32,9 @@ TEXTS: tuple[str, ...] = ()
 
 SHIPPED = Path(__file__).parents[2] / "experiments" / "samples" / "proteins" / "proteins.csv.gz"
 CLASSES = "Nucleus", "ER", "Peroxisome", "Mitochondrion", "Nucleus_export", "SIGNAL", "chloroplast", "Thylakoid"
+
+FIRST_RESIDUES = 24
+"""By which a protein is told from others."""
 
 Partitions = tuple[Annotated[int, Field(ge=0)], ...]
 
@@ -164,3 +167,10 @@ def cut_rows(proteins: Sequence[Protein], config: Config) -> Iterator[Row]:
             yield Row(index, 0, list(range(length)))
         else:
             yield Row(index, 0, [*range((size + 1) // 2), *range(length - size // 2, length)])
+
+
+def describe(data: Records, row: int) -> str:
+    """A protein, or a fragment of one, by its number and its first residues."""
+    protein, start = (int(data.columns[name][row]) for name in ("protein", "start"))
+    place = f"protein {protein}" + (f" from residue {start}" if start else "")
+    return f"{place}: {spell(data.columns['sequence'][row, :FIRST_RESIDUES])}"

@@ -1,10 +1,11 @@
 """A metric by step: a line for each setting, with a band over its seeds."""
 
+import math
 from typing import Any
 
 from runner.errors import ConfigError
 from runner.files import read_rows
-from runner.plot.figure import add_legend, new_figure, style
+from runner.plot.figure import add_legend, literal, new_figure, style
 from runner.plot.scene import Scene
 from runner.results.groups import Setting
 from runner.results.statistics import measure
@@ -13,6 +14,9 @@ from runner.rundir import RunDir
 
 FEW_POINTS = 30
 """Up to which every point has a marker."""
+
+MOST_POINTS = 600
+"""Of a line: more than a picture has columns of pixels, and few enough for a small file."""
 
 Curve = dict[int, float]
 """Value by step."""
@@ -39,7 +43,7 @@ def plot_curves(scene: Scene) -> Any:
         _draw(axes, scene, group, curves, style(place))
     _explain_ends(axes, {trial.state for _, curves in drawn for trial, _ in curves})
     axes.set_xlabel("step")
-    axes.set_ylabel(metric)
+    axes.set_ylabel(literal(metric))
     add_legend(figure, axes, len(axes.get_legend_handles_labels()[1]))
     return figure
 
@@ -65,6 +69,20 @@ def curves_of(group: Setting, logs: Logs, metric: str) -> list[tuple[TrialResult
     return [(trial, curve) for trial, curve in curves if curve]
 
 
+def thin(curve: Curve, most: int = MOST_POINTS) -> list[int]:
+    """The steps of a curve to draw, in order: of many the first, the last, and of each stretch the lowest and highest.
+
+    So no peak is lost.
+    """
+    steps = sorted(curve)
+    if len(steps) <= most:
+        return steps
+    length = math.ceil(2 * len(steps) / (most - 2))
+    stretches = [steps[begin : begin + length] for begin in range(0, len(steps), length)]
+    kept = {end(stretch, key=lambda step: curve[step]) for stretch in stretches for end in (min, max)}
+    return sorted({*kept, steps[0], steps[-1]})
+
+
 def _draw(
     axes: Any, scene: Scene, group: Setting, curves: list[tuple[TrialResult, Curve]], look: dict[str, Any]
 ) -> None:
@@ -72,7 +90,9 @@ def _draw(
     steps = sorted(set.intersection(*map(set, done))) if done else []
     label = scene.label(group)
     if steps:
-        spreads = [spread for step in steps if (spread := measure([curve[step] for curve in done])) is not None]
+        found = {step: spread for step in steps if (spread := measure([curve[step] for curve in done])) is not None}
+        steps = thin({step: spread.mean for step, spread in found.items()})
+        spreads = [found[step] for step in steps]
         means, halves = [spread.mean for spread in spreads], [scene.half(spread) for spread in spreads]
         count = f"n={len(done)}" if len(done) == group.expected else f"n={len(done)}/{group.expected}"
         marked = look if len(steps) <= FEW_POINTS else {**look, "marker": None}
@@ -83,7 +103,7 @@ def _draw(
             axes.fill_between(steps, lower, upper, color=look["color"], alpha=0.18, linewidth=0)
     for trial, curve in curves:
         if trial.state != "done":
-            at, color = sorted(curve), look["color"]
+            at, color = thin(curve), look["color"]
             axes.plot(at, [curve[step] for step in at], color=color, linewidth=0.8, linestyle=":")
             axes.plot(at[-1:], [curve[at[-1]]], color=color, marker=_end_marker(trial.state), markersize=7, zorder=4)
 

@@ -33,8 +33,13 @@ def new_figure(title: str) -> tuple[Any, Any]:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     # Above the whole figure: long labels leave the axes narrower than the title.
-    figure.suptitle(title, fontsize=11, x=0.01, horizontalalignment="left")
+    figure.suptitle(literal(title), fontsize=11, x=0.01, horizontalalignment="left")
     return figure, axes
+
+
+def literal(text: str) -> str:
+    """Text that is drawn as it is: a pair of dollars would be taken for a formula, and may be none."""
+    return text.replace("$", r"\$")
 
 
 def style(place: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from runner.plot.figure import add_legend, new_figure, style
+from runner.plot.figure import add_legend, literal, new_figure, style
 from runner.plot.scene import Scene, is_number
 from runner.results.groups import Setting, identity, without
 from runner.results.statistics import measure
@@ -31,8 +31,8 @@ def plot_parameter(scene: Scene) -> Any:
         xs = _beside(axes, xs, number - (len(series) - 1) / 2, list(places.values()))
         look = style(number) | ({} if joined else {"linestyle": ""})
         _draw(axes, scene, members, xs, scene.label(members[0], without=key), look)
-    axes.set_xlabel(key)
-    axes.set_ylabel(scene.metric)
+    axes.set_xlabel(literal(key))
+    axes.set_ylabel(literal(scene.metric))
     add_legend(figure, axes, len(series))
     return figure
 
@@ -50,7 +50,7 @@ def is_log_spaced(values: Sequence[float]) -> bool:
 def _set_scale(axes: Any, values: list[Any]) -> dict[str, float]:
     """Set the scale of the horizontal axis; the place of each value on it, by its text."""
     if not all(map(is_number, values)):
-        axes.set_xticks(range(len(values)), [format_value(value) for value in values])
+        axes.set_xticks(range(len(values)), [literal(format_value(value)) for value in values])
         axes.set_xlim(-0.5, len(values) - 0.5)
         return {same_text(value): float(place) for place, value in enumerate(values)}
     positive = [float(value) for value in values if value > 0]

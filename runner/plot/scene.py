@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import ConfigError
+from runner.plot.figure import literal
 from runner.results.groups import Setting
 from runner.results.sheet import SpreadKind
 from runner.results.statistics import Spread
@@ -42,7 +43,7 @@ class Scene:
         return max((len(group.values(self.metric)) for group in self.groups), default=0)
 
     def label(self, group: Setting, without: str | None = None) -> str:
-        return describe(group.settings, [key for key in self.keys if key != without])
+        return literal(describe(group.settings, [key for key in self.keys if key != without]))
 
     def half(self, spread: Spread) -> float:
         """How far an error bar reaches; nothing for a single trial."""

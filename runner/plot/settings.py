@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from runner.plot.figure import COLORS, MOST_LABELS, new_figure
+from runner.plot.figure import COLORS, MOST_LABELS, literal, new_figure
 from runner.plot.scene import Scene
 
 
@@ -23,5 +23,5 @@ def plot_settings(scene: Scene) -> Any:
         axes.set_ylabel("setting, in the order of the table")
     axes.margins(y=0.5 / len(groups) + 0.02)
     axes.invert_yaxis()
-    axes.set_xlabel(scene.metric)
+    axes.set_xlabel(literal(scene.metric))
     return figure

@@ -36,3 +36,8 @@ def tokenise(sequences: Sequence[str], alphabet: Alphabet = "standard") -> Tenso
 def lengths(tokens_NL: Tensor) -> Tensor:
     """(N,) int64 residues of each sequence."""
     return (tokens_NL != PADDING).sum(-1)
+
+
+def spell(tokens_L: Tensor) -> str:
+    """The letters of one sequence of tokens, without the padding."""
+    return "".join(LETTERS[token - 1] for token in tokens_L.tolist() if token != PADDING)

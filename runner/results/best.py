@@ -25,7 +25,11 @@ class Goal:
     higher: bool
 
     def __str__(self) -> str:
-        return f"{self.metric}, {'higher' if self.higher else 'lower'} is better"
+        return f"{self.metric}, {self.way} is better"
+
+    @property
+    def way(self) -> str:
+        return "higher" if self.higher else "lower"
 
     def rank(self, value: float | None) -> float:
         """Lowest for the best value; what is no number comes last."""

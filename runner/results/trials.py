@@ -86,7 +86,8 @@ def select(folders: list[Path], where: Iterable[Condition] = (), named: Mapping[
 def read_results(rows: list[Row]) -> list[TrialResult]:
     """One result a trial, in the order given: final metrics, or the last ones of a trial that is not done."""
     entries = [read_entry(row) for row in rows]
-    return _results(entries, _settings(entries, Configs([entry.groups for entry in entries])))
+    several = len({row.experiment for row in rows}) > 1
+    return _results(entries, _settings(entries, Configs([entry.groups for entry in entries]), several))
 
 
 def metric_names(results: Iterable[TrialResult]) -> list[str]:
