@@ -27,6 +27,9 @@ from runner.tables import new_table
 FRESH_SECONDS = 15.0
 """A launch whose last word is no older is still at what it was at."""
 
+LEDGER_HEADS = ("wall", *(kind.replace("_", "-") for kind in KINDS), "ETTR", "with queue", "interrupted")
+COST_HEADS = ("cause", "times", "saved", "each cost", "redone", "steps", "idle", "queue", "restart")
+
 
 @dataclass(frozen=True)
 class Account:
@@ -160,16 +163,16 @@ def ledger_as_json(ledger: Ledger) -> dict[str, Any]:
 
 def goodput_table(accounts: Sequence[Account], total: Ledger) -> Table:
     """One line a trial, and their sum."""
-    kinds = [kind.replace("_", "-") for kind in KINDS]
-    table = new_table(["trial", "state", "wall", *kinds, "ETTR", "with queue", "interrupted"])
+    table = new_table(["trial", "state", *LEDGER_HEADS])
     for account in accounts:
-        table.add_row(account.row.trial, account.row.state, *_cells(account.ledger))
+        table.add_row(account.row.trial, account.row.state, *ledger_cells(account.ledger))
     if len(accounts) > 1:
-        table.add_row("all", "", *_cells(total))
+        table.add_row("all", "", *ledger_cells(total))
     return table
 
 
-def _cells(ledger: Ledger) -> list[str]:
+def ledger_cells(ledger: Ledger) -> list[str]:
+    """What stands below LEDGER_HEADS."""
     ratios = [ledger.ratio(), ledger.ratio(with_queue=True)]
     return [
         format_seconds(ledger.wall_seconds),
@@ -181,11 +184,18 @@ def _cells(ledger: Ledger) -> list[str]:
 
 def costs_table(interruptions: Sequence[Interruption]) -> Table:
     """What interruptions cost on average, by their cause."""
-    table = new_table(["cause", "times", "saved", "each cost", "redone", "steps", "idle", "queue", "restart"])
+    table = new_table(list(COST_HEADS))
+    for cells in cost_rows(interruptions):
+        table.add_row(*cells)
+    return table
+
+
+def cost_rows(interruptions: Sequence[Interruption]) -> Iterator[list[str]]:
+    """What stands below COST_HEADS, a line for each cause."""
     for cause in sorted({each.cause for each in interruptions}):
         some = [each for each in interruptions if each.cause == cause]
         steps = statistics.fmean(each.redone_steps for each in some)
-        table.add_row(
+        yield [
             cause,
             str(len(some)),
             str(sum(each.saved for each in some)),
@@ -195,8 +205,7 @@ def costs_table(interruptions: Sequence[Interruption]) -> Table:
             _mean(each.idle_seconds for each in some),
             _mean(each.queue_seconds for each in some),
             _mean(each.restart_seconds for each in some),
-        )
-    return table
+        ]
 
 
 def _mean(seconds: Iterable[float]) -> str:

@@ -32,6 +32,11 @@ def draw_timeline(path: Path, title: str, accounts: Sequence[Account]) -> None:
     """
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"{path}: the suffix must be one of {', '.join(FORMATS)}")
+    save(make_timeline(title, accounts), path)
+
+
+def make_timeline(title: str, accounts: Sequence[Account]) -> Any:
+    """The same as a figure. Raises: ConfigError when nothing has happened yet."""
     bars = [lay_out(account.history) for account in accounts]
     if not any(bars):
         raise ConfigError(f"no trial of {title} has been submitted yet")
@@ -54,7 +59,7 @@ def draw_timeline(path: Path, title: str, accounts: Sequence[Account]) -> None:
         axes.set_ylabel("trial, in the order of the table")
     axes.set_xlabel(f"{unit} since the first submission")
     _draw_legend(figure, {span.kind for spans in bars for span in spans}, accounts)
-    save(figure, path)
+    return figure
 
 
 def _draw_bar(axes: Any, place: int, spans: Sequence[Span], first: float, length: float) -> None:

@@ -11,6 +11,7 @@ from runner.explain import counted
 from runner.files import masked
 from runner.report.course import tell_attempts, tell_failures
 from runner.report.findings import tell_findings
+from runner.report.goodput import tell_goodput
 from runner.report.html import Html, element, join, paragraph
 from runner.report.material import Material, read_material
 from runner.report.origin import tell_commands, tell_origin, tell_settings
@@ -42,7 +43,7 @@ def make_page(material: Material, learned: Html = _NOTHING) -> str:
         "What the best trial has learned": learned,
         "Settings": tell_settings(material),
         "Failures": tell_failures(material),
-        "Attempts": tell_attempts(material),
+        "Where the time went": Html(tell_attempts(material) + tell_goodput(material)),
         "Code and environment": tell_origin(material),
         "Run it again": tell_commands(material),
     }

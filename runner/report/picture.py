@@ -25,7 +25,7 @@ _COLORS = {
     "#999999": "var(--faint)",
     "#666666": "var(--faint)",
     "#4d4d4d": "var(--dim)",
-    "#dddddd": "var(--grid)",
+    "#dddddd": "var(--wait)",
     "#0072b2": "var(--blue)",
     "#d55e00": "var(--red)",
     "#009e73": "var(--green)",

@@ -10,10 +10,14 @@ import pytest
 
 from runner.cli import run as cli
 from runner.files import write_json
+from runner.goodput import format_seconds, read_accounts
+from runner.ledger import add_up
 from runner.report import write_report
 from runner.report.findings import tell_findings
 from runner.report.material import read_material
 from runner.results import group_seeds
+from runner.rundir import find_trials
+from runner.status import read_statuses
 from runner.wandb_note import note_path
 from tests.report.sweeps import HOSTILE, TOP1, TRACEBACK, make_damaged, make_hostile, make_sweep
 from tests.results.sweeps import change, sweep
@@ -86,9 +90,20 @@ def test_a_page_tells_everything_of_a_sweep(pages):
     assert re.search(best, page.text)
     told = ("2 trials: out of memory", "return a & b < c", "preempted", "method.temperature", "runner submit x.yaml")
     assert [words for words in told if words not in page.text] == []
-    assert page.tags.count("svg") == page.tags.count("figure") == page.tags.count("figcaption") == 4
+    assert page.tags.count("svg") == page.tags.count("figure") == page.tags.count("figcaption") == 5
     assert all(link.startswith("#") for link in page.links), "a page asks nobody for anything"
     assert {"script", "iframe", "object", "link", "form"}.isdisjoint(page.tags)
+
+
+def test_a_page_tells_where_the_time_went(root, pages):
+    page = Reader(pages["sweep"])
+    total = add_up(account.ledger for account in read_accounts(read_statuses(find_trials(root / "sweep")), NOW))
+    assert total.interruptions and f"{len(total.interruptions)} interruptions." in page.text
+    held, useful = format_seconds(total.held_seconds), format_seconds(total.seconds["useful"])
+    assert f"Of {held} with nodes {useful} were useful training" in page.text
+    assert f"effective training time ratio of {total.ratio():.3f}" in page.text
+    assert "What interruptions cost" in page.text and "When each trial did what" in page.text
+    assert "useful training" not in Reader(pages["fresh"]).text
 
 
 def test_names_settings_and_tracebacks_are_text(pages):
