@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from runner.group import Group
 from runner.loader import Plan
 from runner.method import BreakAllEpochs, BreakEpoch, Task
 from runner.methods.scl import SCL
+from runner.preemption import Preemption
 from runner.rundir import RunDir
 from runner.state import seed_everything
 from runner.views import make_views
@@ -196,13 +198,15 @@ def test_interrupted_inside_an_evaluation_resumes_and_evaluates_once(tmp_path, m
     straight = prepare_run(tmp_path / "straight", evaluate={"probes": ["linear"]})
     train_here(straight)
     run = prepare_run(tmp_path / "cut", evaluate={"probes": ["linear"]})
-    seen = []
+    seen, raised, raise_flag = [], threading.Event(), Preemption.raise_flag
 
     def signal_once(self, index):
         seen.append(index)
         if len(seen) == 1:
             os.kill(os.getpid(), signal.SIGUSR2)
+            assert raised.wait(60), "a thread hears of the signal"
 
+    monkeypatch.setattr(Preemption, "raise_flag", lambda self, signum: (raise_flag(self, signum), raised.set()))
     monkeypatch.setattr(SCL, "before_eval_step", signal_once)
     assert train_here(run) == 2
     first_end, second_start = run.attempt_rows()[1:3]
