@@ -13,6 +13,7 @@ from runner.experiment import OUTSIDE_IDENTITY
 from runner.grouped_yaml import split_text
 from runner.rundir import RunDir
 from runner.strict_yaml import one_line, parse_yaml
+from runner.sweep import SEARCH
 from runner.tables import varying_keys
 
 DAMAGED = "damaged"
@@ -38,7 +39,8 @@ class Configs:
     def differing(self, overrides: list[dict[str, Any]], also: Iterable[str] = ()) -> list[dict[str, Any]]:
         """For each trial its value of every key that a sweep set in any of them, in which they differ, or in `also`.
 
-        `overrides` is what the sweep set in each. Keys that do not change what a trial computes are left out.
+        `overrides` is what the sweep set in each. Keys that do not change what a trial computes are left out, and which
+        search it is of, but for its number there.
         """
         told = [flatten(each) for each in overrides]
         chosen = dict.fromkeys([*(key for each in told for key in each), *also])
@@ -48,7 +50,7 @@ class Configs:
         varying: dict[str, None] = {}
         for name in names:
             texts = [each.get(name, "") for each in self._groups]
-            differ = name not in OUTSIDE_IDENTITY and len(set(texts)) > 1
+            differ = name not in OUTSIDE_IDENTITY and name != SEARCH and len(set(texts)) > 1
             if name in wanted or differ:
                 for config, text in zip(configs, texts, strict=True):
                     config.update(self._parse(name, text))

@@ -145,7 +145,7 @@ def decide_state(record: Record, job: Job | None) -> tuple[TrialState, str]:
     if record.damaged:
         return "unknown", f"{record.damaged}; {_MOVE}"
     if record.result is not None:
-        return "done", ""
+        return "done", f"pruned at step {record.step}" if record.result.get("pruned") else ""
     if record.cancelled:
         return "cancelled", ""
     if record.failure is not None:

@@ -1,0 +1,163 @@
+"""A search and the run folders of its trials: what each is told when it starts, and what the search is told of it.
+
+The run folders are the truth about a search. `search.json` holds what a trial was told, fixed the first time it starts:
+a requeue, a second attempt and a kill at any place see the same parameters, or a fresh decision that nobody knew of.
+How it ended is in its result.json. The study that a sampler works on is made from these; the journal beside them, in
+ROOT/<experiment>/.search/<study>/, is a cache.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from runner.config import Trial
+from runner.errors import ConfigError
+from runner.experiment import validate
+from runner.faults import NO_FAULTS, Faults
+from runner.files import read_json, read_rows, write_json
+from runner.lock import locked
+from runner.rundir import RunDir, find_trials
+from runner.schema import set_key
+from runner.search_config import SearchConfig
+from runner.study import Member, import_optuna, suggest
+from runner.sweep import Variant
+
+FOLDER = ".search"
+PATIENCE_SECONDS = 60
+"""For the others that ask at the same time; then a trial asks beside them, and knows a little less."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a search told a trial."""
+
+    parameters: dict[str, Any]
+    pruned_step: int | None = None
+
+
+def journal_of(folder: Path, study: str) -> Path:
+    """The journal of a search, in the folder of its experiment."""
+    return folder / FOLDER / study / "journal.log"
+
+
+def read_told(run: RunDir) -> Told | None:
+    """What a trial was told; None before its first start."""
+    document = read_json(run.search)
+    return None if document is None else Told(document["parameters"], document.get("pruned_step"))
+
+
+def apply_parameters(trial: Trial, parameters: dict[str, Any]) -> Trial:
+    """The trial with what was drawn for it; raises OptionError for what it may not have."""
+    mapping = trial.model_dump(mode="json")
+    for key, value in parameters.items():
+        mapping = set_key(mapping, key, value)
+    return validate(set_key(mapping, "search.drawn", True))
+
+
+def as_drawn(expanded: list[tuple[Variant, Trial]], folder: Path) -> list[tuple[Variant, Trial]]:
+    """The trials of a file as their run folders have them: one that has started keeps what it was told."""
+    if all(trial.search is None for _, trial in expanded):
+        return expanded
+    import_optuna()
+    pairs = []
+    for variant, trial in expanded:
+        told = None if trial.search is None else read_told(RunDir(folder / variant.trial_id))
+        if told is not None:
+            trial = apply_parameters(trial, told.parameters)
+            variant = replace(variant, overrides={**variant.overrides, **told.parameters})
+        pairs.append((variant, trial))
+    return pairs
+
+
+def ask(search: SearchConfig, run: RunDir, faults: Faults = NO_FAULTS) -> Told:
+    """Draw the parameters of a trial by what is known of the others, and write them down for good."""
+    import_optuna()
+    faults.at("search.ask")
+    folder, journal = run.path.parent, journal_of(run.path.parent, search.study)
+    with _turn(journal.parent):
+        members = read_study(folder, search)
+        parameters = suggest(search, search.number, members)
+        faults.at("search.drawn")
+        write_json(run.search, {"study": search.study, "number": search.number, "parameters": parameters})
+        faults.at("search.fixed")
+        _write_journal(journal, search, [*members, Member(run.trial, search.number, parameters)])
+    print(f"runner: trial {search.number} of search {search.study}: {parameters}", flush=True)
+    return Told(parameters)
+
+
+def tell(search: SearchConfig, run: RunDir, faults: Faults = NO_FAULTS) -> list[Member]:
+    """Bring the journal up to date with the run folders: the end of this trial, and of those that could not say it."""
+    import_optuna()
+    faults.at("search.tell")
+    folder, journal = run.path.parent, journal_of(run.path.parent, search.study)
+    with _turn(journal.parent):
+        members = read_study(folder, search)
+        _write_journal(journal, search, members)
+    return members
+
+
+def read_study(folder: Path, search: SearchConfig) -> list[Member]:
+    """Every trial of a search that was told its parameters; of those that ended long ago, the journal remembers."""
+    from runner.search_journal import read_members
+
+    known = read_members(journal_of(folder, search.study), search)
+    found = (_read_member(run, search, known) for run in find_trials(folder))
+    return sorted((member for member in found if member is not None), key=lambda member: member.number)
+
+
+def read_reports(run: RunDir, metric: str) -> tuple[float, ...]:
+    """The metric at each evaluation of a trial so far."""
+    return tuple(float(row[metric]) for row in read_rows(run.metrics) if isinstance(row.get(metric), int | float))
+
+
+def _read_member(run: RunDir, search: SearchConfig, known: dict[str, Member]) -> Member | None:
+    try:
+        document = read_json(run.search)
+    except ValueError:
+        return None
+    if document is None or document["study"] != search.study:
+        return None
+    stamp = _stamp(run)
+    if stamp and run.trial in known and known[run.trial].stamp == stamp:
+        return known[run.trial]
+    member = Member(run.trial, document["number"], document["parameters"], stamp=stamp)
+    if not stamp:
+        return member
+    result = None
+    with suppress(ValueError):
+        result = read_json(run.result)
+    if result is None:
+        return replace(member, state="failed")
+    reports, value = read_reports(run, search.metric), result.get("metrics", {}).get(search.metric)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return replace(member, state="failed", reports=reports)
+    return replace(member, state="pruned" if result.get("pruned") else "done", value=float(value), reports=reports)
+
+
+def _stamp(run: RunDir) -> str:
+    """Which file told the end of a trial, with its time and size; empty while it goes on."""
+    for path in (run.result, run.failure, run.cancelled):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            return f"{path.name} {status.st_mtime_ns} {status.st_size}"
+    return ""
+
+
+def _write_journal(journal: Path, search: SearchConfig, members: list[Member]) -> None:
+    from runner.search_journal import write_members
+
+    write_members(journal, search, members)
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Wait for those that ask at the same time, so that no two are told without knowing of each other."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder, PATIENCE_SECONDS))
+        except ConfigError as error:
+            print(f"runner: {error}; asking beside it", flush=True)
+        yield
