@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from runner import cli_code, cli_data, cli_goodput, cli_new, cli_onebox, cli_plan, cli_results, cli_sync, completion
+from runner import (
+    cli_code,
+    cli_data,
+    cli_goodput,
+    cli_new,
+    cli_onebox,
+    cli_plan,
+    cli_results,
+    cli_search,
+    cli_sync,
+    completion,
+)
 from runner.cli_onebox import Yes, confirm
 from runner.cli_options import Json, Root, Trial
 from runner.cli_options import choose_root as _root
@@ -230,6 +241,7 @@ def retry(
 
 app.command(cls=cli_results.ResultsCommand)(cli_results.results)
 app.command()(cli_results.plot)
+app.command()(cli_search.search)
 
 
 app.command()(cli_goodput.goodput)

@@ -141,7 +141,7 @@ def _train(
             )
             pulse.at("leave")
             if trial.search is not None and group.is_main and run.search.exists() and not outcome.verdict:
-                tell(trial.search, run, faults)
+                tell(trial.search, run.path.parent, faults)
             verdict = outcome.verdict
             if verdict is Verdict.LEAVE:
                 raise SupersededError(f"attempt {attempt.number} of {run.trial}: a newer attempt has taken over")

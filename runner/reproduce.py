@@ -46,12 +46,16 @@ class Recipe:
     """Run root of the repetition."""
 
     provenance: dict[str, Any]
+    pruned_step: int | None = None
+    """At which its search ended it."""
 
     @property
     def command(self) -> list[str]:
         ranks = str(self.trial.resources.ranks)
         config = str(self.run.config)
-        return [self.python, "-m", "runner", "debug", config, *ALONE, "--ranks", ranks, "--root", str(self.root)]
+        words = [self.python, "-m", "runner", "debug", config, *ALONE, "--ranks", ranks, "--root", str(self.root)]
+        # Alone it has nobody to be compared with, so it would go on.
+        return words if self.pruned_step is None else [*words, "--steps", str(self.pruned_step)]
 
     def lines(self) -> list[str]:
         """The same for a shell, with what else is known in comments."""
@@ -98,6 +102,7 @@ def read_recipe(run: RunDir, root: Path | None = None) -> Recipe:
         folder if folder.is_dir() else Path.cwd(),
         (root or run.path.parents[1] / REPRODUCED / run.experiment / run.trial).resolve(),
         provenance,
+        (read_json(run.search) or {}).get("pruned_step"),
     )
 
 

@@ -7,6 +7,7 @@ ROOT/<experiment>/.search/<study>/, is a cache.
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -18,12 +19,14 @@ from runner.errors import ConfigError
 from runner.experiment import validate
 from runner.faults import NO_FAULTS, Faults
 from runner.files import read_json, read_rows, write_json
+from runner.grouped_yaml import split_text
 from runner.lock import locked
 from runner.rundir import RunDir, find_trials
-from runner.schema import set_key
+from runner.schema import build, set_key
 from runner.search_config import SearchConfig
+from runner.strict_yaml import parse_yaml
 from runner.study import Member, import_optuna, suggest
-from runner.sweep import Variant
+from runner.sweep import SEARCH, Variant
 
 FOLDER = ".search"
 PATIENCE_SECONDS = 60
@@ -47,6 +50,13 @@ def read_told(run: RunDir) -> Told | None:
     """What a trial was told; None before its first start."""
     document = read_json(run.search)
     return None if document is None else Told(document["parameters"], document.get("pruned_step"))
+
+
+def read_search(run: RunDir) -> SearchConfig | None:
+    """Which trial of which search a run folder is of; None if it is of none."""
+    text = split_text(run.config.read_text(encoding="utf-8")).get(SEARCH, "")
+    group = parse_yaml(text, str(run.config))[0][SEARCH] if text else None
+    return None if group is None else build(SearchConfig, group, SEARCH)
 
 
 def apply_parameters(trial: Trial, parameters: dict[str, Any]) -> Trial:
@@ -88,14 +98,21 @@ def ask(search: SearchConfig, run: RunDir, faults: Faults = NO_FAULTS) -> Told:
     return Told(parameters)
 
 
-def tell(search: SearchConfig, run: RunDir, faults: Faults = NO_FAULTS) -> list[Member]:
-    """Bring the journal up to date with the run folders: the end of this trial, and of those that could not say it."""
+def tell(search: SearchConfig, folder: Path, faults: Faults = NO_FAULTS) -> list[Member]:
+    """Bring the journal up to date with the run folders of an experiment: the ends of trials, whoever they were.
+
+    A journal that cannot be written changes nothing: whoever asks next does it. Returns what is known of all trials.
+    """
     import_optuna()
     faults.at("search.tell")
-    folder, journal = run.path.parent, journal_of(run.path.parent, search.study)
-    with _turn(journal.parent):
+    journal = journal_of(folder, search.study)
+    try:
+        with _turn(journal.parent):
+            members = read_study(folder, search)
+            _write_journal(journal, search, members)
+    except OSError as error:
+        print(f"runner: {error}; the journal of the search stays as it is", file=sys.stderr, flush=True)
         members = read_study(folder, search)
-        _write_journal(journal, search, members)
     return members
 
 
