@@ -152,6 +152,8 @@ def warnings(trial: Trial, cuda: bool = False) -> list[str]:
     advice = []
     if trial.train.precision == "fp16" and not cuda:
         advice.append('train.precision: "fp16" is slow on a CPU; bf16 is faster there and needs no loss scaling')
+    if trial.search is not None and trial.search.metric.startswith("test/"):
+        advice.append("sweep.search.metric: is of the test data; choose by evaluate.on: validation")
     return advice
 
 

@@ -6,19 +6,23 @@ from pathlib import Path
 
 import pytest
 import yaml
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from runner.experiment import load_trial
+from runner import slurm as slurm_tools
+from runner.experiment import load_experiment, load_trial
 from runner.faults import Fault, Proof
 from runner.files import read_json, read_rows
 from runner.local_ranks import DONE, LocalRanks
 from runner.reproduce import read_recipe
 from runner.rundir import RunDir, find_trials
+from runner.search import journal_of
+from runner.search_report import read_reports
 from runner.status import read_statuses
 from runner.submit import prepare
 from runner.sweep import trials
-from tests.experiments import fingerprint, load_experiment, prepare_run, run_cli, train_here, write_experiment
+from tests.experiments import fingerprint, prepare_run, run_cli, train_here, write_experiment
 from tests.searches import METRIC, finish, read_journal, search_block, search_of, told
+from tests.slurm_trials import causes, job_of, preempt, submit, wait_for_step, wait_until_done
 
 RATE = {"optimizer.lr": {"loguniform": [1e-4, 1e-2]}}
 GROUPS = {
@@ -101,6 +105,12 @@ def test_a_pruned_trial_ends_at_one_step_on_all_ranks_whatever_interrupts_it(tmp
     assert [trial.state for trial in read_journal(runs)][1:] == [TrialState.PRUNED] * 2
 
 
+def read_up_to_date(runs: list[RunDir]) -> list[FrozenTrial]:
+    """The study after `runner search`: a trial is done before it tells, and may be about to."""
+    read_reports(runs)
+    return read_journal(runs)
+
+
 @pytest.mark.slow
 def test_a_search_on_the_local_queue_with_preemptions(tmp_path):
     path = write_experiment(tmp_path, sweep=search_block(2, parameters=RATE), rehearse={"at_step": 5}, **GROUPS)
@@ -116,8 +126,27 @@ def test_a_search_on_the_local_queue_with_preemptions(tmp_path):
         assert load_trial(run.config).optimizer.lr == told(run)["optimizer.lr"]
         assert yaml.safe_load(run.overrides.read_text())["optimizer.lr"] == told(run)["optimizer.lr"]
     assert told(runs[0]) != told(runs[1])
-    found = read_journal(runs)
+    found = read_up_to_date(runs)
     assert sorted(trial.user_attrs["trial"] for trial in found) == [run.trial for run in runs]
     assert all(trial.state is TrialState.COMPLETE for trial in found)
     again = run_cli(*words)
     assert "0 to submit" in again.stdout, again.stdout + again.stderr
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+@pytest.mark.slurm
+@pytest.mark.ddp
+def test_a_search_as_one_array_with_a_preempted_element(slurm, tmp_path, profile):
+    runs = submit(tmp_path, profile, sweep=search_block(3, parameters=RATE), train={"steps": 200})
+    assert len({job_of(run).partition("_")[0] for run in runs}) == 1
+    wait_for_step(runs[1], 20)
+    before = read_json(runs[1].search)
+    high = preempt(runs[1])
+    for run in runs:
+        wait_until_done(run)
+    slurm_tools.cancel([high])
+    assert causes(runs[1]) == ["preempted", "done"] and read_json(runs[1].search) == before
+    found = read_up_to_date(runs)
+    assert sorted(trial.user_attrs["trial"] for trial in found) == [run.trial for run in runs]
+    assert all(trial.state is TrialState.COMPLETE for trial in found)
