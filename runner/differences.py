@@ -56,6 +56,8 @@ class Configs:
                     config.update(self._parse(name, text))
             if differ:
                 varying |= dict.fromkeys(varying_keys([self._parse(name, text) for text in dict.fromkeys(texts)]))
+        for config in configs:
+            _forget_undrawn(config)
         keys = {**chosen, **varying}
         return [
             {key: config.get(key, each.get(key)) for key in keys if key in config or key in each}
@@ -94,6 +96,14 @@ def split_groups(run: RunDir) -> dict[str, str]:
     except (OSError, UnicodeDecodeError):
         return {DAMAGED: run.trial}
     return split_text(text) or {DAMAGED: run.trial}
+
+
+def _forget_undrawn(config: dict[str, Any]) -> None:
+    """Until a trial of a search starts, what it will be told stands in its config for the sake of the form only."""
+    if config.get(f"{SEARCH}.drawn") is False:
+        start = f"{SEARCH}.parameters."
+        for key in [key for key in config if key.startswith(start)]:
+            config.pop(key.removeprefix(start).rpartition(".")[0], None)
 
 
 def _parse_group(name: str, text: str) -> dict[str, Any]:

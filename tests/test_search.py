@@ -265,6 +265,7 @@ def test_the_report_and_the_results_tell_what_came_of_it(tmp_path, capsys):
     assert found["trial"] == best.trial and found["overrides"].items() >= best.parameters.items()
     results = {result.trial: result for result in read_results(read_statuses(runs))}
     assert results[runs[10].trial].state == "pruned" and results[runs[10].trial].metrics == {METRIC: 99.0}
+    assert results[runs[11].trial].settings == {"search.number": 11}
     assert read_statuses([runs[10]])[0].note == "pruned at step 20"
     assert cli(["plot", "tiny", "--out", str(tmp_path / "search.png"), *root]) == 0
     assert cli(["search", "none", *root]) == 2

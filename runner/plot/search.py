@@ -10,7 +10,7 @@ from runner.results.trials import TrialResult
 from runner.search import read_search
 from runner.search_config import SearchConfig
 
-MARKERS = {"done": "o", "pruned": "|"}
+MARKERS = {"done": "o", "pruned": "x"}
 """Of the trials; one that ended otherwise gave nothing to compare."""
 
 
@@ -28,6 +28,7 @@ def plot_search(scene: Scene) -> Any:
     figure, axes = new_figure(scene.title)
     for place, (search, trials) in enumerate(studies.values()):
         _draw(axes, search, trials, metric, style(place), _label(trials, len(studies)))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("number of the trial")
     axes.set_ylabel(metric)
     add_legend(figure, axes, len(axes.get_legend_handles_labels()[1]))
@@ -37,14 +38,16 @@ def plot_search(scene: Scene) -> Any:
 def _draw(
     axes: Any, search: SearchConfig, trials: list[TrialResult], metric: str, look: dict[str, Any], label: str
 ) -> None:
-    color = look["color"]
+    look = {"color": look["color"], "linestyle": look["linestyle"]}
     for state, marker in MARKERS.items():
-        points = _points(trials, metric, state)
-        axes.plot(*zip(*points, strict=True) if points else ([], []), marker, color=color, alpha=0.55, markersize=5)
+        if points := _points(trials, metric, state):
+            numbers, values = zip(*points, strict=True)
+            told = f"{state}{label}" if state == "pruned" else ""
+            axes.plot(numbers, values, marker, color=look["color"], alpha=0.55, markersize=5, label=told or None)
     if done := _points(trials, metric, "done"):
         better = max if search.direction == "maximize" else min
         numbers, values = zip(*done, strict=True)
-        axes.step(numbers, list(accumulate(values, better)), color=color, where="post", label=f"best so far{label}")
+        axes.step(numbers, list(accumulate(values, better)), where="post", label=f"best so far{label}", **look)
 
 
 def _points(trials: list[TrialResult], metric: str, state: str) -> list[tuple[int, float]]:
