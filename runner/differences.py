@@ -39,8 +39,8 @@ class Configs:
     def differing(self, overrides: list[dict[str, Any]], also: Iterable[str] = ()) -> list[dict[str, Any]]:
         """For each trial its value of every key that a sweep set in any of them, in which they differ, or in `also`.
 
-        `overrides` is what the sweep set in each. Keys that do not change what a trial computes are left out, and which
-        search it is of, but for its number there.
+        `overrides` is what the sweep set in each. Keys that do not change what a trial computes are left out; of the
+        search that it is of, its number is there.
         """
         told = [flatten(each) for each in overrides]
         chosen = dict.fromkeys([*(key for each in told for key in each), *also])

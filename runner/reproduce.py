@@ -20,6 +20,7 @@ from runner.files import read_json, read_rows
 from runner.launcher import leading
 from runner.provenance import DIFF_FILE, describe_commit, package_versions
 from runner.rundir import RunDir, find_trials
+from runner.search import read_told
 from runner.trial_environment import describe_differences, read_environment
 
 REPRODUCED = ".reproduce"
@@ -91,7 +92,7 @@ def read_recipe(run: RunDir, root: Path | None = None) -> Recipe:
     Raises: ConfigError for a config that cannot be read, and for code that is gone.
     """
     run = RunDir(run.path.resolve())
-    provenance = read_json(run.provenance) or {}
+    provenance, told = read_json(run.provenance) or {}, read_told(run)
     folder = Path(provenance.get("folder") or ".")
     python = provenance.get("executable") or sys.executable
     return Recipe(
@@ -102,7 +103,7 @@ def read_recipe(run: RunDir, root: Path | None = None) -> Recipe:
         folder if folder.is_dir() else Path.cwd(),
         (root or run.path.parents[1] / REPRODUCED / run.experiment / run.trial).resolve(),
         provenance,
-        (read_json(run.search) or {}).get("pruned_step"),
+        told.pruned_step if told else None,
     )
 
 

@@ -10,13 +10,14 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from runner.config import Trial
 from runner.errors import ConfigError
 from runner.experiment import validate
+from runner.explain import OptionError
 from runner.faults import NO_FAULTS, Faults
 from runner.files import read_json, read_rows, write_json
 from runner.grouped_yaml import split_text
@@ -24,7 +25,7 @@ from runner.lock import locked
 from runner.rundir import RunDir, find_trials
 from runner.schema import build, set_key
 from runner.search_config import SearchConfig
-from runner.strict_yaml import parse_yaml
+from runner.strict_yaml import flow, parse_yaml
 from runner.study import Member, import_optuna, suggest
 from runner.sweep import SEARCH, Variant
 
@@ -35,10 +36,13 @@ PATIENCE_SECONDS = 60
 
 @dataclass(frozen=True)
 class Told:
-    """What a search told a trial."""
+    """What a search told a trial: its `search.json`."""
 
+    study: str
+    number: int
     parameters: dict[str, Any]
     pruned_step: int | None = None
+    """At which it was to end; None while it goes on."""
 
 
 def journal_of(folder: Path, study: str) -> Path:
@@ -47,9 +51,17 @@ def journal_of(folder: Path, study: str) -> Path:
 
 
 def read_told(run: RunDir) -> Told | None:
-    """What a trial was told; None before its first start."""
-    document = read_json(run.search)
-    return None if document is None else Told(document["parameters"], document.get("pruned_step"))
+    """What a trial was told; None before its first start. Raises: ConfigError for a damaged file."""
+    try:
+        document = read_json(run.search)
+        return None if document is None else Told(**document)
+    except (ValueError, TypeError):
+        problem = "is damaged; what the trial was told stands in config.yaml, or move its folder away"
+        raise ConfigError(f"{run.search}: {problem}") from None
+
+
+def write_told(run: RunDir, told: Told) -> None:
+    write_json(run.search, asdict(told))
 
 
 def read_search(run: RunDir) -> SearchConfig | None:
@@ -75,8 +87,10 @@ def as_drawn(expanded: list[tuple[Variant, Trial]], folder: Path) -> list[tuple[
     pairs = []
     for variant, trial in expanded:
         told = None if trial.search is None else read_told(RunDir(folder / variant.trial_id))
+        # Of what it may not have the trial has failed, and its folder has the config from before the draw.
+        with suppress(OptionError):
+            trial = trial if told is None else apply_parameters(trial, told.parameters)
         if told is not None:
-            trial = apply_parameters(trial, told.parameters)
             variant = replace(variant, overrides={**variant.overrides, **told.parameters})
         pairs.append((variant, trial))
     return pairs
@@ -88,14 +102,18 @@ def ask(search: SearchConfig, run: RunDir, faults: Faults = NO_FAULTS) -> Told:
     faults.at("search.ask")
     folder, journal = run.path.parent, journal_of(run.path.parent, search.study)
     with _turn(journal.parent):
+        # Another attempt may have been here meanwhile.
+        if (told := read_told(run)) is not None:
+            return told
         members = read_study(folder, search)
-        parameters = suggest(search, search.number, members)
+        told = Told(search.study, search.number, suggest(search, search.number, members))
         faults.at("search.drawn")
-        write_json(run.search, {"study": search.study, "number": search.number, "parameters": parameters})
+        write_told(run, told)
         faults.at("search.fixed")
-        _write_journal(journal, search, [*members, Member(run.trial, search.number, parameters)])
-    print(f"runner: trial {search.number} of search {search.study}: {parameters}", flush=True)
-    return Told(parameters)
+        _write_journal(journal, search, [*members, Member(run.trial, told.number, told.parameters)])
+    words = " ".join(f"{key}={flow(value)}" for key, value in told.parameters.items())
+    print(f"runner: trial {told.number} of search {told.study}: {words}", flush=True)
+    return told
 
 
 def tell(search: SearchConfig, folder: Path, faults: Faults = NO_FAULTS) -> list[Member]:
@@ -132,15 +150,15 @@ def read_reports(run: RunDir, metric: str) -> tuple[float, ...]:
 
 def _read_member(run: RunDir, search: SearchConfig, known: dict[str, Member]) -> Member | None:
     try:
-        document = read_json(run.search)
-    except ValueError:
+        told = read_told(run)
+    except ConfigError:
         return None
-    if document is None or document["study"] != search.study:
+    if told is None or told.study != search.study:
         return None
     stamp = _stamp(run)
     if stamp and run.trial in known and known[run.trial].stamp == stamp:
         return known[run.trial]
-    member = Member(run.trial, document["number"], document["parameters"], stamp=stamp)
+    member = Member(run.trial, told.number, told.parameters, stamp=stamp)
     if not stamp:
         return member
     result = None

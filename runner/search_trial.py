@@ -1,17 +1,17 @@
 """A trial of a search on its ranks: what it is told before it is built, and whether it ends before its time."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from runner.config import Trial
 from runner.errors import ConfigError
 from runner.explain import OptionError, did_you_mean
 from runner.faults import NO_FAULTS, Faults
-from runner.files import read_json, write_json, write_yaml
+from runner.files import write_yaml
 from runner.group import Group
 from runner.rundir import RunDir
-from runner.search import Told, apply_parameters, ask, read_reports, read_study, read_told
+from runner.search import Told, apply_parameters, ask, read_reports, read_study, read_told, write_told
 from runner.search_config import SearchConfig
 from runner.strict_yaml import parse_yaml
 from runner.study import is_to_be_pruned
@@ -26,12 +26,11 @@ class Pruning:
     step: int | None = None
     """At which it was pruned; None while it is not."""
 
-    def decide(self, step: int, metrics: Mapping[str, float], group: Group, faults: Faults = NO_FAULTS) -> bool:
+    def decide(self, step: int, group: Group, faults: Faults = NO_FAULTS) -> bool:
         """Whether the trial ends at this step, where it was just evaluated and its row written; a collective call.
 
-        Rank 0 decides. Raises: OptionError for a metric that the evaluation does not give.
+        Rank 0 decides.
         """
-        check_metric(self.search, metrics)
         if self.search.pruner is None:
             return False
         if group.agree_max(int(group.is_main and self._decide(step, faults))):
@@ -39,15 +38,16 @@ class Pruning:
         return self.step == step
 
     def _decide(self, step: int, faults: Faults) -> bool:
+        told = read_told(self.run)
         # A copy that is trained alone has nobody to be compared with.
-        if not self.run.search.exists():
+        if told is None:
             return False
         reports = read_reports(self.run, self.search.metric)
         if not is_to_be_pruned(self.search, read_study(self.run.path.parent, self.search), reports):
             return False
         faults.at("search.prune")
         # First of all: another attempt that goes through this step again ends at it, whatever the others did meanwhile.
-        write_json(self.run.search, {**(read_json(self.run.search) or {}), "pruned_step": step})
+        write_told(self.run, replace(told, pruned_step=step))
         faults.at("search.pruned")
         return True
 
@@ -69,7 +69,7 @@ def settle_parameters(
             if told is None and not trial.search.drawn:
                 told = ask(trial.search, run, faults)
             if told is not None:
-                answer = {"parameters": told.parameters, "pruned_step": told.pruned_step}
+                answer = asdict(told)
         except ConfigError as error:
             answer = {"error": str(error)}
     answer = group.broadcast_json(answer)

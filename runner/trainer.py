@@ -28,7 +28,7 @@ from runner.rendezvous import Place
 from runner.resume import restore
 from runner.run import Run, build
 from runner.saving import attend_background, end_background, plan_save, save
-from runner.search_trial import Pruning
+from runner.search_trial import Pruning, check_metric
 from runner.signs import classify
 from runner.state import rng_untouched
 from runner.time_limit import TimeLimit
@@ -285,10 +285,18 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
         run.tracker.write(state.step, row | found)
     run.progress.report(state.step, row | found)
     if evaluates and run.pruning is not None:
-        with rng_untouched():
-            if run.pruning.decide(state.step, found, run.group, run.faults):
-                run.stop = state.step
-                run.progress.say(f"pruned at step {state.step} of {run.steps}: others were better by then")
+        check_metric(run.pruning.search, found)
+        if not run.at_end:
+            prune(run)
+
+
+def prune(run: Run) -> None:
+    """End a trial of a search here, if it is to be pruned by what was just evaluated."""
+    assert run.pruning is not None
+    with rng_untouched():
+        if run.pruning.decide(run.state.step, run.group, run.faults):
+            run.stop = run.state.step
+            run.progress.say(f"pruned at step {run.stop} of {run.steps}: others were better by then")
 
 
 def keep_journal(run: Run) -> None:

@@ -18,7 +18,7 @@ from runner.files import read_json, write_json
 from runner.group import Group
 from runner.preflight import check_same
 from runner.results.trials import read_results
-from runner.search import as_drawn, ask, journal_of, tell
+from runner.search import Told, as_drawn, ask, journal_of, read_study, tell, write_told
 from runner.search_config import SearchOptions
 from runner.search_report import read_reports
 from runner.search_trial import check_metric, settle_parameters
@@ -244,6 +244,23 @@ def test_submitting_again_keeps_what_was_drawn(tmp_path):
     for run in runs[:2]:
         assert load_trial(run.config).optimizer.lr == told(run)["optimizer.lr"]
     assert [trial.search.drawn for _, trial in pairs] == [True, True, False, False]
+
+
+def test_what_was_drawn_and_is_not_allowed_fails_its_trial_alone(tmp_path):
+    sizes = {"train.batch_size": {"int": [24, 48]}}
+    run, other = make_runs(tmp_path, 2, parameters=sizes, pruner=None, sampler="random")
+    trial = load_trial(run.config)
+    trial = trial.model_copy(update={"resources": trial.resources.model_copy(update={"ranks": 24})})
+    write_told(run, Told(trial.search.study, 0, {"train.batch_size": 25}))
+    with pytest.raises(ConfigError, match=r"train\.batch_size: 25 is not allowed; must be divisible by 24"):
+        settle_parameters(trial, run, Group())
+    pairs = [(variant, trial) for variant, _ in trials(load_experiment(tmp_path / "tiny.yaml"))]
+    assert as_drawn(pairs, run.path.parent)[0][1] == trial
+    run.search.write_text('{"study": ')
+    with pytest.raises(ConfigError, match=r"search\.json: is damaged"):
+        as_drawn(pairs, run.path.parent)
+    ask(search_of(other), other)
+    assert [member.number for member in read_study(run.path.parent, search_of(other))] == [1]
 
 
 def test_the_report_and_the_results_tell_what_came_of_it(tmp_path, capsys):

@@ -1,6 +1,5 @@
 """Trials of a search that are trained: the same bits as alone, one in its study at the end, pruned on all ranks."""
 
-import json
 import signal
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from runner.files import read_json, read_rows
 from runner.local_ranks import DONE, LocalRanks
 from runner.reproduce import read_recipe
 from runner.rundir import RunDir, find_trials
-from runner.search import journal_of
+from runner.search import Told, journal_of, write_told
 from runner.search_report import read_reports
 from runner.status import read_statuses
 from runner.submit import prepare
@@ -45,7 +44,10 @@ def make_runs(folder: Path, count: int, pruner=None, **groups) -> list[RunDir]:
 
 
 def test_a_trial_of_a_search_is_what_its_parameters_are_alone(tmp_path):
-    (run,) = make_runs(tmp_path, 1)
+    # At the last of four evaluations nobody is pruned any more, however good another one was.
+    run, better = make_runs(tmp_path, 2, pruner=MEDIAN | {"warmup_evaluations": 3})
+    write_told(better, Told(search_of(run).study, 1, {"optimizer.lr": 1e-3}))
+    finish(better, 2.0, 2.0, 2.0, 2.0)
     train_here(run)
     alone = prepare_run(tmp_path / "alone", optimizer={"lr": told(run)["optimizer.lr"]}, **GROUPS)
     copied = RunDir(tmp_path / "copied" / "tiny" / "copied")
@@ -54,7 +56,7 @@ def test_a_trial_of_a_search_is_what_its_parameters_are_alone(tmp_path):
         train_here(other)
         assert fingerprint(other) == fingerprint(run)
     assert read_json(run.result)["pruned"] is False and not copied.search.exists()
-    (trial,) = read_journal([run])
+    trial, _ = sorted(read_journal([run]), key=lambda trial: trial.user_attrs["number"])
     assert trial.state is TrialState.COMPLETE and trial.value == read_json(run.result)["metrics"][METRIC]
     assert list(trial.intermediate_values.values()) == [row[METRIC] for row in read_rows(run.metrics) if METRIC in row]
 
@@ -84,8 +86,7 @@ def test_kills_leave_one_trial_in_the_study(tmp_path):
 def test_a_pruned_trial_ends_at_one_step_on_all_ranks_whatever_interrupts_it(tmp_path):
     runs = make_runs(tmp_path, 3, pruner=MEDIAN, resources={"ranks": 2})
     # Nobody is as good as this.
-    first = {"study": search_of(runs[0]).study, "number": 0, "parameters": {"optimizer.lr": 1e-3}}
-    runs[0].search.write_text(json.dumps(first))
+    write_told(runs[0], Told(search_of(runs[0]).study, 0, {"optimizer.lr": 1e-3}))
     finish(runs[0], 2.0, 2.0, 2.0, 2.0)
     assert launch(runs[1], 0, 2) == [DONE, DONE]
     result = read_json(runs[1].result)
@@ -95,7 +96,7 @@ def test_a_pruned_trial_ends_at_one_step_on_all_ranks_whatever_interrupts_it(tmp
     assert read_statuses([runs[1]])[0].note == "pruned at step 6"
     assert read_recipe(runs[1]).command[-2:] == ["--steps", "6"]
 
-    runs[2].search.write_text(json.dumps(first | {"number": 2, "parameters": told(runs[1])}))
+    write_told(runs[2], Told(search_of(runs[0]).study, 2, told(runs[1])))
     for number, place in enumerate(["search.prune", "search.pruned"]):
         assert launch(runs[2], number, 2, Fault(place, "KILL"))[0] == -signal.SIGKILL
     # It was decided: that nobody is better any more changes nothing.
