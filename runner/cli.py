@@ -16,6 +16,7 @@ from runner import (
     cli_plan,
     cli_report,
     cli_results,
+    cli_search,
     cli_sync,
     completion,
 )
@@ -243,6 +244,9 @@ app.command(cls=cli_results.ResultsCommand)(cli_results.results)
 app.command()(cli_results.plot)
 app.command()(cli_report.report)
 app.command()(cli_report.embed)
+app.command()(cli_search.search)
+
+
 app.command()(cli_goodput.goodput)
 app.command()(cli_goodput.simulate)
 

@@ -106,7 +106,7 @@ def plot(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture: .png, .pdf or .svg.")],
     kind: Annotated[
         str | None,
-        typer.Option(metavar="KIND", help="curves, parameter, settings, timeline; else what fits."),
+        typer.Option(metavar="KIND", help="curves, parameter, search, settings, timeline; else what fits."),
     ] = None,
     x: Annotated[str | None, typer.Option("--x", metavar="KEY", help="Horizontal axis of `parameter`.")] = None,
     metric: Annotated[str | None, typer.Option(metavar="NAME", help="Else the main one.")] = None,

@@ -15,8 +15,10 @@ from pydantic import (
     model_validator,
 )
 
-from runner.explain import OptionError, did_you_mean
+from runner.explain import OptionError, did_you_mean, listed
 from runner.schema import Options
+from runner.search_config import SearchConfig
+from runner.strict_yaml import show
 from runner.views_config import ViewsConfig
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -320,6 +322,9 @@ class Trial(Options):
     rehearse: RehearseConfig | None = None
     """Interruptions on purpose; None: none."""
 
+    search: SearchConfig | None = None
+    """Where `sweep: search:` made the trial: which one it is of which search. Nobody writes it by hand."""
+
     @model_validator(mode="after")
     def check(self) -> Self:
         check_together(self)
@@ -348,3 +353,19 @@ def check_together(trial: Trial) -> None:
     if trial.rehearse is not None and train.steps is not None and trial.rehearse.at_step >= train.steps:
         problem = f"{trial.rehearse.at_step} is not allowed; must be less than train.steps, {train.steps}"
         raise OptionError("rehearse.at_step", problem)
+    if trial.search is not None:
+        check_search(trial.search, trial.evaluate)
+
+
+def check_search(search: SearchConfig, evaluate: EvaluateConfig) -> None:
+    """Raise OptionError for a metric that no evaluation gives, and for a pruner that would never be asked."""
+    probes = [f"{data}/{probe.name}_" for data in (evaluate.on, *evaluate.data) for probe in evaluate.probes]
+    if not search.metric.startswith(("train/", *probes)):
+        problem = f"{show(search.metric)} is not allowed; must begin with {listed([*probes, 'train/'])}"
+        raise OptionError("search.metric", problem)
+    if search.pruner is None:
+        return
+    if search.metric.startswith("train/"):
+        raise OptionError("search.pruner", f"needs the metric of an evaluation, and that is {search.metric}")
+    if evaluate.every_steps is None and evaluate.every_epochs is None:
+        raise OptionError("search.pruner", "needs evaluate.every_epochs or every_steps: it is asked at evaluations")

@@ -13,6 +13,7 @@ from runner.experiment import OUTSIDE_IDENTITY
 from runner.grouped_yaml import split_text
 from runner.rundir import RunDir
 from runner.strict_yaml import one_line, parse_yaml
+from runner.sweep import SEARCH
 from runner.tables import varying_keys
 
 DAMAGED = "damaged"
@@ -38,7 +39,8 @@ class Configs:
     def differing(self, overrides: list[dict[str, Any]], also: Iterable[str] = ()) -> list[dict[str, Any]]:
         """For each trial its value of every key that a sweep set in any of them, in which they differ, or in `also`.
 
-        `overrides` is what the sweep set in each. Keys that do not change what a trial computes are left out.
+        `overrides` is what the sweep set in each. Keys that do not change what a trial computes are left out; of the
+        search that it is of, its number is there.
         """
         told = [flatten(each) for each in overrides]
         chosen = dict.fromkeys([*(key for each in told for key in each), *also])
@@ -48,12 +50,14 @@ class Configs:
         varying: dict[str, None] = {}
         for name in names:
             texts = [each.get(name, "") for each in self._groups]
-            differ = name not in OUTSIDE_IDENTITY and len(set(texts)) > 1
+            differ = name not in OUTSIDE_IDENTITY and name != SEARCH and len(set(texts)) > 1
             if name in wanted or differ:
                 for config, text in zip(configs, texts, strict=True):
                     config.update(self._parse(name, text))
             if differ:
                 varying |= dict.fromkeys(varying_keys([self._parse(name, text) for text in dict.fromkeys(texts)]))
+        for config in configs:
+            _forget_undrawn(config)
         keys = {**chosen, **varying}
         return [
             {key: config.get(key, each.get(key)) for key in keys if key in config or key in each}
@@ -92,6 +96,14 @@ def split_groups(run: RunDir) -> dict[str, str]:
     except (OSError, UnicodeDecodeError):
         return {DAMAGED: run.trial}
     return split_text(text) or {DAMAGED: run.trial}
+
+
+def _forget_undrawn(config: dict[str, Any]) -> None:
+    """Until a trial of a search starts, what it will be told stands in its config for the sake of the form only."""
+    if config.get(f"{SEARCH}.drawn") is False:
+        start = f"{SEARCH}.parameters."
+        for key in [key for key in config if key.startswith(start)]:
+            config.pop(key.removeprefix(start).rpartition(".")[0], None)
 
 
 def _parse_group(name: str, text: str) -> dict[str, Any]:

@@ -73,6 +73,9 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     document = override(load_yaml(path), overrides)
     refuse_secrets(document)
     base = {key: value for key, value in document.mapping.items() if key != "sweep"}
+    # A config.yaml, which may be run again, says which trial of which search it is.
+    if "search" in base and not (isinstance(base["search"], dict) and "study" in base["search"]):
+        raise document.locate(OptionError("search", "belongs under sweep: write sweep: {search: ...}"))
     sweep = document.mapping.get("sweep")
     if sweep is not None and not isinstance(sweep, dict):
         problem = f"{show(sweep)} is not allowed; must be a mapping, such as {{grid: {{train.seed: [0, 1]}}}}"
@@ -149,6 +152,8 @@ def warnings(trial: Trial, cuda: bool = False) -> list[str]:
     advice = []
     if trial.train.precision == "fp16" and not cuda:
         advice.append('train.precision: "fp16" is slow on a CPU; bf16 is faster there and needs no loss scaling')
+    if trial.search is not None and trial.search.metric.startswith("test/"):
+        advice.append("sweep.search.metric: is of the test data; choose by evaluate.on: validation")
     return advice
 
 

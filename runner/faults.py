@@ -51,6 +51,17 @@ CLIENT_PLACES = {
 }
 """What stands at each place of `runner submit` and `runner apply`."""
 
+SEARCH_PLACES = {
+    "search.ask": "before the parameters of a trial of a search are drawn",
+    "search.drawn": "before they are written down",
+    "search.fixed": "after that, before the study knows of them",
+    "search.config": "before they are in the trial's config",
+    "search.prune": "a trial is to be pruned, nobody knows it yet",
+    "search.pruned": "that is written down, the ranks have not agreed yet",
+    "search.tell": "before the study is told of the result",
+}
+"""What stands at each place where a trial deals with its search."""
+
 ACTIONS = ("USR2", "TERM", "KILL", "STOP", "raise", "full", "input/output", "slow")
 """A signal to this process, an exception of the user's code, a full disk, a broken one, two seconds of nothing."""
 
@@ -71,7 +82,7 @@ class Fault:
     nth: int = 1
 
     def __post_init__(self) -> None:
-        assert self.place in PLACES | CLIENT_PLACES, self.place
+        assert self.place in PLACES | CLIENT_PLACES | SEARCH_PLACES, self.place
         assert self.action in ACTIONS, self.action
 
     def __str__(self) -> str:
@@ -88,7 +99,7 @@ class Faults:
 
     def at(self, place: str) -> None:
         """Pass a place; fail there if a fault is armed for this passage."""
-        assert place in PLACES or place in CLIENT_PLACES, place
+        assert place in PLACES or place in CLIENT_PLACES or place in SEARCH_PLACES, place
         if not self.armed:
             return
         self.passages[place] += 1

@@ -32,6 +32,8 @@ def json_schema() -> dict[str, Any]:
         config = _describe(named.load("mirrors", plug_in).Config, f"mirrors.{plug_in}.", definitions)
         tracking[plug_in] = {"anyOf": [config, {"type": "null"}], "default": None}
     properties["sweep"] = _describe(Sweep, "", definitions)
+    # Only configs of run folders have it.
+    del properties["search"], definitions["SearchConfig"]
     # The sweep may give whatever else a trial needs.
     schema["required"] = ["name"]
     del definitions["Selection"]

@@ -28,6 +28,8 @@ from runner.provenance import package_versions
 from runner.rendezvous import Place, meet
 from runner.requeue import allow, write_failure
 from runner.rundir import RunDir
+from runner.search import tell
+from runner.search_trial import settle_parameters
 from runner.signs import classify
 from runner.time_limit import TimeLimit, keeping, of_job
 from runner.trainer import Outcome, launch
@@ -122,6 +124,7 @@ def _train(
             keeping(limit, preemption),
         ):
             check_alike(trial, group)
+            trial, pruning = settle_parameters(trial, run, group, faults)
             journal = Journal(proof.journal, place.rank) if proof.journal else None
             outcome = launch(
                 trial,
@@ -134,8 +137,11 @@ def _train(
                 journal=journal,
                 limit=limit,
                 pulse=pulse,
+                pruning=pruning,
             )
             pulse.at("leave")
+            if trial.search is not None and group.is_main and run.search.exists() and not outcome.verdict:
+                tell(trial.search, run.path.parent, faults)
             verdict = outcome.verdict
             if verdict is Verdict.LEAVE:
                 raise SupersededError(f"attempt {attempt.number} of {run.trial}: a newer attempt has taken over")

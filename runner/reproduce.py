@@ -20,6 +20,7 @@ from runner.files import read_json, read_rows
 from runner.launcher import leading
 from runner.provenance import DIFF_FILE, describe_commit, package_versions
 from runner.rundir import RunDir, find_trials
+from runner.search import read_told
 from runner.trial_environment import describe_differences, read_environment
 
 REPRODUCED = ".reproduce"
@@ -46,12 +47,16 @@ class Recipe:
     """Run root of the repetition."""
 
     provenance: dict[str, Any]
+    pruned_step: int | None = None
+    """At which its search ended it."""
 
     @property
     def command(self) -> list[str]:
         ranks = str(self.trial.resources.ranks)
         config = str(self.run.config)
-        return [self.python, "-m", "runner", "debug", config, *ALONE, "--ranks", ranks, "--root", str(self.root)]
+        words = [self.python, "-m", "runner", "debug", config, *ALONE, "--ranks", ranks, "--root", str(self.root)]
+        # Alone it has nobody to be compared with, so it would go on.
+        return words if self.pruned_step is None else [*words, "--steps", str(self.pruned_step)]
 
     def lines(self) -> list[str]:
         """The same for a shell, with what else is known in comments."""
@@ -87,7 +92,7 @@ def read_recipe(run: RunDir, root: Path | None = None) -> Recipe:
     Raises: ConfigError for a config that cannot be read, and for code that is gone.
     """
     run = RunDir(run.path.resolve())
-    provenance = read_json(run.provenance) or {}
+    provenance, told = read_json(run.provenance) or {}, read_told(run)
     folder = Path(provenance.get("folder") or ".")
     python = provenance.get("executable") or sys.executable
     return Recipe(
@@ -98,6 +103,7 @@ def read_recipe(run: RunDir, root: Path | None = None) -> Recipe:
         folder if folder.is_dir() else Path.cwd(),
         (root or run.path.parents[1] / REPRODUCED / run.experiment / run.trial).resolve(),
         provenance,
+        told.pruned_step if told else None,
     )
 
 

@@ -35,6 +35,7 @@ from runner.precision import Precision
 from runner.preemption import Preemption
 from runner.progress import Progress
 from runner.schema import Options
+from runner.search_trial import Pruning
 from runner.snapshot import Snapshot
 from runner.state import TrainState, seed_everything
 from runner.time_limit import TimeLimit
@@ -80,6 +81,9 @@ class Run:
 
     journal: Journal | None = None
     """Kept only where a run is to be compared with another, step by step."""
+
+    pruning: Pruning | None = None
+    """Of a trial of a search."""
 
     resumed_from: str | None = None
     exact: str | None = None

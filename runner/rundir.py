@@ -41,6 +41,11 @@ class RunDir:
         return self.path / "overrides.yaml"
 
     @property
+    def search(self) -> Path:
+        """What a search told the trial: {"study", "number", "parameters"}, and {"pruned_step"} once it is pruned."""
+        return self.path / "search.json"
+
+    @property
     def provenance(self) -> Path:
         return self.path / "provenance.json"
 

@@ -145,7 +145,7 @@ def decide_state(record: Record, job: Job | None) -> tuple[TrialState, str]:
     if record.damaged:
         return "unknown", f"{record.damaged}; {_MOVE}"
     if record.result is not None:
-        return "done", ""
+        return "done", f"pruned at step {record.step}" if record.result.get("pruned") else ""
     if record.cancelled:
         return "cancelled", ""
     if record.failure is not None:
@@ -194,7 +194,7 @@ def count_states(rows: list[Row]) -> str:
 def count_words(states: list[str]) -> str:
     """In words: "3 done, 1 failed"."""
     counts = Counter(states)
-    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no trials"
+    return ", ".join(f"{counts[state]} {state}" for state in (*STATES, "pruned") if counts[state]) or "no trials"
 
 
 def ask_about(records: dict[int, Record], ask: Ask | None = None) -> dict[int, Job]:

@@ -52,6 +52,7 @@ from runner.profile import Profile, advice, layout, lead_advice, load_profile, l
 from runner.provenance import collect, write_origin
 from runner.rundir import RunDir, experiment_dir, find_trials
 from runner.schema import Document
+from runner.search import as_drawn
 from runner.status import read_statuses
 from runner.submission import SUBMISSIONS
 from runner.survey import make_plan, read_world
@@ -155,8 +156,10 @@ def read_request(path: Path, overrides: list[str], profile: str, root: Path) -> 
     expanded = trials(experiment)
     # Every plug-in choice is resolved now: a typo dies at submission and not after hours in the queue.
     options = resolve_trials(expanded, experiment.document)
+    resolve_trials(sweep.extremes(expanded, experiment.document), experiment.document)
     check_weights(expanded, experiment.document)
     folder = experiment_dir(root.absolute(), experiment.name)
+    expanded = as_drawn(expanded, folder)
     if site.cluster == "slurm":
         for resources in {trial.resources for _, trial in expanded}:
             layout(resources.ranks, site.gpus_per_node)

@@ -1,11 +1,14 @@
 """From one experiment to its trials: a pure function of the file, without torch.
 
-The language is that of runner.sweep_config. What the command line sets is taken out of the sweep. Neither the
-order of keys nor that of values changes the id of any trial.
+The language is that of runner.sweep_config. Of a search only the number of each trial is known here: its parameters
+stand at the first of their values until the trial starts, and it is called by its number and what is searched. What
+the command line sets is taken out of the sweep. Neither the order of keys nor that of values changes the id of any
+trial.
 """
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,10 +17,11 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from runner.config import Trial
+from runner.distribution import draw
 from runner.experiment import OUTSIDE_IDENTITY, Experiment, validate_groups
 from runner.explain import OptionError, did_you_mean
-from runner.schema import build_json, canonical, get_key, set_key
-from runner.sweep_config import MAX_TRIALS, Block, Sweep, draw
+from runner.schema import Document, build_json, canonical, get_key, set_key
+from runner.sweep_config import MAX_TRIALS, Block, Search, Sweep
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Variant:
     """One point of a sweep."""
 
     overrides: dict[str, Any]
-    """Dotted keys that the sweep set."""
+    """Dotted keys that the sweep set; of a search, the number."""
 
     mapping: dict[str, Any]
     """The whole trial as written; unchanged groups are shared between variants, so never modify it."""
@@ -58,6 +62,27 @@ def trials(experiment: Experiment) -> list[tuple[Variant, Trial]]:
     return pairs
 
 
+def extremes(pairs: list[tuple[Variant, Trial]], document: Document) -> list[tuple[Variant, Trial]]:
+    """Of each search, trials with one parameter at each of its ends: what they may not have is found at submission.
+
+    Raises ConfigError, in one line that names the line of the sweep at fault.
+    """
+    first = {trial.search.study: (variant, trial) for variant, trial in reversed(pairs) if trial.search is not None}
+    seen: dict[tuple[str, str], Any] = {}
+    found = []
+    for variant, trial in first.values():
+        assert trial.search is not None
+        groups = {key: canonical(value) for key, value in variant.mapping.items()}
+        for key, distribution in trial.search.parameters.items():
+            for value in distribution.ends:
+                mapping, group = set_key(variant.mapping, key, value), key.partition(".")[0]
+                try:
+                    found.append((variant, validate_groups({**groups, group: canonical(mapping[group])}, seen)))
+                except OptionError as error:
+                    raise document.locate(error, variant.origins) from None
+    return found
+
+
 def advice(experiment: Experiment) -> list[str]:
     """A line for each `when` and `exclude` that matches no trial: allowed, but rarely meant."""
     if experiment.sweep is None or not {"when", "exclude"} & experiment.sweep.keys():
@@ -86,6 +111,12 @@ def _hash_groups(groups: dict[str, str]) -> str:
     inside = [f"{encode_basestring_ascii(key)}:{groups[key]}" for key in sorted(groups) if key not in OUTSIDE_IDENTITY]
     return sha256(f"{{{','.join(inside)}}}".encode()).hexdigest()[:10]
 
+
+SEARCH = "search"
+"""The group of a config that says of which search it is."""
+
+_OF_A_SEARCH = re.compile(r"sweep(\.when\.\d+)*\.search\b")
+_BEFORE_THE_DRAW = (SEARCH, "train.backend")
 
 Condition = dict[str, set[str]]
 """Dotted key -> canonical JSON of the values that match."""
@@ -118,10 +149,23 @@ def _variants(experiment: Experiment) -> Iterator[tuple[Variant, dict[str, str]]
             if setting not in texts:
                 texts[setting] = canonical(point.mapping[group])
             groups[group] = texts[setting]
+        if SEARCH in point.overrides:
+            point = _name_study(point, groups)
+            groups[SEARCH] = canonical(point.mapping[SEARCH])
         name = _hash_groups(groups)
         if name not in found:
             found.add(name)
             yield Variant(point.overrides, point.mapping, name, point.origins), groups
+
+
+def _name_study(point: _Point, groups: dict[str, str]) -> _Point:
+    """A trial of a search with the hash of all that its trials share; what is to be drawn, the sweep has not set."""
+    options = point.mapping[SEARCH]
+    study = _hash_groups({**groups, SEARCH: canonical({**options, "number": None})})
+    overrides = {key: value for key, value in point.overrides.items() if key not in options["parameters"]}
+    del overrides[SEARCH]
+    mapping = {**point.mapping, SEARCH: {**options, "study": study}}
+    return _Point({**overrides, f"{SEARCH}.number": options["number"]}, mapping, point.origins)
 
 
 def _settings_by_group(overrides: dict[str, Any]) -> dict[str, str]:
@@ -154,8 +198,9 @@ def _multiplied(experiment: Experiment) -> tuple[Sweep, list[_Point]]:
     sweep = build_json(Sweep, json.dumps(experiment.sweep), "sweep")
     pinned = {key: text for key, text in experiment.document.overrides.items() if not key.startswith("sweep")}
     dimensions = _prepare(sweep, "sweep", pinned)
-    settable = {*_dotted_keys(experiment.base), *_all_origins(dimensions)}
-    _check_conditions(sweep, "sweep", settable)
+    origins = dict(_all_origins(dimensions))
+    searched = {key for key, origin in origins.items() if _OF_A_SEARCH.match(origin)}
+    _check_conditions(sweep, "sweep", {*_dotted_keys(experiment.base), *origins}, searched)
     return sweep, _multiply(dimensions, _Point({}, experiment.base, {}))
 
 
@@ -187,7 +232,7 @@ def _multiply(dimensions: _Dimensions, start: _Point) -> list[_Point]:
 def _prepare(block: Block, at: str, pinned: dict[str, str]) -> _Dimensions:
     axes: list[list[dict[str, Any]]] = []
     origins: dict[str, str] = {}
-    for axis, names in _axes(block, at):
+    for axis, names in _axes(block, at, pinned):
         free = {key: origin for key, origin in names.items() if not _is_pinned(key, origin, pinned)}
         for key, origin in free.items():
             if (group := key.partition(".")[0]) in OUTSIDE_IDENTITY:
@@ -204,7 +249,7 @@ def _prepare(block: Block, at: str, pinned: dict[str, str]) -> _Dimensions:
     return _Dimensions(axes, origins, whens)
 
 
-def _axes(block: Block, at: str) -> Iterator[tuple[list[dict[str, Any]], dict[str, str]]]:
+def _axes(block: Block, at: str, pinned: dict[str, str]) -> Iterator[tuple[list[dict[str, Any]], dict[str, str]]]:
     """Each dimension of a block as its settings, with the key of the file that sets each dotted key."""
     for key, values in block.grid.items():
         yield [{key: value} for value in values], {key: f"{at}.grid.{key}"}
@@ -222,16 +267,34 @@ def _axes(block: Block, at: str) -> Iterator[tuple[list[dict[str, Any]], dict[st
         keys = [(key, index) for index, case in enumerate(block.cases) for key in case]
         yield block.cases, {key: f"{at}.list.{index}.{key}" for key, index in reversed(keys)}
     if block.random is not None:
-        search = block.random
+        chosen = block.random
         yield (
             [
-                {key: draw(distribution, search.seed, key, index) for key, distribution in search.parameters.items()}
-                for index in range(search.samples)
+                {key: draw(distribution, chosen.seed, key, index) for key, distribution in chosen.parameters.items()}
+                for index in range(chosen.samples)
             ],
-            {key: f"{at}.random.parameters.{key}" for key in search.parameters},
+            {key: f"{at}.random.parameters.{key}" for key in chosen.parameters},
         )
+    if block.search is not None:
+        yield _search_axis(block.search, f"{at}.{SEARCH}", pinned)
     if block.seeds:
         yield [{"train.seed": seed} for seed in block.seeds], {"train.seed": f"{at}.seeds"}
+
+
+def _search_axis(search: Search, at: str, pinned: dict[str, str]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The trials of a search by number, their parameters at the first value; the command line may set some of these."""
+    names = {key: f"{at}.parameters.{key}" for key in search.parameters}
+    for key, origin in names.items():
+        if any(_overlap(key, fixed) for fixed in _BEFORE_THE_DRAW):
+            raise OptionError(origin, f"{key} is used before a trial's parameters are drawn, so it cannot be searched")
+    parameters = {k: each for k, each in search.parameters.items() if not _is_pinned(k, names[k], pinned)}
+    if not parameters:
+        raise OptionError(f"{at}.parameters", "the command line sets all of them; leave sweep.search out")
+    # As written: a default that is spelled out, or a new option, gives no other trial.
+    options = search.model_dump(mode="json", exclude_unset=True, exclude={"trials"})
+    options["parameters"] = {key: options["parameters"][key] for key in parameters}
+    first = {key: distribution.ends[0] for key, distribution in parameters.items()}
+    return [{**first, SEARCH: {**options, "number": n}} for n in range(search.trials)], {SEARCH: at, **names}
 
 
 def _is_pinned(key: str, origin: str, pinned: dict[str, str]) -> bool:
@@ -283,8 +346,11 @@ def _matches(condition: Condition, mapping: dict[str, Any]) -> bool:
     return True
 
 
-def _check_conditions(block: Block, at: str, settable: set[str]) -> None:
-    """A condition on a key that no trial writes can never match: a typo, or a default not written out."""
+def _check_conditions(block: Block, at: str, settable: set[str], searched: set[str]) -> None:
+    """A condition on a key that no trial writes can never match: a typo, or a default not written out.
+
+    What is searched is not known before a trial starts.
+    """
     conditions = [(f"{at}.when.{index}.if", when.condition) for index, when in enumerate(block.when)]
     if isinstance(block, Sweep):
         conditions += [(f"{at}.exclude.{index}", condition) for index, condition in enumerate(block.exclude)]
@@ -293,8 +359,10 @@ def _check_conditions(block: Block, at: str, settable: set[str]) -> None:
             if not any(_overlap(key, other) for other in settable):
                 problem = f"no trial writes this key; {did_you_mean(key, settable)}"
                 raise OptionError(f"{place}.{key}", problem)
+            if any(_overlap(key, other) for other in searched):
+                raise OptionError(f"{place}.{key}", "is searched, so nobody knows it before the trial starts")
     for index, when in enumerate(block.when):
-        _check_conditions(when, f"{at}.when.{index}", settable)
+        _check_conditions(when, f"{at}.when.{index}", settable, searched)
 
 
 def _dotted_keys(mapping: dict[str, Any], at: str = "") -> Iterator[str]:
@@ -305,7 +373,7 @@ def _dotted_keys(mapping: dict[str, Any], at: str = "") -> Iterator[str]:
             yield f"{at}{key}"
 
 
-def _all_origins(dimensions: _Dimensions) -> Iterator[str]:
-    yield from dimensions.origins
+def _all_origins(dimensions: _Dimensions) -> Iterator[tuple[str, str]]:
+    yield from dimensions.origins.items()
     for _, block in dimensions.whens:
         yield from _all_origins(block)

@@ -1,10 +1,12 @@
-"""The grammar of `sweep:` in an experiment file, and how random parameters are drawn.
+"""The grammar of `sweep:` in an experiment file.
 
     sweep:
       grid: {method.gamma: [0.0, 1.0], encoder.name: [resnet18, resnet50]}   every combination
       zip: {optimizer.lr: [1e-3, 3e-4], train.batch_size: [256, 1024]}       side by side
       list: [{method.name: scl}, {method.name: simclr, train.epochs: 50}]    one after the other
       random: {samples: 20, seed: 0, parameters: {optimizer.lr: {loguniform: [1e-5, 1e-2]}}}
+      search: {trials: 40, metric: validation/linear_top1, direction: maximize, parameters: ...}   one by one, by what
+                                                                             the trials before them gave
       seeds: [0, 1, 2]                                                       train.seed
       when: [{if: {method.name: simclr}, grid: {method.temperature: [0.1, 0.5]}}]
       exclude: [{encoder.name: resnet50, method.gamma: 0.0}]
@@ -13,45 +15,16 @@ All kinds multiply; `when` adds dimensions to the trials that match, and may nes
 what is written, a list standing for any of its values.
 """
 
-import math
-from hashlib import blake2b
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from runner.distribution import Distribution, Values
 from runner.explain import OptionError
-from runner.schema import Options, canonical
+from runner.schema import Options
+from runner.search_config import SearchOptions
 
 MAX_TRIALS = 100_000
-
-Values = Annotated[list[Any], Field(min_length=1)]
-
-
-class Distribution(Options):
-    """Where a random parameter comes from; one of these."""
-
-    uniform: tuple[float, float] | None = None
-    """[low, high]"""
-
-    loguniform: tuple[float, float] | None = None
-    """[low, high], both above 0; the logarithm is uniform."""
-
-    whole: tuple[int, int] | None = Field(default=None, alias="int")
-    """[low, high], both included."""
-
-    choice: Values | None = None
-    """Any of these values."""
-
-    @model_validator(mode="after")
-    def check(self) -> Self:
-        given = [limits for limits in (self.uniform, self.loguniform, self.whole) if limits is not None]
-        if len(given) + (self.choice is not None) != 1:
-            raise ValueError("needs exactly one of uniform, loguniform, int and choice")
-        if given and given[0][0] >= given[0][1]:
-            raise ValueError(f"must go from low to high, got {list(given[0])}")
-        if self.loguniform is not None and self.loguniform[0] <= 0:
-            raise ValueError(f"loguniform must start above 0, got {list(self.loguniform)}")
-        return self
 
 
 class RandomSearch(Options):
@@ -60,6 +33,13 @@ class RandomSearch(Options):
     samples: int = Field(ge=1, le=MAX_TRIALS)
     seed: int = 0
     parameters: dict[str, Distribution] = Field(min_length=1)
+
+
+class Search(SearchOptions):
+    """Parameters that each trial is told when it starts, by what the trials before it gave."""
+
+    trials: int = Field(ge=1, le=MAX_TRIALS)
+    """No part of what a trial is: raising it adds trials and keeps the others."""
 
 
 class Block(Options):
@@ -76,6 +56,9 @@ class Block(Options):
 
     random: RandomSearch | None = None
     """Random search."""
+
+    search: Search | None = None
+    """A study of its own for each combination of the other dimensions."""
 
     seeds: list[int] = Field(default_factory=list)
     """Values of train.seed."""
@@ -104,24 +87,3 @@ class Sweep(Block):
 
     exclude: list[dict[str, Any]] = Field(default_factory=list)
     """Trials that match one of these are left out."""
-
-
-def draw(distribution: Distribution, seed: int, name: str, index: int) -> Any:
-    """Sample number `index` of a parameter: a function of (seed, name, index), whatever else is drawn."""
-    digest = blake2b(f"{seed}/{name}/{index}".encode(), digest_size=8).digest()
-    share = (int.from_bytes(digest, "big") >> 11) / 2**53
-    if distribution.choice is not None:
-        choices = sorted(distribution.choice, key=canonical)
-        return choices[int(share * len(choices))]
-    if distribution.whole is not None:
-        low, high = distribution.whole
-        return low + int(share * (high - low + 1))
-    if distribution.uniform is not None:
-        bottom, top = distribution.uniform
-        value = bottom + share * (top - bottom)
-    else:
-        assert distribution.loguniform is not None
-        bottom, top = distribution.loguniform
-        value = math.exp(math.log(bottom) + share * (math.log(top) - math.log(bottom)))
-    # Six digits: readable, and the same where another libm rounds the last bit of exp another way.
-    return min(max(float(f"{value:.6g}"), bottom), top)

@@ -28,6 +28,7 @@ from runner.rendezvous import Place
 from runner.resume import restore
 from runner.run import Run, build
 from runner.saving import attend_background, end_background, plan_save, save
+from runner.search_trial import Pruning, check_metric
 from runner.signs import classify
 from runner.state import rng_untouched
 from runner.time_limit import TimeLimit
@@ -59,6 +60,7 @@ def launch(
     journal: Journal | None = None,
     limit: TimeLimit | None = None,
     pulse: Pulse | None = None,
+    pruning: Pruning | None = None,
 ) -> Outcome:
     """Train a trial to its end, or to the step at which its ranks agree to leave; a collective call.
 
@@ -70,6 +72,9 @@ def launch(
     run = build(trial, attempt, group, preemption, stop_after, faults, pulse)
     run.journal = journal
     run.limit = limit or run.limit
+    run.pruning = pruning
+    if pruning is not None and pruning.step is not None:
+        run.stop = min(run.stop, pruning.step)
     restore(run)
     plan_save(run, save_seconds=0.0)
     state = run.state
@@ -279,6 +284,19 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
     if run.tracker is not None:
         run.tracker.write(state.step, row | found)
     run.progress.report(state.step, row | found)
+    if evaluates and run.pruning is not None:
+        check_metric(run.pruning.search, found)
+        if not run.at_end:
+            prune(run)
+
+
+def prune(run: Run) -> None:
+    """End a trial of a search here, if it is to be pruned by what was just evaluated."""
+    assert run.pruning is not None
+    with rng_untouched():
+        if run.pruning.decide(run.state.step, run.group, run.faults):
+            run.stop = run.state.step
+            run.progress.say(f"pruned at step {run.stop} of {run.steps}: others were better by then")
 
 
 def keep_journal(run: Run) -> None:
@@ -317,6 +335,7 @@ def write_result(run: Run) -> None:
         run.attempt.run.result,
         {
             "state": "done",
+            **({} if run.pruning is None else {"pruned": run.pruning.step is not None}),
             "step": run.state.step,
             "steps": run.steps,
             "metrics": rows,

@@ -28,6 +28,7 @@ VERBS = [
     "plot",
     "report",
     "embed",
+    "search",
     "goodput",
     "simulate",
     "export",

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.distribution import Distribution, draw
 from runner.errors import ConfigError
 from runner.experiment import Experiment, load_experiment, validate
 from runner.schema import Document, canonical, get_key
 from runner.sweep import advice, expand, trial_id, trials
-from runner.sweep_config import Distribution, draw
 from tests.benchmarks.bench_sweep import ten_thousand_trials, time_sweep
 
 BASE: dict[str, Any] = {

@@ -9,6 +9,7 @@ from runner.plot.curves import plot_curves
 from runner.plot.figure import FORMATS, save
 from runner.plot.parameter import plot_parameter
 from runner.plot.scene import Scene
+from runner.plot.search import plot_search
 from runner.plot.settings import plot_settings
 from runner.results import Setting, TrialResult, group_seeds, metric_names
 from runner.results.names import find_metric
@@ -17,6 +18,7 @@ from runner.results.sheet import SpreadKind
 KINDS: dict[str, Callable[[Scene], object]] = {
     "curves": plot_curves,
     "parameter": plot_parameter,
+    "search": plot_search,
     "settings": plot_settings,
 }
 """Each returns a matplotlib figure. Raises: ConfigError when there is nothing to draw, or an option is missing."""

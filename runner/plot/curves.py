@@ -115,4 +115,6 @@ def _explain_ends(axes: Any, states: set[str]) -> None:
 
 def _end_marker(state: str) -> str:
     """How the last point of a trial that is not done is marked."""
+    if state == "pruned":
+        return "|"
     return "x" if state in ("failed", "cancelled", "unknown") else ">"

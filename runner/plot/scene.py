@@ -61,10 +61,12 @@ class Scene:
         return groups
 
     def fitting_kind(self) -> str:
-        """A number that is set against the metric, other settings beside each other, else curves."""
+        """A search in the order of its trials, one number against the metric, other settings in a row, else curves."""
         done = [group for group in self.groups if group.values(self.metric)]
         if len(done) < 2:
             return "curves"
+        if self.x is None and all("search.number" in group.settings for group in self.groups):
+            return "search"
         keys = self.keys
         one_number = len(keys) == 1 and all(is_number(group.settings.get(keys[0])) for group in done)
         return "parameter" if self.x or one_number else "settings"

@@ -19,7 +19,7 @@ from typing import Any
 from runner.differences import split_groups
 from runner.files import masked, read_rows, replacing
 from runner.rundir import RunDir
-from runner.status import Ask, Row, TrialState, read_statuses
+from runner.status import Ask, Row, read_statuses
 
 NAME = ".registry.json"
 """In the folder of an experiment."""
@@ -40,7 +40,9 @@ class Entry:
     """One trial of a sweep, as its files tell it."""
 
     run: RunDir
-    state: TrialState
+    state: str
+    """A TrialState, or `pruned`."""
+
     overrides: dict[str, Any]
     metrics: dict[str, float]
     """Final ones, or the last ones of a trial that is not done."""
@@ -85,7 +87,9 @@ def read_entries(runs: list[RunDir], ask: Ask | None = None) -> list[Entry]:
 def read_entry(row: Row) -> Entry:
     """What there is of a trial whose state is known."""
     metrics = row.record.metrics if row.state == "done" else _last_values(row.run)
-    return Entry(row.run, row.state, row.record.overrides, metrics, split_groups(row.run))
+    # Its search ended it early: its metrics are shown, and do not count beside those of whole trials.
+    is_pruned = bool((row.record.result or {}).get("pruned"))
+    return Entry(row.run, "pruned" if is_pruned else row.state, row.record.overrides, metrics, split_groups(row.run))
 
 
 def read_registry(folder: Path) -> dict[str, Kept]:
