@@ -6,12 +6,14 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from runner.client import UnansweredError, call
 from runner.config import ResourcesConfig
 from runner.errors import SubmissionError
 from runner.explain import OptionError, counted, did_you_mean, listed
 from runner.limits import Cluster
+from runner.packing import count_cpus, count_gpus
 from runner.profile import Profile, layout
 from runner.refusals import blame, find_refusal
 from runner.slurm import Node, parse_duration
@@ -57,10 +59,16 @@ def list_modules(setup: Iterable[str]) -> list[str]:
     return found
 
 
-def check_cluster(site: Profile, cluster: Cluster, kinds: Mapping[ResourcesConfig, str]) -> None:
+def check_cluster(
+    site: Profile,
+    cluster: Cluster,
+    kinds: Mapping[ResourcesConfig, str],
+    trials: Mapping[ResourcesConfig, int] = MappingProxyType({}),
+) -> None:
     """Raise OptionError, with the profile's key where that can be told, for jobs that would never run.
 
-    `kinds` has an sbatch script for each kind of resources, and Slurm says of each whether it would take it.
+    `kinds` has an sbatch script for each kind of resources, and Slurm says of each whether it would take it; `trials`
+    says how many such a job holds, where that is not one.
     """
     for name in [] if site.partition is None else site.partition.split(","):
         if cluster.partitions and name not in cluster.partitions:
@@ -74,29 +82,33 @@ def check_cluster(site: Profile, cluster: Cluster, kinds: Mapping[ResourcesConfi
         raise OptionError("time_minutes", problem)
     own = [node for node in cluster.nodes if node.partition in partitions]
     for resources, script in kinds.items():
-        check_nodes(site, resources, own)
+        check_nodes(site, resources, own, trials.get(resources, 1))
         check_accepted(site, script)
 
 
-def check_nodes(site: Profile, resources: ResourcesConfig, nodes: Sequence[Node]) -> None:
+def check_nodes(site: Profile, resources: ResourcesConfig, nodes: Sequence[Node], trials: int = 1) -> None:
     """Raise OptionError where no node is large enough, whether it is up or not: Slurm lets such jobs wait for ever."""
     count, tasks = layout(resources.ranks, site.gpus_per_node)
-    cpus = tasks * (site.cpus_per_task or resources.cpus_per_rank)
+    cpus, gpus = tasks * (site.cpus_per_task or resources.cpus_per_rank), tasks if site.gpus_per_node else 0
+    what = "trial"
+    if site.is_packed:
+        cpus, gpus = count_cpus(site, resources, trials), count_gpus(site, resources, trials)
+        what = f"job of {counted(trials, 'trial')}"
     needs: dict[str, tuple[str, float, list[float]]] = {
         "cpus_per_task": ("CPUs", cpus, [node.cpus for node in nodes]),
         "memory_gb": ("GB", site.memory_gb or 0, [node.memory_gb for node in nodes]),
-        "gpus_per_node": ("GPUs", tasks if site.gpus_per_node else 0, [node.gpus for node in nodes]),
+        "gpus_per_node": ("GPUs", gpus, [node.gpus for node in nodes]),
     }
     if not nodes:
         return
     for key, (unit, needed, there) in needs.items():
         if needed > max(there):
             problem = f"{needed:g} {unit} on a node, and the largest has {max(there):g}"
-            raise OptionError(key, f"{show(getattr(site, key))} is not allowed; a trial takes {problem}")
+            raise OptionError(key, f"{show(getattr(site, key))} is not allowed; a {what} takes {problem}")
     fitting = sum(all(there[place] >= needed for _, needed, there in needs.values()) for place in range(len(nodes)))
     if fitting < count:
-        what = ", ".join(f"{needed:g} {unit}" for unit, needed, _ in needs.values() if needed)
-        problem = f"a trial takes {counted(count, 'node')} with {what}, and there are {fitting} of them"
+        needed_of_each = ", ".join(f"{needed:g} {unit}" for unit, needed, _ in needs.values() if needed)
+        problem = f"a trial takes {counted(count, 'node')} with {needed_of_each}, and there are {fitting} of them"
         raise OptionError("resources.ranks", f"{resources.ranks} is not allowed; {problem}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runner.errors import SubmissionError
 from runner.files import write_json
-from runner.requeue import EXIT_OPEN, EXIT_OVER, find_member
+from runner.requeue import EXIT_OPEN, EXIT_OVER, find_members
 from runner.rundir import RunDir
 from runner.status import Row
 
@@ -51,13 +51,13 @@ def refuse_unless_done(run: RunDir, others: Path) -> bool:
 def main(arguments: list[str]) -> int:
     """The batch script's question before the ranks start: `MANIFEST INDEX OTHERS`; EXIT_OVER when they must not."""
     manifest, index, others = arguments
-    run = find_member(manifest, index)
-    if run is None:
+    runs = find_members(manifest, index)
+    if runs is None:
         return EXIT_OPEN
-    if not refuse_unless_done(run, Path(others)):
-        return 0
-    print(f"runner: {run.experiment}/{run.trial}: what it was to run after is not done", flush=True)
-    return EXIT_OVER
+    refused = [run for run in runs if refuse_unless_done(run, Path(others))]
+    for run in refused:
+        print(f"runner: {run.experiment}/{run.trial}: what it was to run after is not done", flush=True)
+    return EXIT_OVER if len(refused) == len(runs) else 0
 
 
 if __name__ == "__main__":

@@ -46,13 +46,17 @@ def tightest(bounds: Sequence[Bound]) -> Bound | None:
     return min(bounds, key=lambda bound: bound.room, default=None)
 
 
-def tell_rest(count: int, bound: Bound) -> str | None:
-    """One line about the trials of `count` that there is no room for; None when all fit."""
-    if count <= bound.room:
+def tell_rest(count: int, bound: Bound, fitting: int | None = None) -> str | None:
+    """One line about the trials of `count` that there is no room for; None when all fit.
+
+    So many are `fitting`, of which a job may hold several; without it each takes a job.
+    """
+    fitting = bound.room if fitting is None else fitting
+    if count <= fitting:
         return None
-    sent = bound.room or "none"
+    sent = fitting or "none"
     there = f"{bound.words} is {bound.limit}, and {bound.used} jobs are there"
-    rest = f"`runner submit` sends the other {count - bound.room} once there is room"
+    rest = f"`runner submit` sends the other {count - fitting} once there is room"
     return f"{sent} of {counted(count, 'trial')} sent: {there}; {rest}"
 
 

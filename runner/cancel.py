@@ -2,10 +2,11 @@
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from runner import files, slurm
 from runner.code_snapshot import code_of
@@ -13,10 +14,12 @@ from runner.errors import SubmissionError
 from runner.files import masked, write_json
 from runner.lock import locked
 from runner.orphans import settle_orphans
+from runner.ownership import is_ours, is_over
 from runner.profile import load_profile
 from runner.record import read_end
 from runner.rundir import RunDir
 from runner.status import Job, Row, ask_about, read_statuses
+from runner.submission import SubmissionDir, index_of
 
 RETRIED_STATES = ("failed", "cancelled", "unknown")
 PATIENCE_SECONDS = 30
@@ -59,7 +62,7 @@ def cancel(runs: Iterable[RunDir]) -> list[RunDir]:
 
 def mark_cancelled(runs: Iterable[RunDir]) -> tuple[list[RunDir], list[str]]:
     """Write cancelled.json for those that are not final: which these are, and their Slurm jobs; call under the lock."""
-    cancelled, job_ids = [], []
+    cancelled, jobs = [], dict[str, dict[str, Any]]()
     for run in runs:
         record = read_end(run)
         if record.is_final:
@@ -68,8 +71,18 @@ def mark_cancelled(runs: Iterable[RunDir]) -> tuple[list[RunDir], list[str]]:
             write_json(run.cancelled, {"time": time.time()})
         cancelled.append(run)
         if record.job and record.job["cluster"] != "local":
-            job_ids.append(str(record.job["job_id"]))
-    return cancelled, job_ids
+            jobs[str(record.job["job_id"])] = record.job
+    elements = cache(lambda submission: SubmissionDir(submission).elements())
+    return cancelled, [job_id for job_id, job in jobs.items() if not _goes_on(job, elements)]
+
+
+def _goes_on(job: dict[str, Any], elements: Callable[[Path], list[list[RunDir]]]) -> bool:
+    """Whether a job, a row of jobs.jsonl, has other trials to end; of the cancelled ones it lets go by itself."""
+    if not job.get("packed"):
+        return False
+    submission = Path(job["submission"])
+    runs = elements(submission)[index_of(str(job["job_id"]))]
+    return any(not is_over(run) and is_ours(run, submission) for run in runs)
 
 
 def plan_retry(rows: list[Row], jobs: list[Job | None]) -> RetryPlan:
@@ -86,8 +99,8 @@ def plan_retry(rows: list[Row], jobs: list[Job | None]) -> RetryPlan:
         elif job is not None and job.phase == "running":
             plan.refused.append(f"{row.trial}: job {row.job_id} is still ending; retry in a moment")
             plan.ending.append(row.run)
-        elif job is not None and job.phase == "waiting" and not (row.is_local and row.state == "failed"):
-            # A local queue lets go of what failed; what was cancelled it has perhaps not looked at yet.
+        elif job is not None and job.phase == "waiting" and not (row.is_beside_others and row.state == "failed"):
+            # A queue lets go of what failed; what was cancelled it has perhaps not looked at yet.
             plan.refused.append(f"{row.trial}: {row.job_id} still has it in its queue; retry later")
             plan.ending.append(row.run)
         elif row.state == "unknown" and not row.settled:

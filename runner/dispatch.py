@@ -20,14 +20,16 @@ from runner.evidence import mark
 from runner.files import append_row, check_private, in_parallel, replacing, sync_path, write_json, write_yaml
 from runner.job import NO_MORE_TIMEOUTS, ArrayJob, python_command
 from runner.limits import Limits, read_cluster, read_limits
-from runner.local_queue import MANIFEST, start
+from runner.local_queue import start
 from runner.nodes import Excluded, list_clusters, merge, read_excluded
+from runner.pack import PackJob
+from runner.packing import jobs_at_once, pack_parameters, plan_packs
 from runner.profile import Profile, submitit_parameters
 from runner.refusals import hint
 from runner.requeue import EXIT_OVER
 from runner.rundir import RunDir
 from runner.sbatch import submit_script
-from runner.submission import SUBMISSIONS, SubmissionDir
+from runner.submission import MANIFEST, SUBMISSIONS, SubmissionDir, describe_job
 
 
 class RefusedError(SubmissionError):
@@ -60,17 +62,20 @@ def send(
     code is gone.
     """
     kinds = [(resources, code_of(run)) for run, resources in chosen]
+    packs = plan_packs(kinds, site)
+    kinds_of_jobs = [kinds[pack[0]] for pack in packs]
     if site.cluster == "slurm":
-        size = (limits or read_limits(site, len(chosen), read_cluster())).array_size
-        arrays = plan_arrays(kinds, site.parallel, size)
+        size = (limits or read_limits(site, len(packs), read_cluster())).array_size
+        arrays = plan_arrays(kinds_of_jobs, jobs_at_once(site, packs), size)
         if line := tell_arrays(arrays, size):
             print(f"runner: {line}", file=sys.stderr, flush=True)
     else:
         assert stop_after is None, "the local queue runs whole trials"
-        arrays = plan_arrays(kinds, max(len(kinds), 1), max(len(kinds), 1))
+        arrays = plan_arrays(kinds_of_jobs, max(len(packs), 1), max(len(packs), 1))
     numbers: list[str] = []
     for place, array in enumerate(arrays):
-        members, (resources, code) = [chosen[index][0] for index in array.members], kinds[array.members[0]]
+        elements = [[chosen[index][0] for index in packs[member]] for member in array.members]
+        resources, code = kinds_of_jobs[array.members[0]]
         submission = _open_submission(folder, place, site, resources)
         try:
             if site.cluster == "slurm":
@@ -78,10 +83,13 @@ def send(
                     with replacing(submission.others) as file:
                         file.write("".join(f"{run.path}\n" for run in waiting.runs).encode())
                 after = [numbers[array.after]] if array.after is not None else waiting.jobs if waiting else []
-                script = batch_script(resources, len(members), site, submission.path, code, array.at_once, after)
-                numbers.append(_send_to_slurm(members, script, site, submission, stop_after))
+                trials = max(map(len, elements))
+                script = batch_script(
+                    resources, len(elements), site, submission.path, code, array.at_once, after, trials
+                )
+                numbers.append(_send_to_slurm(elements, script, site, submission, stop_after))
             else:
-                _send_to_local_queue(members, submission, code)
+                _send_to_local_queue(elements, submission, code)
         except RefusedError:
             shutil.rmtree(submission.path)
             raise
@@ -99,25 +107,23 @@ def _open_submission(folder: Path, place: int, site: Profile, resources: Resourc
     return submission
 
 
-def _record(members: list[RunDir], submission: SubmissionDir, asked: float, facts: list[dict[str, Any]]) -> None:
+def _record(elements: list[list[RunDir]], submission: SubmissionDir, asked: float, facts: list[dict[str, Any]]) -> None:
     """Note in each run folder where its job is; `asked` is when, in unix seconds, before the job could start.
 
     Not synced one by one: of rows that a power cut takes away, `settle_orphans` finds the jobs again.
     """
     rows = [{"time": asked, "submission": str(submission.path), **row} for row in facts]
-    in_parallel(lambda run, row: append_row(run.jobs, row, sync=False), members, rows)
-
-
-def _write_manifest(submission: SubmissionDir, members: list[RunDir]) -> None:
-    with replacing(submission.manifest) as file:
-        file.write("".join(f"{run.path}\n" for run in members).encode())
+    pairs = [(run, row) for element, row in zip(elements, rows, strict=True) for run in element]
+    in_parallel(lambda run, row: append_row(run.jobs, row, sync=False), *zip(*pairs, strict=True))
 
 
 def sbatch_parameters(
-    resources: ResourcesConfig, site: Profile, submission: Path, code: Path | None = None
+    resources: ResourcesConfig, site: Profile, submission: Path, code: Path | None = None, trials: int = 1
 ) -> dict[str, Any]:
-    """What submitit makes the batch script from; the job is called after its experiment."""
+    """What submitit makes the batch script from, for jobs of so many trials; they are called after their experiment."""
     parameters = submitit_parameters(site, resources, name=submission.parents[1].name)
+    if site.is_packed:
+        parameters |= pack_parameters(site, resources, trials)
     exclude = merge(site.exclude, *(each.node for each in bad_nodes(submission.parents[2])))
     return {
         **parameters,
@@ -148,6 +154,7 @@ def exit_trap(submission: Path, site: Profile, code: Path | None = None) -> list
     number, pickle = shlex.quote(str(place.number)), shlex.quote(str(place.pickle))
     others = shlex.quote(str(place.others))
     waits = " ".join([python, "runner.after", manifest, index, others])
+    module = "pack_requeue" if site.is_packed else "requeue"
     notify = [f"  {python} runner.notify {shlex.quote(str(submission))} {index}"] if site.notify else []
     return [
         *(shell_check(code) if code else []),
@@ -162,7 +169,7 @@ def exit_trap(submission: Path, site: Profile, code: Path | None = None) -> list
         'launch="$job.${SLURM_RESTART_COUNT:-0}"',
         f'echo "{mark("$launch")}" >&2',
         "ask() {",
-        f'  {python} runner.requeue "$1" {manifest} {index} "$job" "$launch" "$2" {site.max_failures}',
+        f'  {python} runner.{module} "$1" {manifest} {index} "$job" "$launch" "$2" {site.max_failures}',
         "}",
         "judge() {",
         "  code=$?",
@@ -179,12 +186,13 @@ def exit_trap(submission: Path, site: Profile, code: Path | None = None) -> list
 
 
 def _send_to_slurm(
-    members: list[RunDir], script: str, site: Profile, submission: SubmissionDir, stop_after: int | None
+    elements: list[list[RunDir]], script: str, site: Profile, submission: SubmissionDir, stop_after: int | None
 ) -> str:
     """The number of the array. Everything that its jobs need is there before sbatch is asked."""
-    _write_manifest(submission, members)
+    submission.write_elements(elements)
     submission.jobs.mkdir()
-    _write_pickle(submission, ArrayJob(str(submission.manifest), stop_after), site)
+    job = PackJob if site.is_packed else ArrayJob
+    _write_pickle(submission, job(str(submission.manifest), stop_after), site)
     with replacing(submission.script) as file:
         file.write(script.encode())
     asked = time.time()
@@ -197,13 +205,12 @@ def _send_to_slurm(
         raise RefusedError(f"{error}{hint(str(error), site)}") from error
     with replacing(submission.number) as file:
         file.write(f"{number}\n".encode())
-    host = os.uname().nodename
-    ids = [number] if len(members) == 1 else [f"{number}_{index}" for index in range(len(members))]
-    _record(members, submission, asked, [{"cluster": "slurm", "job_id": job_id, "host": host} for job_id in ids])
+    ids = [number] if len(elements) == 1 else [f"{number}_{index}" for index in range(len(elements))]
+    _record(elements, submission, asked, [describe_job(job_id, is_packed=site.is_packed) for job_id in ids])
     return number
 
 
-def _write_pickle(submission: SubmissionDir, job: ArrayJob, site: Profile) -> None:
+def _write_pickle(submission: SubmissionDir, job: ArrayJob | PackJob, site: Profile) -> None:
     from submitit.core.utils import DelayedSubmission
 
     delayed = DelayedSubmission(job)
@@ -212,7 +219,7 @@ def _write_pickle(submission: SubmissionDir, job: ArrayJob, site: Profile) -> No
     sync_path(submission.pickle)
 
 
-def _send_to_local_queue(members: list[RunDir], submission: SubmissionDir, code: Path | None) -> None:
+def _send_to_local_queue(elements: list[list[RunDir]], submission: SubmissionDir, code: Path | None) -> None:
     asked, process = time.time(), start(submission.path, code)
     facts = {
         "cluster": "local",
@@ -221,9 +228,9 @@ def _send_to_local_queue(members: list[RunDir], submission: SubmissionDir, code:
         "pid_created": process.create_time(),
         "host": os.uname().nodename,
     }
-    _record(members, submission, asked, [facts] * len(members))
+    _record(elements, submission, asked, [facts] * len(elements))
     # The queue waits for its list, so every trial names its queue before it starts.
-    _write_manifest(submission, members)
+    submission.write_elements(elements)
 
 
 def batch_script(
@@ -234,14 +241,18 @@ def batch_script(
     code: Path | None = None,
     at_once: int | None = None,
     after: Sequence[str] = (),
+    trials: int = 1,
 ) -> str:
-    """The script that sbatch is given for an array of so many trials, which waits until the jobs in `after` ended."""
+    """The script that sbatch is given for an array of so many jobs, which waits until the jobs in `after` ended.
+
+    No job holds more than so many `trials`.
+    """
     from submitit.slurm.slurm import _make_sbatch_string
 
     jobs = SubmissionDir(submission).jobs
     command = f"{python_command(code)} -u -m submitit.core._submit {shlex.quote(str(jobs))}"
     array = {"map_count": count} if count > 1 else {}
-    parameters = sbatch_parameters(resources, site, submission, code)
+    parameters = sbatch_parameters(resources, site, submission, code, trials)
     if at_once is not None:
         parameters["array_parallelism"] = at_once
     if after:

@@ -19,6 +19,12 @@ def mark(launch: str) -> str:
     return f"runner: launch {launch}"
 
 
+def split_launch(launch: str) -> tuple[str, int]:
+    """The job of a launch, and how often it had been started again; where it holds several trials, more follows."""
+    job, _, rest = launch.partition(".")
+    return job, int(rest.partition(".")[0] or 0)
+
+
 def gather(run: RunDir, launch: str, exit_code: int, job_state: str, logs: Path | None = None) -> Evidence:
     """Everything the run folder tells about the end of a launch; `logs` is where its jobs print."""
     attempt = attempt_of(run, launch)
@@ -84,10 +90,13 @@ def saved_step(run: RunDir, attempt: int | None) -> int | None:
 
 def read_tails(folder: Path, launch: str) -> Iterator[str]:
     """What each task of a launch, srun and the batch script printed last to the job's own files."""
-    job = re.escape(launch.rpartition(".")[0])
-    for path in sorted(folder.glob(f"{launch.rpartition('.')[0]}_*_log.err")):
-        if re.fullmatch(rf"{job}_\d+_log\.err", path.name):
-            yield read_tail(path, launch)
+    job, restarts = split_launch(launch)
+    # A trial of a job that holds several has logs by the process that holds its ranks, the third part.
+    marks = {job: f"{job}.{restarts}", **{name: launch for name in launch.split(".")[2:]}}
+    for name, own in marks.items():
+        for path in sorted(folder.glob(f"{name}_*_log.err")):
+            if re.fullmatch(rf"{re.escape(name)}_\d+_log\.err", path.name):
+                yield read_tail(path, own)
 
 
 def read_tail(path: Path, launch: str | None = None) -> str:

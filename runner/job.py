@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 WAIT_FOR_THE_END_SECONDS = 300
+PACK = "RUNNER_PACK"
+"""Variable of ranks whose job holds several trials: the launch of the job, and the process that supervises them."""
+
 NO_MORE_TIMEOUTS = 1_000_000
 """submitit's own countdown of time-outs must never end a run; budgets are in runner.requeue."""
 
@@ -96,27 +99,37 @@ def place_in_job(environment: Any) -> "Place":
     from runner.rendezvous import Place
 
     hosts = environment.hostnames
-    launch = f"{environment.job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    job_id, launch, supervisor = environment.job_id, launch_of(environment), find_queue()
+    if pack := os.environ.get(PACK):
+        around, pid = pack.split()
+        job_id, launch, supervisor = around.partition(".")[0], f"{around}.{job_id}", int(pid)
+        # As Slurm calls it, which the machine itself need not.
+        hosts = [os.environ.get("SLURMD_NODENAME", hosts[0])]
     return Place(
         rank=environment.global_rank,
         world=environment.num_tasks,
         local_rank=environment.local_rank,
-        job_id=environment.job_id,
+        job_id=job_id,
         launch=launch,
         address=hosts[0],
         nodes=tuple(hosts[rank * len(hosts) // environment.num_tasks] for rank in range(environment.num_tasks)),
         one_host=len(hosts) == 1 or all(host.startswith("127.") for host in hosts),
         launched=find_start(),
-        supervisor=find_queue(),
+        supervisor=supervisor,
     )
 
 
+def launch_of(environment: Any) -> str:
+    """The name of this launch of a submitit job: another one each time that Slurm starts it."""
+    return f"{environment.job_id}.{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+
+
 def find_start() -> float:
-    """When this launch began, in unix seconds: by Slurm, else when this process did.
+    """When this launch began, in unix seconds: by Slurm where the job is of one trial, else when this process did.
 
     submitit's local controller lives on from one launch to the next, so its age says nothing.
     """
-    told = os.environ.get("SLURM_JOB_START_TIME", "")
+    told = "" if PACK in os.environ else os.environ.get("SLURM_JOB_START_TIME", "")
     return float(told) if told.isdigit() else time.time() - age_seconds(psutil.Process())
 
 
@@ -135,8 +148,11 @@ def leave(verdict: "Verdict", place: "Place", preemption: "Preemption") -> NoRet
 
     if verdict in (Verdict.SAVE, Verdict.LEAVE):
         sys.exit(EXIT_TERMINATED)
+    if PACK in os.environ:
+        # Other trials of the job may still be saving; who supervises them requeues it once for all.
+        sys.exit(EXIT_TRY_AGAIN)
     if place.rank == 0:
-        requeue(preemption)
+        requeue(preemption.previous_usr2)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if "SLURM_JOB_ID" in os.environ:
         # The requeue ends us. Exiting 0 would read as COMPLETED, exiting non-zero now would kill rank 0.
@@ -144,9 +160,8 @@ def leave(verdict: "Verdict", place: "Place", preemption: "Preemption") -> NoRet
     sys.exit(EXIT_TRY_AGAIN)
 
 
-def requeue(preemption: "Preemption") -> NoReturn:
-    """Hand over to submitit's own handler: it calls checkpoint(), rewrites the pickle, requeues, and exits."""
-    handler = preemption.previous_usr2
+def requeue(handler: Any) -> NoReturn:
+    """Hand over to submitit's own handler of USR2: it calls checkpoint(), rewrites the pickle, requeues, and exits."""
     assert callable(handler), "inside a submitit job its handler is installed before ours"
     paths = submitit.JobEnvironment().paths
     # A kill in the middle of an earlier dump leaves this, and submitit asserts that it is absent.

@@ -24,19 +24,18 @@ from runner.code_snapshot import check_own_code, environment_with
 from runner.config import ResourcesConfig
 from runner.decision import Decision
 from runner.errors import ConfigError
-from runner.files import check_private, read_json, write_json
-from runner.job import NO_MORE_TIMEOUTS, TrainJob, python_command
+from runner.files import check_private, read_json
+from runner.job import NO_MORE_TIMEOUTS, PACK, TrainJob, python_command
+from runner.ownership import back_off_seconds, is_ours, is_over, let_go
 from runner.processes import EXIT_TERMINATED, Stragglers
 from runner.profile import Profile, load_profile
-from runner.requeue import judge
+from runner.requeue import judge, note_node
 from runner.rundir import RunDir
+from runner.submission import MANIFEST, read_elements
 
 POLL_SECONDS = 0.2
-MANIFEST = "trials.txt"
-"""The run folders of a submission, one a line, in the order of its array."""
-
 LOOK_SECONDS = 1.0
-"""Between two looks for cancelled ones among the trials that wait."""
+"""Between two looks for trials that were cancelled or submitted anew."""
 
 MANIFEST_TIMEOUT_SECONDS = 60
 MINUTES_PER_MONTH = 30 * 24 * 60
@@ -56,7 +55,7 @@ def start(submission: Path, code: Path | None = None) -> psutil.Process:
     `code` is the folder of a snapshot, which it and its trials run; else what is imported here.
     """
     # In the shell of an allocation, the ranks would take Slurm's job for their own.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", PACK))}
     with (submission / "queue.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "runner.local_queue", str(submission)],
@@ -69,13 +68,46 @@ def start(submission: Path, code: Path | None = None) -> psutil.Process:
     return psutil.Process(process.pid)
 
 
+class TimeUpError(Exception):
+    """A trial saw that the time of the job that the queue is in is nearly up."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a queue runs its trials on."""
+
+    jobs: Path
+    """Folder of submitit."""
+
+    at_once: int
+    """How many trials run at a time."""
+
+    gpus: tuple[int | str, ...] = ()
+    """As CUDA_VISIBLE_DEVICES has them."""
+
+    setup: tuple[str, ...] = ()
+    launch: str = ""
+    """That of the job of a cluster which the queue is in; empty without one."""
+
+    element: int | None = None
+    """The place of that job in its array; None where each trial has a place of its own."""
+
+    stop_after: int | None = None
+    leave_seconds: Callable[[], float] = lambda: LEAVE_SECONDS
+    """How long a queue that is ended waits for its trials to save; asked once they have been told to."""
+
+    def launch_of(self, job_id: str) -> str:
+        """The launch of a trial, as its ranks call it."""
+        return f"{self.launch}.{job_id}" if self.launch else f"{job_id}.0"
+
+
 @dataclass
 class Running:
     """A trial and its submitit job."""
 
     run: RunDir
     job: Any
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[int | str, ...] = ()
     terminated: bool = False
     stragglers: Stragglers = field(default_factory=lambda: Stragglers(TOGETHER_SECONDS, KILL_SECONDS))
 
@@ -95,29 +127,33 @@ def work_off(
     submission: Path,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    bench: Bench | None = None,
 ) -> None:
-    """Run the trials in order, `parallel` at a time, until each is done, failed or cancelled.
+    """Run the trials in order, so many at a time, until each is done, failed or cancelled.
 
-    A trial that crashed waits for a while, and lets others pass. What still runs when this is interrupted is told to
-    save and leave.
+    A trial that crashed waits for a while, and lets others pass. What still runs when this is interrupted, as by
+    `sleep`, is told to save and leave. Without a bench they run on this machine, as the profile says.
+    Raises: TimeUpError.
     """
-    waiting, running = [Waiting(run) for run in runs], list[Running]()
+    bench = bench or bench_here(site, submission)
+    waiting = [Waiting(run, clock() + back_off_seconds(run, time.time())) for run in runs]
+    running = list[Running]()
     looked, next_look = time.monotonic(), 0.0
     told: list[subprocess.Popen[bytes]] = []
 
     def finish(run: RunDir) -> None:
         let_go(run, submission)
         if site.notify:
-            told.append(tell(submission, runs.index(run)))
+            told.append(tell(submission, runs.index(run) if bench.element is None else bench.element))
 
     try:
         while waiting or running:
-            while len(running) < site.parallel and (chosen := choose(waiting, clock())) is not None:
+            while len(running) < bench.at_once and (chosen := choose(waiting, clock())) is not None:
                 waiting.remove(chosen)
                 run = chosen.run
-                if is_ours(run, submission) and not run.result.exists():
-                    gpus = choose_gpus(site.gpus_per_node or 0, resources.ranks, running)
-                    job = _submit(run, resources, site, gpus, submission)
+                if is_ours(run, submission) and not is_over(run):
+                    gpus = choose_gpus(bench.gpus, resources.ranks, running)
+                    job = _submit(run, resources, gpus, bench)
                     print(f"{run.trial}: submitit job {job.job_id}", flush=True)
                     running.append(Running(run, job, gpus))
                 else:
@@ -128,16 +164,19 @@ def work_off(
                     # submitit's controller waits for all of them, and one that is stopped never ends.
                     entry.stragglers.look(ranks_of(entry), partial(has_ended_well, entry.run))
             for entry in list(running):
-                if not is_ours(entry.run, submission) and not entry.terminated:
-                    entry.terminated = terminate(entry)
                 if entry.job.done():
                     running.remove(entry)
-                    decision = _judge(entry, site.max_failures, submission / "jobs")
-                    if decision.action == "requeue" and not entry.terminated:
+                    decision = _judge(entry, site.max_failures, bench)
+                    if not entry.terminated and comes_back(decision, bench):
                         waiting.insert(0, Waiting(entry.run, clock() + decision.delay_seconds))
+                        if bench.launch and decision.cause == "time limit":
+                            raise TimeUpError
                     else:
                         finish(entry.run)
             if time.monotonic() - looked >= LOOK_SECONDS:
+                for entry in running:
+                    if not entry.terminated and not is_ours(entry.run, submission):
+                        entry.terminated = terminate(entry)
                 for each in [each for each in waiting if each.run.cancelled.exists()]:
                     waiting.remove(each)
                     finish(each.run)
@@ -146,13 +185,25 @@ def work_off(
     finally:
         for entry in running:
             terminate(entry)
-        psutil.wait_procs([psutil.Process(entry.job._process.pid) for entry in running], LEAVE_SECONDS)
+        if running:
+            psutil.wait_procs([psutil.Process(entry.job._process.pid) for entry in running], bench.leave_seconds())
         for process in told:
             process.wait()
 
 
+def bench_here(site: Profile, submission: Path) -> Bench:
+    """This machine, without a scheduler."""
+    return Bench(submission / "jobs", site.parallel, tuple(range(site.gpus_per_node or 0)), tuple(site.setup))
+
+
+def comes_back(decision: Decision, bench: Bench) -> bool:
+    """Whether a trial whose processes have ended is started again."""
+    # The newer attempt was of this job as well, started by a supervisor that had been given up and did not know yet.
+    return decision.action == "requeue" or (bool(bench.launch) and decision.cause == "superseded")
+
+
 def tell(submission: Path, index: int) -> "subprocess.Popen[bytes]":
-    """Tell of a trial that is over by the profile's command, beside the queue; see runner.notify, which is bounded."""
+    """Tell of trials that are over by the profile's command, beside the queue; see runner.notify, which is bounded."""
     command = [sys.executable, "-m", "runner.notify", str(submission), str(index)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
@@ -162,10 +213,10 @@ def choose(waiting: list[Waiting], now: float) -> Waiting | None:
     return next((entry for entry in waiting if entry.ready <= now), None)
 
 
-def choose_gpus(count: int, ranks: int, running: list[Running]) -> tuple[int, ...]:
+def choose_gpus(gpus: tuple[int | str, ...], ranks: int, running: list[Running]) -> tuple[int | str, ...]:
     """The GPUs of the next trial, one for each rank as far as there are so many: those that the fewest trials use."""
     uses = Counter(gpu for entry in running for gpu in entry.gpus)
-    return tuple(sorted(range(count), key=lambda gpu: uses[gpu])[:ranks])
+    return tuple(sorted(gpus, key=lambda gpu: uses[gpu])[:ranks])
 
 
 def terminate(entry: Running) -> bool:
@@ -205,39 +256,34 @@ def controllers_of(entry: Running) -> list[psutil.Process]:
     return found
 
 
-def is_ours(run: RunDir, submission: Path) -> bool:
-    """Whether a trial is still this queue's: not cancelled, and not submitted anew since."""
-    return not run.cancelled.exists() and run.job_rows()[-1]["submission"] == str(submission)
-
-
-def let_go(run: RunDir, submission: Path) -> None:
-    """Leave word that this queue will not touch a cancelled trial any more, however long it goes on with others."""
-    with contextlib.suppress(ValueError):
-        cancelled = read_json(run.cancelled)
-        if cancelled is not None and run.job_rows()[-1]["submission"] == str(submission):
-            write_json(run.cancelled, {**cancelled, "let_go": str(submission)})
-
-
-def _submit(run: RunDir, resources: ResourcesConfig, site: Profile, gpus: tuple[int, ...], submission: Path) -> Any:
+def _submit(run: RunDir, resources: ResourcesConfig, gpus: tuple[int | str, ...], bench: Bench) -> Any:
     check_own_code()
-    executor = submitit.LocalExecutor(submission / "jobs", max_num_timeout=NO_MORE_TIMEOUTS, python=python_command())
+    executor = submitit.LocalExecutor(bench.jobs, max_num_timeout=NO_MORE_TIMEOUTS, python=python_command())
     executor.update_parameters(
         tasks_per_node=resources.ranks,
         gpus_per_node=len(gpus),
-        visible_gpus=gpus,
         # The local executor has no use for a time limit, and takes None for two minutes.
         timeout_min=MINUTES_PER_MONTH,
         signal_delay_s=60,
-        setup=list(site.setup),
+        setup=list(bench.setup),
     )
-    return executor.submit(TrainJob(str(run.path)))
+    # Past its check, which knows of numbers only: Slurm may name GPUs, and parts of them, by other words.
+    executor.parameters["visible_gpus"] = gpus
+    # Slurm may signal all processes of a job, and submitit's controller would die of this one.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        return executor.submit(TrainJob(str(run.path), bench.stop_after))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _judge(entry: Running, max_failures: int, logs: Path) -> Decision:
+def _judge(entry: Running, max_failures: int, bench: Bench) -> Decision:
     """Decide about a trial whose processes have ended."""
     # The controller hides its tasks' exit codes; an attempt that left no word of its own was killed.
     exit_code = 137 if not entry.run.result.exists() else 0
-    decision = judge(entry.run, f"{entry.job.job_id}.0", exit_code, "LOCAL", max_failures, logs)
+    launch = bench.launch_of(entry.job.job_id)
+    decision = judge(entry.run, launch, exit_code, "LOCAL", max_failures, bench.jobs)
+    note_node(entry.run, os.environ.get("SLURM_CLUSTER_NAME") if bench.launch else None, decision)
     wait = f", in {decision.delay_seconds} s" if decision.delay_seconds else ""
     print(f"{entry.run.trial}: {decision.action}{wait}, {decision.cause}: {decision.reason}", flush=True)
     return decision
@@ -254,7 +300,7 @@ def main(submission: Path) -> None:
         if time.monotonic() > deadline:
             sys.exit(f"{manifest} did not come: the submission was ended")
         time.sleep(POLL_SECONDS)
-    runs = [RunDir(Path(line)) for line in manifest.read_text().splitlines()]
+    runs = [run for element in read_elements(manifest) for run in element]
     resources = ResourcesConfig.model_validate(read_json(submission / "resources.json"))
     try:
         work_off(runs, resources, load_profile(str(submission / "profile.yaml")), submission)

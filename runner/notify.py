@@ -19,12 +19,11 @@ from pathlib import Path
 
 from runner.errors import ConfigError
 from runner.files import check_private, masked, read_json
-from runner.local_queue import MANIFEST
 from runner.masking import mask_text
 from runner.profile import load_profile
 from runner.rundir import RunDir
 from runner.status import STATES, Row, read_statuses
-from runner.submission import SUBMISSIONS
+from runner.submission import SUBMISSIONS, SubmissionDir
 
 TIMEOUT_SECONDS = 60
 """For the command; then it is killed."""
@@ -182,14 +181,14 @@ def _plain(text: str) -> str:
 
 
 def main(submission: Path, index: int) -> None:
-    """For the batch script and the local queue: tell of the trial with this number in a submission."""
+    """For the batch script and the local queue: tell of the trials of this element of a submission that are over."""
     try:
         check_private(submission, submission.parents[2])
     except ConfigError as error:
         sys.exit(f"runner: {error}")
-    run = RunDir(Path((submission / MANIFEST).read_text().splitlines()[index]))
-    if run.job_rows()[-1]["submission"] == str(submission):
-        tell(run)
+    for run in SubmissionDir(submission).elements()[index]:
+        if run.job_rows()[-1]["submission"] == str(submission):
+            tell(run)
 
 
 if __name__ == "__main__":

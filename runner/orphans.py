@@ -4,14 +4,13 @@ Their trials look as if nothing had been submitted, and a second submission woul
 submission says which trial each job is of, and Slurm which submission each job's script belongs to.
 """
 
-import os
 from pathlib import Path
 
 from runner import slurm
 from runner.errors import SubmissionError
 from runner.files import append_row, replacing
 from runner.rundir import RunDir
-from runner.submission import GIVEN_UP, SUBMISSIONS, SubmissionDir
+from runner.submission import GIVEN_UP, SUBMISSIONS, SubmissionDir, describe_job, index_of
 
 
 def settle_orphans(folder: Path) -> list[str]:
@@ -36,23 +35,30 @@ def settle_orphans(folder: Path) -> list[str]:
         return []
 
 
-def _settle(submission: SubmissionDir, members: dict[int, RunDir], jobs: list[str]) -> list[str]:
+def _settle(submission: SubmissionDir, members: dict[int, list[RunDir]], jobs: list[str]) -> list[str]:
     number = submission.read_number() or next((job_id.partition("_")[0] for job_id in jobs), GIVEN_UP)
     with replacing(submission.number) as file:
         file.write(f"{number}\n".encode())
     sent = submission.manifest.stat().st_mtime
-    kept: dict[str, RunDir] = {}
+    kept: dict[str, list[RunDir]] = {}
     for job_id in jobs:
-        array, _, index = job_id.partition("_")
-        run = members.get(int(index or 0))
-        if run is not None and array == number and submission.pickle.exists() and not _is_newer(run, sent):
-            kept[job_id] = run
-    unwanted = [job_id for job_id in jobs if job_id not in kept and int(job_id.partition("_")[2] or 0) in members]
+        runs = [run for run in members.get(index_of(job_id), []) if not _is_newer(run, sent)]
+        if runs and job_id.partition("_")[0] == number and submission.pickle.exists():
+            kept[job_id] = runs
+    elements = submission.elements()
+    unwanted = [
+        job_id
+        for job_id in jobs
+        if job_id not in kept
+        and index_of(job_id) in members
+        and not any(_has_row(run, submission) for run in elements[index_of(job_id)])
+    ]
     slurm.cancel(unwanted)
-    for job_id, run in kept.items():
-        facts = {"cluster": "slurm", "job_id": job_id, "host": os.uname().nodename}
+    found = [(job_id, run) for job_id, runs in kept.items() for run in runs]
+    for job_id, run in found:
+        facts = describe_job(job_id, is_packed=len(elements[index_of(job_id)]) > 1)
         append_row(run.jobs, {"time": sent, "submission": str(submission.path), **facts})
-    return [f"{run.trial}: job {job_id} of a submission that was cut off is its" for job_id, run in kept.items()] + [
+    return [f"{run.trial}: job {job_id} of a submission that was cut off is its" for job_id, run in found] + [
         f"job {job_id} of a submission that was cut off is cancelled" for job_id in unwanted
     ]
 
@@ -62,12 +68,16 @@ def _is_newer(run: RunDir, sent: float) -> bool:
     return any(row["time"] > sent for row in run.job_rows())
 
 
-def _unrecorded(submission: SubmissionDir) -> dict[int, RunDir]:
-    """Members without a row of this submission, by their index in the array."""
+def _unrecorded(submission: SubmissionDir) -> dict[int, list[RunDir]]:
+    """Trials without a row of this submission, by the index of their element in the array."""
     if submission.read_number() == GIVEN_UP:
         return {}
-    return {
-        index: run
-        for index, run in enumerate(submission.members())
-        if run.config.exists() and all(row["submission"] != str(submission.path) for row in run.job_rows())
+    elements = {
+        index: [run for run in element if run.config.exists() and not _has_row(run, submission)]
+        for index, element in enumerate(submission.elements())
     }
+    return {index: element for index, element in elements.items() if element}
+
+
+def _has_row(run: RunDir, submission: SubmissionDir) -> bool:
+    return any(row["submission"] == str(submission.path) for row in run.job_rows())

@@ -93,6 +93,15 @@ class Profile(Options):
     parallel: int = Field(default=1, ge=1)
     """Trials that run at the same time, %N of the job array; a file for a cluster has 256 unless it says."""
 
+    trials_per_job: int = Field(default=1, ge=1)
+    """Trials of equal resources that one job holds, on one node; each has its own log, checkpoints and requeues."""
+
+    trials_at_once: int | None = Field(default=None, ge=1)
+    """How many trials of a job run at a time; None: all of them."""
+
+    gpus_per_job: int | None = Field(default=None, ge=1)
+    """GPUs that the trials of a job are spread over; None: they share those of one trial, one for each of its ranks."""
+
     setup: tuple[ShellLine, ...] = ()
     """Lines of shell in the batch script before the trial starts, such as `module load`."""
 
@@ -125,7 +134,24 @@ class Profile(Options):
         if self.signal_lead_seconds >= self.time_minutes * 60:
             problem = f"{self.signal_lead_seconds} is not allowed; must be less than the time limit"
             raise OptionError("signal_lead_seconds", f"{problem}, {self.time_minutes * 60} seconds")
+        self._check_packing()
         return self
+
+    def _check_packing(self) -> None:
+        if self.is_packed and self.cluster == "local":
+            problem = "is not allowed; without a scheduler there are no jobs, and parallel trials run at a time"
+            raise OptionError("trials_per_job", f"{self.trials_per_job} {problem}")
+        if self.trials_at_once is not None and self.trials_at_once > self.trials_per_job:
+            problem = f"is not allowed; must be at most trials_per_job, {self.trials_per_job}"
+            raise OptionError("trials_at_once", f"{self.trials_at_once} {problem}")
+        if self.gpus_per_job is not None and not (self.is_packed and self.gpus_per_job <= (self.gpus_per_node or 0)):
+            problem = "is not allowed; must be at most gpus_per_node, and with trials_per_job of 2 or more"
+            raise OptionError("gpus_per_job", f"{self.gpus_per_job} {problem}")
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a job holds several trials."""
+        return self.trials_per_job > 1
 
 
 def load_profile(path_or_name: str | Path, folder: str | Path = "slurm") -> Profile:

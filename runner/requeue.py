@@ -20,9 +20,10 @@ from runner.causes import Diagnosis, Evidence, diagnose
 from runner.client import QUESTION_PATIENCE_SECONDS
 from runner.decision import Decision, Facts, decide, weigh
 from runner.errors import ConfigError, SubmissionError
-from runner.evidence import attempt_of, gather, last_attempt, read_crashes, saved_step
+from runner.evidence import attempt_of, gather, last_attempt, read_crashes, saved_step, split_launch
 from runner.files import append_row, check_private, write_json
 from runner.rundir import RunDir
+from runner.submission import read_elements
 
 EXIT_OVER = 3
 """What `begin` ends with when the ranks must not start."""
@@ -139,12 +140,12 @@ def settle_lost(
     rows = rows_since_submission(run, launch)
     if not rows or run.result.exists() or run.cancelled.exists() or run.failure.exists():
         return None
-    job, _, restarts = launch.rpartition(".")
+    job, restarts = split_launch(launch)
     last, before = rows[-1], str(rows[-1].get("launch", ""))
     if last["event"] == "end":
         why_not = verdict(read_ends(rows), max_failures, True)[0] if last["cause"] in POLICIES else None
         found = Diagnosis(last["cause"], str(last.get("error", "")), last.get("rank"))
-    elif before.rpartition(".")[0] != job or int(before.rpartition(".")[2]) >= int(restarts):
+    elif split_launch(before)[0] != job or split_launch(before)[1] >= restarts:
         return None
     else:
         facts = read_facts(run, before, max_failures)
@@ -178,22 +179,16 @@ def main(arguments: list[str]) -> int:
     WHEN is `begin` before the ranks of a job that was started again start, and `end` when they have failed.
     """
     when, manifest, index, job_id, launch, exit_code, max_failures = arguments
-    run = find_member(manifest, index)
-    if run is None:
+    runs = find_members(manifest, index)
+    if runs is None:
         return EXIT_OPEN
     logs = Path(manifest).parent / "jobs"
     if when == "begin":
-        return begin(run, job_id, launch, int(max_failures), logs)
+        return begin(runs, job_id, launch, int(max_failures), logs)
     # The requeue ends this process too, and what follows it must still be said.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        job = slurm.show_job(job_id, QUESTION_PATIENCE_SECONDS)
-        # Where this launch was cut off from the controller, the job may run again elsewhere.
-        current = launch == f"{job_id}.{job.get('Restarts', '0')}"
-        job_state = job.get("JobState", "UNKNOWN") if current else f"launch {launch} was given up for another"
-    except SubmissionError as error:
-        job_state = f"no answer ({error})"
-    decision = judge(run, launch, int(exit_code), job_state, int(max_failures), logs)
+    (run,) = runs
+    decision = judge(run, launch, int(exit_code), ask_state(job_id, launch), int(max_failures), logs)
     say(run, decision)
     cluster = os.environ.get("SLURM_CLUSTER_NAME")
     note_node(run, cluster, decision)
@@ -203,30 +198,41 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def find_member(manifest: str, index: str) -> RunDir | None:
-    """The trial in a place of a submission's list; None, and a line why, where others could have written the list."""
+def find_members(manifest: str, index: str) -> list[RunDir] | None:
+    """The trials in a place of a submission's list; None, and a line why, where others could have written the list."""
     submission = Path(manifest).parent
     try:
         check_private(submission, submission.parents[2])
     except ConfigError as error:
         print(f"runner: {error}", file=sys.stderr, flush=True)
         return None
-    return RunDir(Path(Path(manifest).read_text().splitlines()[int(index)]))
+    return read_elements(Path(manifest))[int(index)]
 
 
-def begin(run: RunDir, job_id: str, launch: str, max_failures: int, logs: Path) -> int:
-    """Before the ranks of a job that was started again: 0 when they may start."""
+def ask_state(job_id: str, launch: str) -> str:
+    """What Slurm says now of the job of a launch that has ended."""
+    try:
+        job = slurm.show_job(job_id, QUESTION_PATIENCE_SECONDS)
+    except SubmissionError as error:
+        return f"no answer ({error})"
+    # Where this launch was cut off from the controller, the job may run again elsewhere.
+    current = launch == f"{job_id}.{job.get('Restarts', '0')}"
+    return job.get("JobState", "UNKNOWN") if current else f"launch {launch} was given up for another"
+
+
+def begin(runs: list[RunDir], job_id: str, launch: str, max_failures: int, logs: Path) -> int:
+    """Before the ranks of a job that was started again: 0 when those of a trial of it may start."""
     previous = None
     try:
         previous = slurm.previous_launch(job_id)
     except SubmissionError as error:
         print(f"runner: sacct did not answer: {error}", flush=True)
-    decision = settle_lost(run, launch, previous, max_failures, logs)
-    if decision is None:
-        return 0
-    say(run, decision)
-    note_node(run, os.environ.get("SLURM_CLUSTER_NAME"), decision)
-    return EXIT_OVER if decision.action == "fail" else 0
+    decisions = [settle_lost(run, launch, previous, max_failures, logs) for run in runs]
+    for run, decision in zip(runs, decisions, strict=True):
+        if decision is not None:
+            say(run, decision)
+            note_node(run, os.environ.get("SLURM_CLUSTER_NAME"), decision)
+    return EXIT_OVER if all(decision is not None and decision.action == "fail" for decision in decisions) else 0
 
 
 def postpone(run: RunDir, job_id: str, delay_seconds: int, cluster: str | None) -> None:

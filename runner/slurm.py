@@ -25,6 +25,9 @@ IDS_PER_WORD = 5000
 
 IDS_TO_LIST = 2000
 """More jobs than these are looked for here, among all there are: squeue compares each it is told with each of them."""
+UNDECIDED = ("RUNNING", "SIGNALING")
+"""States of a job of which nobody has decided yet that it ends."""
+
 FATAL_SIGNALS = (4, 6, 7, 8, 9, 10, 11, 12, 15)
 SQUEUE = "squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%N|%S|%e|%r"
 SACCT_FIELDS = "JobID,State,ExitCode,NodeList,Start,End,Reason"

@@ -82,6 +82,11 @@ class Row:
         return self.record.job is not None and self.record.job["cluster"] == "local"
 
     @property
+    def is_beside_others(self) -> bool:
+        """What runs it goes on with other trials when it is over: a local queue, or a job that holds several."""
+        return self.is_local or bool(self.record.job and self.record.job.get("packed"))
+
+    @property
     def attempts(self) -> int:
         return sum(row["event"] == "start" for row in self.record.attempts)
 
@@ -210,7 +215,11 @@ def ask_about(records: dict[int, Record], ask: Ask | None = None) -> dict[int, J
         answers = (ask or ask_slurm)(sorted(set(asked.values())))
     except SubmissionError as error:
         return jobs | {i: Job("silent", str(error)) for i in asked}
-    return jobs | {i: answers.get(job_id) or Job("gone", f"Slurm knows no job {job_id}") for i, job_id in asked.items()}
+    for i, job_id in asked.items():
+        jobs[i] = answers.get(job_id) or Job("gone", f"Slurm knows no job {job_id}")
+        if submitted[i].get("packed"):
+            jobs[i] = _in_pack(jobs[i], records[i])
+    return jobs
 
 
 def ask_slurm(job_ids: list[str], accounts: "Accounts | None" = None) -> dict[str, Job]:
@@ -267,6 +276,18 @@ def _from_slurm(info: slurm.JobInfo) -> Job:
     if info.state in ("RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING", "SUSPENDED", "STOPPED"):
         return Job("running", "" if info.state == "RUNNING" else info.state)
     return Job("ended", f"Slurm: {info.state}")
+
+
+def _in_pack(job: Job, record: Record) -> Job:
+    """What a job that holds several trials is to one of them."""
+    if job.phase == "waiting" and record.is_final:
+        return Job("ended", "its job passes it over")
+    if job.phase != "running":
+        return job
+    assert record.job is not None
+    if record.let_go is not None and record.let_go == record.job.get("submission"):
+        return Job("ended", "its job has let go of it")
+    return job if record.has_open_attempt else Job("waiting", job.words or "for its turn in the job")
 
 
 def _local_job(job: dict[str, Any], record: Record, alive: Callable[[int | None, float | None], bool]) -> Job:

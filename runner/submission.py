@@ -1,10 +1,16 @@
 """Every path inside the folder of a submission, ROOT/<experiment>/.submissions/<submission>/."""
 
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from runner.local_queue import MANIFEST
+from runner.files import replacing
 from runner.rundir import RunDir
+
+MANIFEST = "trials.txt"
+"""The list of a submission's trials; see `SubmissionDir.manifest`."""
 
 SUBMISSIONS = ".submissions"
 """Folder, in that of an experiment, with a folder for each array: profile, list of trials, job files."""
@@ -29,7 +35,10 @@ class SubmissionDir:
 
     @property
     def manifest(self) -> Path:
-        """A run folder a line, element by element of the array."""
+        """A line for each element of the array, with the run folders of its trials, of several with tabs between.
+
+        No run root has a tab in its path.
+        """
         return self.path / MANIFEST
 
     @property
@@ -64,9 +73,34 @@ class SubmissionDir:
         except FileNotFoundError:
             return None
 
-    def members(self) -> list[RunDir]:
-        """The trials, by their index in the array; none before they are known."""
+    def elements(self) -> list[list[RunDir]]:
+        """The trials of each element, by its index in the array; none before they are known."""
         try:
-            return [RunDir(Path(line)) for line in self.manifest.read_text().splitlines()]
+            return read_elements(self.manifest)
         except FileNotFoundError:
             return []
+
+    def members(self) -> list[RunDir]:
+        """All trials."""
+        return [run for element in self.elements() for run in element]
+
+    def write_elements(self, elements: Iterable[Sequence[RunDir]]) -> None:
+        lines = ["\t".join(str(run.path) for run in element) for element in elements]
+        with replacing(self.manifest) as file:
+            file.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def read_elements(manifest: Path) -> list[list[RunDir]]:
+    """What `SubmissionDir.elements` finds in a manifest. Raises: FileNotFoundError."""
+    return [[RunDir(Path(path)) for path in line.split("\t")] for line in manifest.read_text().splitlines()]
+
+
+def describe_job(job_id: str, *, is_packed: bool) -> dict[str, Any]:
+    """What a row of jobs.jsonl says of a job of Slurm, and whether that holds several trials."""
+    packed = {"packed": True} if is_packed else {}
+    return {"cluster": "slurm", "job_id": job_id, "host": os.uname().nodename, **packed}
+
+
+def index_of(job_id: str) -> int:
+    """The place in its array of a job, `123_4`; a submission of one element is no array."""
+    return int(job_id.partition("_")[2] or 0)

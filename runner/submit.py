@@ -37,6 +37,7 @@ from runner.limits import Limits, read_cluster, read_limits
 from runner.lock import locked
 from runner.named import ResolvedTrial, list_sources, resolve_trials
 from runner.orphans import settle_orphans
+from runner.packing import check_pack, count_fitting, jobs_at_once, plan_packs
 from runner.plan import Item, Plan
 from runner.preflight import (
     check_data,
@@ -163,6 +164,7 @@ def read_request(path: Path, overrides: list[str], profile: str, root: Path) -> 
     if site.cluster == "slurm":
         for resources in {trial.resources for _, trial in expanded}:
             layout(resources.ranks, site.gpus_per_node)
+            check_pack(site, resources)
     check_private(folder / SUBMISSIONS, folder.parent)
     cuda = has_gpus(site)
     lines = [*advice(site), *lead_advice(site, longest_stop(folder)), *sweep.advice(experiment)]
@@ -212,13 +214,15 @@ class Ahead:
     limits: Limits | None = None
     waiting: Waiting | None = None
 
-    def fit(self, items: list[Item]) -> list[Item]:
-        """The first of them, as many as there is room for; says so where that is not all."""
+    def count_fitting(self, kinds: Sequence[ResourcesConfig], site: Profile) -> int:
+        """How many of the first trials there is room for; says so where that is not all."""
         bound = tightest(self.limits.bounds) if self.limits is not None else None
-        if bound is None or (line := tell_rest(len(items), bound)) is None:
-            return items
-        print(f"runner: {line}", file=sys.stderr, flush=True)
-        return items[: bound.room]
+        if bound is None:
+            return len(kinds)
+        fitting = count_fitting(kinds, site, bound.room)
+        if line := tell_rest(len(kinds), bound, fitting):
+            print(f"runner: {line}", file=sys.stderr, flush=True)
+        return fitting
 
 
 def look_ahead(plan: Plan, request: Request, after: Sequence[RunDir] = ()) -> Ahead:
@@ -236,14 +240,17 @@ def look_ahead(plan: Plan, request: Request, after: Sequence[RunDir] = ()) -> Ah
     if site.cluster != "slurm":
         return Ahead(waiting=plan_waiting(after, site))
     new = folder / SUBMISSIONS / "NEW"
-    kinds = {resources: batch_script(resources, 1, site, new) for resources in {trial.resources for trial, _ in sent}}
+    kinds = [trial.resources for trial, _ in sent]
+    packs = plan_packs(kinds, site)
+    sizes = {kinds[pack[0]]: len(pack) for pack in sorted(packs, key=len)}
+    scripts = {resources: batch_script(resources, 1, site, new, trials=size) for resources, size in sizes.items()}
     try:
         check_modules(site)
         cluster = read_cluster()
-        check_cluster(site, cluster, kinds)
+        check_cluster(site, cluster, scripts, sizes)
     except OptionError as error:
         raise locate(error, request.profile) from None
-    return Ahead(read_limits(site, len(sent), cluster), plan_waiting(after, site))
+    return Ahead(read_limits(site, len(packs), cluster), plan_waiting(after, site))
 
 
 def check_sources(pairs: Sequence[tuple[Trial, ResolvedTrial]], site: Profile) -> None:
@@ -275,7 +282,8 @@ def submit_chosen(
     texts = GroupTexts()
     for item in plan.of("submit"):
         check_same(item.run, trial_of[item.run], texts)
-    chosen = ahead.fit(plan.of("submit"))
+    chosen = plan.of("submit")
+    chosen = chosen[: ahead.count_fitting([trial_of[item.run].resources for item in chosen], request.site)]
     if not chosen:
         return set()
     origin = collect(command, request.folder.parent if request.site.snapshot else None)
@@ -403,9 +411,13 @@ def _scripts(plan: Plan, request: Request) -> list[str]:
     folder, site = request.folder, request.site
     code = planned_home(folder.parent) if site.snapshot else None
     # How many elements the cluster takes in one array is not asked here.
-    return [
-        batch_script(
-            kinds[array.members[0]], len(array.members), site, folder / SUBMISSIONS / "NEW", code, array.at_once
-        )
-        for array in plan_arrays(kinds, site.parallel, max(len(kinds), 1))
-    ]
+    packs = plan_packs(kinds, site)
+    arrays = plan_arrays([kinds[pack[0]] for pack in packs], jobs_at_once(site, packs), max(len(packs), 1))
+    scripts = []
+    for array in arrays:
+        members = [packs[place] for place in array.members]
+        resources, trials = kinds[members[0][0]], max(map(len, members))
+        submission = folder / SUBMISSIONS / "NEW"
+        script = batch_script(resources, len(members), site, submission, code, array.at_once, trials=trials)
+        scripts.append(script)
+    return scripts

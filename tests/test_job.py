@@ -29,7 +29,6 @@ from runner.job import (
     python_command,
     requeue,
 )
-from runner.preemption import Preemption
 from runner.rendezvous import Place
 from runner.rundir import RunDir
 from runner.signs import classify
@@ -126,12 +125,11 @@ def test_a_requeue_survives_what_a_killed_one_left(tmp_path, monkeypatch):
     environment = submitit.JobEnvironment()
     submission = DelayedSubmission(TrainJob("the folder"))
     submission.set_timeout(60, NO_MORE_TIMEOUTS)
-    preemption = Preemption()
-    preemption.previous_usr2 = SignalHandler(environment, environment.paths, submission).checkpoint_and_try_requeue
+    handler = SignalHandler(environment, environment.paths, submission).checkpoint_and_try_requeue
     half = tmp_path / "77_submitted.pkl.save_tmp"
     half.write_bytes(b"half of a pickle")
     with pytest.raises(SystemExit) as left:
-        requeue(preemption)
+        requeue(handler)
     assert left.value.code == LOCAL_REQUEUE_RETURN_CODE and not half.exists()
     assert DelayedSubmission.load(tmp_path / "77_submitted.pkl").function.folder == "the folder"
 

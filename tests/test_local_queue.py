@@ -343,11 +343,15 @@ def test_a_trial_that_waits_lets_others_pass():
 def test_gpus_are_given_out_evenly():
     running: list[Running] = []
     for expected in [(0,), (1,), (2,), (0,)]:
-        gpus = choose_gpus(3, 1, running)
+        gpus = choose_gpus((0, 1, 2), 1, running)
         assert gpus == expected
         running.append(Running(None, None, gpus))
     del running[1]
-    assert choose_gpus(3, 1, running) == (1,), "a GPU that was given back"
-    assert choose_gpus(4, 2, []) == (0, 1) and choose_gpus(2, 4, []) == (0, 1) and choose_gpus(0, 2, []) == ()
-    halves = [Running(None, None, choose_gpus(4, 2, [])), Running(None, None, (2, 3))]
+    assert choose_gpus((0, 1, 2), 1, running) == (1,), "a GPU that was given back"
+    assert (
+        choose_gpus((0, 1, 2, 3), 2, []) == (0, 1)
+        and choose_gpus((0, 1), 4, []) == (0, 1)
+        and choose_gpus((), 2, []) == ()
+    )
+    halves = [Running(None, None, choose_gpus((0, 1, 2, 3), 2, [])), Running(None, None, (2, 3))]
     assert sorted(itertools.chain(*(entry.gpus for entry in halves))) == [0, 1, 2, 3]
