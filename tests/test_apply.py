@@ -256,6 +256,7 @@ def test_new_settings_reach_what_is_submitted_again_and_nothing_that_runs(world,
     assert finished.config.read_bytes() == kept
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_live_sweep_is_edited(tmp_path, capfd, monkeypatch):
     """On a real queue: two of three trials are dropped while the first runs, another is added; each ends once."""

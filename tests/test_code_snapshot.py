@@ -342,6 +342,7 @@ def test_every_attempt_of_a_local_trial_runs_the_code_of_its_submission(root, ch
     assert last == f"equal in every bit after 16 steps: {str(reference)[:12]}"
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_slurm_trial_needs_nothing_of_the_checkout_any_more(root, checkout, slurm, reference):
     """Killed: the decision whether it is requeued, and its second attempt, are made by the snapshot too."""

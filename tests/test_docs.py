@@ -16,6 +16,9 @@ from tests.slurm_cluster import skip_without_slurm
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+TRAINING = ("fault_tolerance", "migration", "sweeps")
+"""Pages whose commands train for minutes."""
+
 PLAIN = re.compile(r"runner [^|<>$`;&]*")
 """A command that needs no shell."""
 
@@ -83,7 +86,10 @@ def walk(page: Path, languages: tuple[str, ...]) -> int:
 
 @pytest.mark.slow
 @pytest.mark.ddp
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.nightly] * (page.stem in TRAINING), id=page.stem) for page in PAGES],
+)
 def test_the_commands_of_a_page(page, clone):
     assert walk(page, ("sh", "python"))
 

@@ -55,6 +55,8 @@ def is_key(path: list[str]) -> bool:
     if group in FAMILY_OF:
         configs = [named.load(FAMILY_OF[group], name).Config for name in named.names(FAMILY_OF[group])]
         return rest == ["name"] or any(has_key(config, rest) for config in configs)
+    if group == "tracking" and rest[:1] and rest[0] in named.names("mirrors"):
+        return not rest[1:] or has_key(named.load("mirrors", rest[0]).Config, rest[1:])
     return has_key(Trial, path)
 
 

@@ -173,6 +173,7 @@ def test_the_users_trial_but_for_cadences(tmp_path):
     assert with_checkpoints(trial, None) is trial
 
 
+@pytest.mark.nightly
 @pytest.mark.slurm
 @pytest.mark.slow
 @pytest.mark.ddp

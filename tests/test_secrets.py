@@ -96,6 +96,7 @@ def test_a_failure_in_the_queue_keeps_none(tmp_path, place):
     assert search(root) == [] and SENTINEL not in done.stdout + done.stderr
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.ddp
 def test_a_failure_on_two_ranks_in_the_foreground_keeps_none(tmp_path, place):

@@ -233,7 +233,7 @@ def test_a_submission_killed_behind_sbatch_goes_on_as_if_nothing_had_happened(
 
 def test_a_job_that_nobody_wrote_down_is_found_again(slurm: onebox.Cluster, tmp_path: Path, profile: Path) -> None:
     """Everything was there but the row in jobs.jsonl."""
-    (run,) = submit(tmp_path, profile, train={"steps": 20}, resources={"ranks": 1}, evaluate={"probes": []})
+    (run,) = submit(tmp_path, profile, train={"steps": 800}, resources={"ranks": 1}, evaluate={"probes": []})
     (row,) = run.job_rows()
     run.jobs.unlink()
     again = run_cli("submit", tmp_path / "tiny.yaml", "--on", profile, "--root", tmp_path / "runs")

@@ -120,6 +120,7 @@ def test_an_array_with_one_preempted_leaves_the_other_five_alone(slurm, profile,
     assert len({fingerprint(run) for run in runs}) == 6
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_all_four_systems_come_back_from_a_preemption(slurm: onebox.Cluster, tmp_path: Path, profile: Path) -> None:
     """The experiment that ships: a sweep over methods, encoders and data, each trial preempted once."""

@@ -146,7 +146,7 @@ def test_a_sync_that_was_killed_is_gone_on_with_by_two_at_once(tmp_path, monkeyp
 IMPATIENT = """
 import sys, runner.sync as syncing
 from runner.cli import main
-syncing.QUIET["init_timeout"] = 1.0
+syncing.QUIET["init_timeout"] = 5.0
 main()
 """
 
