@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
 """The other groups of the experiment, unless a check is told otherwise."""
 
 RANKS = 2
-CUT_AT = (3, 3)
+CUT_AT = (2, 2)
 """Steps after which each attempt is told to save and leave."""
 
 CLOSE, ROUGHLY = 2e-4, 5e-3
