@@ -1,4 +1,7 @@
-"""All benchmarks, one after the other: `python -m tests.benchmarks`. Each has a module of its own."""
+"""All benchmarks, one after the other: `python -m tests.benchmarks`. Each has a module of its own.
+
+`python -m tests.benchmarks scale` is those of sweeps of thousands.
+"""
 
 import os
 import subprocess
@@ -24,7 +27,11 @@ BENCHMARKS = (
     ["bench_rivals"],
 )
 
+SCALE = ("bench_sweep", "bench_plan", "bench_submit", "bench_status", "bench_results")
+
 for name, *options in BENCHMARKS:
+    if sys.argv[1:] == ["scale"] and name not in SCALE:
+        continue
     print(f"\n== {' '.join([name, *options])}", flush=True)
     command = [sys.executable, "-W", "ignore", "-m", f"tests.benchmarks.{name}", *options]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
