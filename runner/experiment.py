@@ -72,8 +72,9 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     """
     document = override(load_yaml(path), overrides)
     refuse_secrets(document)
-    base = {key: value for key, value in document.mapping.items() if key != "sweep"}
-    # A config.yaml, which may be run again, says which trial of which search it is.
+    # A config.yaml, which may be run again, says which trial of which search it is, or that it is of none.
+    without = {"sweep"} if document.mapping.get("search") is not None else {"sweep", "search"}
+    base = {key: value for key, value in document.mapping.items() if key not in without}
     if "search" in base and not (isinstance(base["search"], dict) and "study" in base["search"]):
         raise document.locate(OptionError("search", "belongs under sweep: write sweep: {search: ...}"))
     sweep = document.mapping.get("sweep")

@@ -50,6 +50,14 @@ def bare_slurm() -> Iterator[onebox.Cluster]:
         yield cluster
 
 
+@pytest.fixture(scope="module", name="slurm")
+def slurm_of_this_file() -> Iterator[onebox.Cluster]:
+    """In place of the shared one, by importing it: for tests that must not be preempted by those of other files."""
+    skip_without_slurm()
+    with own_cluster(nodes=4, accounting=False) as cluster, environment_of(cluster):
+        yield cluster
+
+
 def skip_without_slurm() -> None:
     if missing := onebox.missing_tools():
         pytest.skip(f"{missing[0]} not found; get it with: runner onebox install")

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -21,7 +20,14 @@ from runner.processes import is_running
 from runner.rundir import RunDir, find_trials
 from runner.watchdog import Limits
 from tests.experiments import last_step, run_cli, write_experiment
-from tests.slurm_cluster import GONE_SECONDS, environment_of, own_cluster, skip_without_slurm, wait_for
+from tests.slurm_cluster import (
+    GONE_SECONDS,
+    environment_of,
+    own_cluster,
+    skip_without_slurm,
+    slurm_of_this_file,
+    wait_for,
+)
 from tests.slurm_trials import (
     PATIENCE_SECONDS,
     causes,
@@ -38,15 +44,9 @@ from tests.slurm_trials import (
     wait_until_done,
 )
 
+__all__ = ["slurm_of_this_file"]
+
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ddp]
-
-
-@pytest.fixture(scope="module")
-def slurm() -> Iterator[onebox.Cluster]:
-    """A cluster of these tests alone: they run beside those that preempt whatever is on a node."""
-    skip_without_slurm()
-    with own_cluster(nodes=4, accounting=False) as cluster, environment_of(cluster):
-        yield cluster
 
 
 def test_a_rank_killed_takes_everything_of_its_attempt_along(slurm, profile, tmp_path, uninterrupted):

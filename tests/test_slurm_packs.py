@@ -18,7 +18,7 @@ from runner.files import read_json, read_rows
 from runner.onebox.daemons import pid
 from runner.rundir import RunDir
 from tests.experiments import fingerprint, last_step, prepare_run, run_cli, train_here
-from tests.slurm_cluster import environment_of, own_cluster, skip_without_slurm, wait_for
+from tests.slurm_cluster import environment_of, own_cluster, skip_without_slurm, slurm_of_this_file, wait_for
 from tests.slurm_trials import (
     PATIENCE_SECONDS,
     causes,
@@ -31,6 +31,8 @@ from tests.slurm_trials import (
     wait_for_step,
     wait_until_done,
 )
+
+__all__ = ["slurm_of_this_file"]
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -108,6 +110,7 @@ def states(runs: list[RunDir], root: str, capfd: pytest.CaptureFixture[str]) -> 
     return [found[run.trial]["state"] for run in runs]
 
 
+@pytest.mark.nightly
 def test_a_cancel_a_preemption_of_the_job_and_a_kill_of_one_rank(slurm, profile, tmp_path, alone, capfd):
     """Three trials in a job, two at a time; the third is cancelled before its turn comes."""
     site, root = write_profile(profile, trials_per_job=3, trials_at_once=2), str(tmp_path / "runs")

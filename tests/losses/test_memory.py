@@ -48,8 +48,12 @@ CASES = [
 ]
 
 
+MARKED = [pytest.param(*case, marks=[pytest.mark.nightly] * (place % 3 > 0)) for place, case in enumerate(CASES)]
+"""Each is a process of its own; every third of them each time."""
+
+
 @pytest.mark.skipif(not RESET.exists(), reason="only Linux tells the high-water mark")
-@pytest.mark.parametrize("loss, target_gradient", CASES, ids=[loss.partition("(")[0] for loss, _ in CASES])
+@pytest.mark.parametrize("loss, target_gradient", MARKED, ids=[loss.partition("(")[0] for loss, _ in CASES])
 def test_memory_is_linear_in_the_rows(loss, target_gradient, width=64):
     """At most 16 N D bytes and 64 MB above the inputs, where one N x N matrix would take 268 MB."""
     rows = 8192
