@@ -214,7 +214,7 @@ def test_a_submission_killed_behind_sbatch_goes_on_as_if_nothing_had_happened(
     ]
     (tools / "sbatch").write_text("\n".join(["#!/bin/sh", f"real={real}", *lines, ""]))
     (tools / "sbatch").chmod(0o755)
-    groups = {"train": {"steps": 20}, "resources": {"ranks": 1}, "evaluate": {"probes": []}}
+    groups = {"train": {"steps": 800}, "resources": {"ranks": 1}, "evaluate": {"probes": []}}
     words = ["submit", write_experiment(tmp_path, sweep={"seeds": seeds}, **groups)]
     words += ["--on", profile, "--root", tmp_path / "runs"]
     killed = run_cli(*words, env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"})
