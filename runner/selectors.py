@@ -10,7 +10,7 @@ from runner.errors import ConfigError
 from runner.explain import did_you_mean
 from runner.rundir import RunDir
 from runner.strict_yaml import parse_scalar
-from runner.tables import format_value, same_text
+from runner.tables import format_value, keys_named, same_text
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,7 @@ def select(runs: list[RunDir], selectors: Sequence[Selector]) -> list[RunDir]:
 
 def find_key(name: str, keys: Sequence[str]) -> str:
     """The key of that name, or the one that ends with it. Raises ConfigError when there is none, or several."""
-    if name in keys:
-        return name
-    ends = [key for key in keys if key.removesuffix(".name").endswith(f".{name}") or key == f"{name}.name"]
+    ends = keys_named(name, keys)
     if len(ends) == 1:
         return ends[0]
     if ends:

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -44,6 +44,14 @@ def same_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(same_text, value))}]"
     return repr(value)
+
+
+def keys_named(name: str, keys: Iterable[str]) -> list[str]:
+    """The key of that name, else those that end with it: `gamma` is method.gamma, `method` is method.name."""
+    keys = list(keys)
+    if name in keys:
+        return [name]
+    return [key for key in keys if f".{key.removesuffix('.name')}".endswith(f".{name}") or key.endswith(f".{name}")]
 
 
 def short_names(keys: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 from runner.errors import ConfigError
 from runner.explain import did_you_mean
+from runner.tables import keys_named
 
 ALL = "all"
 """Stands for every metric."""
@@ -18,7 +19,7 @@ def find_key(option: str, name: str, differing: Sequence[str], others: Iterable[
     """
     others = list(others)
     for keys in (differing, others):
-        found = [name] if name in keys else [key for key in keys if _is_end(name, key)]
+        found = keys_named(name, keys)
         if len(found) == 1:
             return found[0]
         if found:
@@ -50,7 +51,3 @@ def find_metric(option: str, name: str, names: Sequence[str]) -> str:
     if len(found) > 1:
         raise ConfigError(f"{option} {name}: stands for {', '.join(found)}; give one of them")
     return found[0]
-
-
-def _is_end(name: str, key: str) -> bool:
-    return f".{key.removesuffix('.name')}".endswith(f".{name}") or key.endswith(f".{name}")

@@ -18,6 +18,7 @@ from typing import Any
 
 from runner.differences import split_groups
 from runner.files import masked, read_rows, replacing
+from runner.record_cache import SETTLING_SECONDS
 from runner.rundir import RunDir
 from runner.status import Ask, Row, read_statuses
 
@@ -26,9 +27,6 @@ NAME = ".registry.json"
 
 FEWEST_TRIALS = 200
 """Trials that make a registry worth its file."""
-
-YOUNGEST_SECONDS = 2.0
-"""Age of a file whose next change is sure to give it another time; younger ones are read again."""
 
 _VERSION = 1
 _FILES = ("config.yaml", "overrides.yaml", "attempts.jsonl", "result.json", "failure.json")
@@ -74,7 +72,7 @@ def read_entries(runs: list[RunDir], ask: Ask | None = None) -> list[Entry]:
         fresh = {
             trial: Kept(stamps[trial], entry)
             for trial, entry in found.items()
-            if entry.state == "done" and now - newest_seconds(stamps[trial]) > YOUNGEST_SECONDS
+            if entry.state == "done" and now - newest_seconds(stamps[trial]) > SETTLING_SECONDS
         }
         if fresh or len(kept) < len(registry):
             # A folder that cannot be written is no reason to show no results.

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runner.preflight import resolved
+from runner.record_cache import SETTLING_SECONDS
 from runner.results import group_over, registry, select
 from runner.strict_yaml import dump_yaml
 from runner.sweep import trials
@@ -75,7 +76,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as root:
             folder = Path(root) / "bench"
             make_sweep(folder, count)
-            time.sleep(registry.YOUNGEST_SECONDS)
+            time.sleep(SETTLING_SECONDS)
             seconds = time_results(folder)
             told = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
             size = (folder / registry.NAME).stat().st_size / 1e6
