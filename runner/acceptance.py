@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 from runner.client import UnansweredError, call
@@ -14,7 +15,7 @@ from runner.errors import SubmissionError
 from runner.explain import OptionError, counted, did_you_mean, listed
 from runner.limits import Cluster
 from runner.packing import count_cpus, count_gpus
-from runner.profile import Profile, layout
+from runner.profile import NODE_LOCAL, Profile, layout
 from runner.refusals import blame, find_refusal
 from runner.slurm import Node, parse_duration
 from runner.strict_yaml import show
@@ -22,6 +23,7 @@ from runner.strict_yaml import show
 SHELL_SECONDS = 20
 """For a login shell to start and load what a profile loads."""
 
+IMAGES = (".sif", ".sqsh", ".simg", ".img")
 _MODULE = re.compile(r"[\w.+/-]+")
 
 
@@ -45,6 +47,22 @@ def check_modules(site: Profile) -> None:
         return
     if missing := [line for line in done.stdout.splitlines() if line in wanted]:
         raise OptionError("setup", f"module load {missing[0]} is not allowed; there is no such module on this machine")
+
+
+def check_container(site: Profile) -> None:
+    """Raise OptionError for a container whose command or image is not there, where this machine would have it too."""
+    words = shlex.split(site.container or "")
+    if not words:
+        return
+    # Lines of setup may bring the command, and only the job knows what a variable holds.
+    if not site.setup and "$" not in words[0] and shutil.which(words[0]) is None:
+        problem = "is not allowed; there is no such command on this machine, and no setup that loads it"
+        raise OptionError("container", f"{words[0]} {problem}")
+    for word in words:
+        image = Path(word).expanduser()
+        is_known = image.suffix in IMAGES and image.is_absolute() and "$" not in word
+        if is_known and not image.exists() and not any(map(image.is_relative_to, NODE_LOCAL)):
+            raise OptionError("container", f"{word} is not allowed; there is no such image")
 
 
 def list_modules(setup: Iterable[str]) -> list[str]:

@@ -250,7 +250,8 @@ def batch_script(
     from submitit.slurm.slurm import _make_sbatch_string
 
     jobs = SubmissionDir(submission).jobs
-    command = f"{python_command(code)} -u -m submitit.core._submit {shlex.quote(str(jobs))}"
+    python = python_command(code, site.container, site.container_python)
+    command = f"{python} -u -m submitit.core._submit {shlex.quote(str(jobs))}"
     array = {"map_count": count} if count > 1 else {}
     parameters = sbatch_parameters(resources, site, submission, code, trials)
     if at_once is not None:

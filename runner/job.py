@@ -19,6 +19,7 @@ import submitit
 
 from runner.code_snapshot import launcher_of
 from runner.evidence import mark
+from runner.launcher import INSIDE
 from runner.masking import format_error
 from runner.processes import EXIT_TERMINATED, EXIT_TRY_AGAIN, age_seconds, die_with
 from runner.rundir import RunDir
@@ -36,12 +37,16 @@ NO_MORE_TIMEOUTS = 1_000_000
 """submitit's own countdown of time-outs must never end a run; budgets are in runner.requeue."""
 
 
-def python_command(code: Path | None = None) -> str:
-    """How a job starts python: with the signals of a preemption blocked until somebody listens.
+def python_command(code: Path | None = None, container: str | None = None, python: str | None = None) -> str:
+    """How a job starts python, for a shell: with the signals of a preemption blocked until somebody listens.
 
-    `code` is the folder of a snapshot to run; else what is imported here.
+    `code` is the folder of a snapshot to run; else what is imported here. `container` is a command that starts the
+    command after it in a container, and `python` the one to start there, if not this one.
     """
-    return f"{shlex.quote(sys.executable)} -S -E {shlex.quote(str(launcher_of(code)))}"
+    start = f"{shlex.quote(sys.executable)} -S -E {shlex.quote(str(launcher_of(code)))}"
+    if container is None:
+        return start
+    return f"{start} {INSIDE} {container} {shlex.quote(python or sys.executable)}"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ signals would have their default action: the job dies and Slurm does not requeue
 the signal stays pending; `preemption.watching` unblocks it once somebody listens. Runs as `python -S -E launcher.py
 ARGS...` and must import nothing of the package: its own start is the window that remains open.
 
+With `--in` before them, ARGS are the whole command instead: a container that starts python in turn, and that the mask
+outlasts as well.
+
 The last argument is submitit's folder, ROOT/<experiment>/.submissions/<submission>/jobs. The job file in it is a
 pickle, which runs whatever it holds, so nobody else may be able to put one there.
 
@@ -17,6 +20,10 @@ import stat
 import sys
 
 EXIT_REFUSED = 2
+EXIT_NOT_STARTED = 127
+INSIDE = "--in"
+"""First of the arguments when the command is not this python's."""
+
 CODE = ".code"
 """Folder of a run root with the snapshots of the code."""
 
@@ -73,7 +80,12 @@ def main() -> None:
     if problem:
         print(f"runner: {problem}", file=sys.stderr)
         sys.exit(EXIT_REFUSED)
-    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+    command = sys.argv[2:] if sys.argv[1] == INSIDE else [sys.executable, *sys.argv[1:]]
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        print(f"runner: {command[0]}: cannot be started: {error.strerror}", file=sys.stderr)
+        sys.exit(EXIT_NOT_STARTED)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -41,6 +42,16 @@ def _check_line(line: str) -> str:
     return line
 
 
+def _check_command(line: str) -> str:
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise ValueError(f"must be words of a shell: {error}".replace("No closing", "no closing")) from None
+    if not words or set(line) & set(";|&<>`#()"):
+        raise ValueError("must be one command that runs the command after it, without ; | & < > ` # ( )")
+    return line
+
+
 SLACK_SECONDS = 60
 """Slurm keeps time limits, and the signals before them, to the minute."""
 
@@ -48,7 +59,9 @@ SiteName = Annotated[str, _one_of("_.,:@+-")]
 Nodes = Annotated[str, _one_of("_.,[]-")]
 Constraint = Annotated[str, _one_of("_.,:&|*()[]-")]
 Comment = Annotated[str, _one_of("_.,:@+/=[]-")]
+PythonPath = Annotated[str, _one_of("_.+/-")]
 ShellLine = Annotated[str, AfterValidator(_check_line)]
+Command = Annotated[ShellLine, AfterValidator(_check_command)]
 
 
 class Profile(Options):
@@ -105,6 +118,13 @@ class Profile(Options):
     setup: tuple[ShellLine, ...] = ()
     """Lines of shell in the batch script before the trial starts, such as `module load`."""
 
+    container: Command | None = None
+    """Command that starts the ranks in a container, such as `apptainer exec --nv /images/torch.sif`; batch script and
+    requeue stay outside. It has to see the run root and the data, and to pass the environment on."""
+
+    container_python: PythonPath | None = None
+    """Python in the container, with what runner depends on; None: the path of the one that submits."""
+
     max_failures: int = Field(default=3, ge=0)
     """Crashes after which a trial is given up."""
 
@@ -135,6 +155,7 @@ class Profile(Options):
             problem = f"{self.signal_lead_seconds} is not allowed; must be less than the time limit"
             raise OptionError("signal_lead_seconds", f"{problem}, {self.time_minutes * 60} seconds")
         self._check_packing()
+        self._check_container()
         return self
 
     def _check_packing(self) -> None:
@@ -147,6 +168,14 @@ class Profile(Options):
         if self.gpus_per_job is not None and not (self.is_packed and self.gpus_per_job <= (self.gpus_per_node or 0)):
             problem = "is not allowed; must be at most gpus_per_node, and with trials_per_job of 2 or more"
             raise OptionError("gpus_per_job", f"{self.gpus_per_job} {problem}")
+
+    def _check_container(self) -> None:
+        if self.container is None and self.container_python is not None:
+            problem = "is not allowed; there is no container: that it would be in"
+            raise OptionError("container_python", f"{self.container_python} {problem}")
+        if self.container is not None and (self.cluster == "local" or self.is_packed):
+            key = "cluster: local" if self.cluster == "local" else "trials_per_job"
+            raise OptionError("container", f"is not allowed with {key}; jobs of Slurm with one trial each have it")
 
     @property
     def is_packed(self) -> bool:
@@ -166,9 +195,10 @@ def load_profile(path_or_name: str | Path, folder: str | Path = "slurm") -> Prof
         profile = build(Profile, defaults | document.mapping)
     except OptionError as error:
         raise document.locate(error) from None
-    if (profile.setup or profile.notify) and os.stat(document.path).st_mode & 0o002:
+    run = next((key for key in ("setup", "container", "notify") if getattr(profile, key)), None)
+    if run and os.stat(document.path).st_mode & 0o002:
         problem = "everybody may write to this file, and its lines are run; chmod o-w it"
-        raise document.locate(OptionError("setup" if profile.setup else "notify", problem))
+        raise document.locate(OptionError(run, problem))
     return profile
 
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from runner import sweep
-from runner.acceptance import check_cluster, check_modules
+from runner.acceptance import check_cluster, check_container, check_modules
 from runner.after import jobs_to_wait_for
 from runner.arrays import plan_arrays, tell_rest, tightest
 from runner.code_snapshot import planned_home
@@ -246,6 +246,7 @@ def look_ahead(plan: Plan, request: Request, after: Sequence[RunDir] = ()) -> Ah
     scripts = {resources: batch_script(resources, 1, site, new, trials=size) for resources, size in sizes.items()}
     try:
         check_modules(site)
+        check_container(site)
         cluster = read_cluster()
         check_cluster(site, cluster, scripts, sizes)
     except OptionError as error:

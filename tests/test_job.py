@@ -147,11 +147,26 @@ def test_a_final_trial_is_not_trained_again(tmp_path, final):
 BLOCKED = "import signal; print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
 
 
+INNER = f"{BLOCKED}; import sys; print(sys.argv[1:])"
+"""A stand-in for a runtime: it tells the mask it was started with, and the command that it is to run."""
+
+
 def test_a_job_starts_with_its_signals_blocked():
     command = [*shlex.split(python_command()), "-u", "-c"]
     assert Path(command[3]) == Path(launcher.__file__)
     done = subprocess.run([*command, BLOCKED], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == f"{sorted([signal.SIGUSR2, signal.SIGTERM])}\n"
+
+
+def test_a_container_starts_with_them_blocked_and_starts_python():
+    command = shlex.split(python_command(None, f"nice -n 1 {shlex.quote(sys.executable)} -c {shlex.quote(INNER)}"))
+    done = subprocess.run([*command, "x"], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"{sorted([signal.SIGUSR2, signal.SIGTERM])}\n{[sys.executable, 'x']}\n"
+    assert python_command(None, "apptainer exec a.sif", "/opt/python").endswith(
+        " --in apptainer exec a.sif /opt/python"
+    )
+    missing = subprocess.run([*shlex.split(python_command(None, "no_such_runtime a.sif")), "x"], capture_output=True)
+    assert missing.returncode == 127 and b"runner: no_such_runtime: cannot be started: No such file" in missing.stderr
 
 
 def test_a_signal_during_start_up_waits():

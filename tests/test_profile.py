@@ -109,6 +109,18 @@ def test_a_dumped_profile_loads_as_itself(tmp_path):
         ),
         ('cluster: slurm\n"par\\ntition": x\n', "site.yaml:2: a key must be a string of printable"),
         ("cluster: slurm\nsetup: module load x\n", 'setup: "module load x" is not allowed; must be a list'),
+        ("cluster: local\ncontainer: run me\n", "site.yaml:2: container: is not allowed with cluster: local"),
+        (
+            "cluster: slurm\ntrials_per_job: 4\ncontainer: run me\n",
+            "site.yaml:3: container: is not allowed with trials_per_job",
+        ),
+        ("cluster: slurm\ncontainer: run a; rm b\n", "must be one command that runs the command after it"),
+        ("cluster: slurm\ncontainer: run 'a\n", "must be words of a shell: no closing quotation"),
+        ("cluster: slurm\ncontainer_python: python3\n", "site.yaml:2: container_python: python3 is not allowed"),
+        (
+            "cluster: slurm\ncontainer: run me\ncontainer_python: a b\n",
+            "must be 1 to 128 letters, digits and _ . + / -",
+        ),
     ],
 )
 def test_mistakes_get_one_line(tmp_path, text, expected):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner import named
-from runner.acceptance import check_accepted, check_cluster, check_modules, check_nodes, list_modules
+from runner.acceptance import check_accepted, check_cluster, check_container, check_modules, check_nodes, list_modules
 from runner.cli import run as cli
 from runner.config import ResourcesConfig
 from runner.errors import ConfigError, DataError
@@ -227,3 +227,19 @@ def test_data_matter_to_those_trials_alone_that_are_sent(tmp_path, capfd):
     write_json(run.result, {"state": "done", "step": 20, "metrics": {}})
     assert cli(command) == 0
     assert "1 trial, 0 to submit" in capfd.readouterr().out
+
+
+def test_a_container_that_is_not_there(tools, tmp_path):
+    def check(container: str, **more: object) -> None:
+        check_container(SITE.model_copy(update={"container": container, **more}))
+
+    with pytest.raises(OptionError, match="container: apptainer is not allowed; there is no such command on this mach"):
+        check("apptainer exec /images/a.sif")
+    check("apptainer exec a.sif", setup=("module load apptainer",))
+    check("$SITE/run exec a.sif")
+    tools("apptainer", "exit 0")
+    (tmp_path / "a.sif").touch()
+    for there in (tmp_path / "a.sif", "$IMAGES/a.sif", "/tmp/of_the_node.sif", "docker://torch"):
+        check(f"apptainer exec {there}")
+    with pytest.raises(OptionError, match=r"container: /images/a\.sif is not allowed; there is no such image"):
+        check("apptainer exec --nv /images/a.sif")

@@ -1,6 +1,7 @@
 """On a real Slurm: killed ranks, dead nodes, cancelled jobs, torn submissions end as they should and no other way."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from runner import onebox
 from runner import slurm as slurm_tools
@@ -37,6 +39,7 @@ from tests.slurm_trials import (
     node_of,
     nodes_of,
     notify_into,
+    preempt,
     ranks_of,
     resumed_steps,
     submit,
@@ -45,6 +48,13 @@ from tests.slurm_trials import (
 )
 
 __all__ = ["slurm_of_this_file"]
+
+CONTAINER = """#!/bin/sh
+# Mounts of its own, in which nothing can reach Slurm; as images have it.
+exec unshare --map-root-user --mount sh -c '
+    for tool in scontrol squeue sacct sbatch scancel; do mount --bind /dev/null "$(command -v $tool)" || exit; done
+    exec "$@"' inside "$@"
+"""
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.ddp]
 
@@ -240,3 +250,22 @@ def test_a_job_that_nobody_wrote_down_is_found_again(slurm: onebox.Cluster, tmp_
     assert again.returncode == 0 and "1 trials, 0 to submit" in again.stdout.replace("1 trial,", "1 trials,")
     assert [found["job_id"] for found in run.job_rows()] == [row["job_id"]]
     wait_until_done(run)
+
+
+def test_ranks_in_a_container_that_cannot_reach_slurm(slurm, profile, tmp_path, uninterrupted):
+    """It saves on the signal and leaves; the batch script, which is outside, requeues it."""
+    container = tmp_path / "in container"
+    container.write_text(CONTAINER)
+    container.chmod(0o700)
+    command = shlex.join([str(container)])
+    profile.write_text(yaml.safe_dump({**yaml.safe_load(profile.read_text()), "container": command}))
+    (run,) = submit(tmp_path, profile)
+    wait_for_step(run, 40)
+    inside = Path(f"/proc/{ranks_of(run)[0].pid}/root")
+    assert (inside / str(shutil.which("scontrol"))[1:]).read_bytes() == b""
+    preempt(run)
+    wait_until_done(run)
+    assert causes(run) == ["preempted", "done"]
+    ends = [row for row in run.attempt_rows() if row["event"] == "end"]
+    assert resumed_steps(run)[1] == ends[0]["end_step"] >= 40, "no step lost"
+    check_same(run, uninterrupted)
