@@ -54,7 +54,7 @@ Target = Annotated[
     ),
 ]
 Selectors = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Only trials with this setting; !KEY=VALUE: without.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Only such trials; also !KEY=VALUE, KEY>1, KEY=a,b*.")
 ]
 Profile = Annotated[
     str,
@@ -437,12 +437,14 @@ def _find_all(root: Path) -> "list[RunDir]":
 
 def _select(sweep: str | None, selectors: list[str] | None, root: Path) -> "list[RunDir]":
     """The trials of an experiment, or of all of them, that meet the selectors, of which the first may be `sweep`."""
-    from runner.selectors import parse_selectors, select
+    from runner.conditions import SIGNS, parse_condition
+    from runner.selectors import select
 
     words = selectors or []
-    if sweep is not None and "=" in sweep:
+    if sweep is not None and set(sweep) & set(SIGNS):
         words, sweep = [sweep, *words], None
-    return select(_find_all(root) if sweep is None else _find_target(sweep, root), parse_selectors(words))
+    conditions = [parse_condition(word) for word in words]
+    return select(_find_all(root) if sweep is None else _find_target(sweep, root), conditions)
 
 
 def _find_target(name: str, root: Path) -> "list[RunDir]":

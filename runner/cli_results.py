@@ -167,12 +167,12 @@ def print_view(view: "View") -> None:
 
 
 def _select(sweeps: list[str], where: list[str] | None, named: dict[str, str], root: Path | None) -> "Selection":
+    from runner.conditions import parse_condition
     from runner.results.trials import select
-    from runner.results.where import parse_condition
     from runner.rundir import find_sweep
 
     top = choose_root(root)
-    conditions = [parse_condition(text) for text in where or []]
+    conditions = [parse_condition(text, "--where") for text in where or []]
     folders = list(dict.fromkeys(find_sweep(top, sweep) for sweep in sweeps))
     return select(folders, conditions, named)
 

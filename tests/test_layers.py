@@ -18,11 +18,11 @@ time_limit loader attempt heartbeat peers watchdog rendezvous tracking ema onlin
 interpolation curriculum tokenizers method losses methods encoders data schedules lars optimizer precision facts
 features ranking text_metrics evaluation named mirror sync evaluate state elastic exactness journal snapshot manifest
 weights checkpoint export background progress trial_data study search_journal search search_trial run resume saving
-trainer verdict rank job local_queue pack record status pack_requeue after tables differences record_cache selectors
-pace gpus live watch show logs tracebacks results plot search_report goodput advice timeline forecast embed refusals
-orphans plan survey preflight acceptance sbatch dispatch notify submit local_ranks reshape code_changes recode debug
-verify contract templates cancel plan_file apply trial_environment reproduce diff report code_store json_schema onebox
-rehearsal rehearse doctor new listing site init completion cli_options cli_onebox cli_data cli_plan cli_goodput
+trainer verdict rank job local_queue pack record status pack_requeue after tables conditions differences record_cache
+selectors pace gpus live watch show logs tracebacks results plot search_report goodput advice timeline forecast embed
+refusals orphans plan survey preflight acceptance sbatch dispatch notify submit local_ranks reshape code_changes recode
+debug verify contract templates cancel plan_file apply trial_environment reproduce diff report code_store json_schema
+onebox rehearsal rehearse doctor new listing site init completion cli_options cli_onebox cli_data cli_plan cli_goodput
 cli_code cli_results cli_search cli_report cli_new cli_sync interruption cli __main__
 """
 ORDER = _ORDER.split()
@@ -35,8 +35,8 @@ HEAVY = ["torch", "wandb", "tensorboard", "sklearn", "matplotlib", "transformers
 
 _LIGHT = """
 errors processes faults rundir config sweep interval profile client slurm arrays limits wording signs causes budgets
-decision nodes evidence reasons record_cache selectors pace gpus live tracebacks notify requeue provenance record
-status tables watch show logs differences results plot cancel submit job local_queue pack pack_requeue packing
+decision nodes evidence reasons record_cache conditions selectors pace gpus live tracebacks notify requeue provenance
+record status tables watch show logs differences results plot cancel submit job local_queue pack pack_requeue packing
 submission ownership json_schema onebox doctor code_snapshot code_store diff reproduce report cli_results cli_search
 search_report search cli_report ledger simulate goodput advice timeline forecast cli_goodput new listing completion
 site init sync cli

@@ -124,6 +124,13 @@ def test_a_sweep_ends_as_its_last_file_says_whatever_happens_to_it(tmp_path, slu
         assert [each["step"] for each in read_rows(row.run.metrics)] == list(range(20, STEPS + 1, 20)), row.trial
         interrupted += row.attempts > 1
     assert interrupted >= 8
+    ledgers = {
+        each["trial"]: each for each in json.loads(runner("goodput", "tiny", "--json", "--root", root))["trials"]
+    }
+    for row in rows:
+        ledger, lived = ledgers[row.trial], row.run.result.stat().st_mtime - row.run.job_rows()[0]["time"]
+        assert sum(ledger["seconds"].values()) == pytest.approx(lived, rel=0.01), row.trial
+        assert ledger["useful_steps"] == STEPS and len(ledger["interruptions"]) >= row.attempts - 1, row.trial
     # What the file does not name any more was done before, failed by itself, or never trained to its end.
     others = [row for row in rows_of(root) if row.trial not in named]
     assert {row.state for row in others} <= {"done", "failed", "cancelled"}

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runner.conditions import Condition
 from runner.differences import Configs
 from runner.record import is_evaluation, main_metric
 from runner.results.names import find_key
 from runner.results.registry import Entry, read_entries, read_entry
-from runner.results.where import Condition
 from runner.rundir import RunDir, find_trials
 from runner.status import Row
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from runner.conditions import parse_condition
 from runner.errors import ConfigError
 from runner.results import group_over, read_results, select
 from runner.results.sheet import rank_metrics
-from runner.results.where import parse_condition
 from runner.status import read_statuses
 from runner.tables import varying_keys
 from tests.results.sweeps import TOP1
@@ -128,7 +128,7 @@ def test_conditions_are_typed_and_on_every_setting(folder, conditions, trials):
     ("condition", "words"),
     [
         ("sead=1", r'--where sead: no trial of the sweep sets it; did you mean "seed"\?'),
-        ("seed", "--where seed: should be KEY=VALUE"),
+        ("seed", "--where seed: must be KEY=VALUE"),
         ("seed=", "--where seed=: has no value"),
         ("seed>x", "--where seed>x: > needs one number"),
         ("seed=[1", "--where seed=\\[1: not YAML"),
@@ -136,7 +136,7 @@ def test_conditions_are_typed_and_on_every_setting(folder, conditions, trials):
 )
 def test_a_condition_that_cannot_be_met_is_refused_in_words(folder, condition, words):
     with pytest.raises(ConfigError, match=words):
-        select([folder], [parse_condition(condition)])
+        select([folder], [parse_condition(condition, "--where")])
 
 
 def test_what_is_filtered_is_told_apart_by_what_is_left(folder):
