@@ -56,7 +56,7 @@ def tell_rest(count: int, bound: Bound, fitting: int | None = None) -> str | Non
         return None
     sent = fitting or "none"
     there = f"{bound.words} is {bound.limit}, and {bound.used} jobs are there"
-    rest = f"`runner submit` sends the other {count - fitting} once there is room"
+    rest = f"`runner submit` again, or with --wait, sends the other {count - fitting} once there is room"
     return f"{sent} of {counted(count, 'trial')} sent: {there}; {rest}"
 
 

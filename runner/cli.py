@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -24,12 +26,14 @@ from runner.cli_onebox import Yes, confirm
 from runner.cli_options import Json, Root, Trial
 from runner.cli_options import choose_root as _root
 from runner.cli_options import print_json as _print_json
-from runner.errors import ConfigError, RunnerError, UserError
+from runner.errors import ConfigError, RunnerError, SubmissionError, UserError
 from runner.interruption import end_at_once_in_imports
 from runner.masking import mask_text
 
 if TYPE_CHECKING:
     from runner.rundir import RunDir
+    from runner.submit import Submission
+    from runner.watch import SendRest
 
 EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 1, 2, 130, 141
 
@@ -107,14 +111,16 @@ def submit(
     from runner.submit import submit
 
     others = [run for name in after or [] for run in _find_target(name, _root(root))]
-    submission = submit(Path(experiment), overrides or [], on, _root(root), dry_run, sys.argv, after=others)
+    send = partial(submit, Path(experiment), overrides or [], on, _root(root), dry_run, sys.argv, after=others)
+    submission = send()
     print(submission.table(), flush=True)
     for script in submission.scripts:
         print(f"\n{script}", end="")
     if dry_run or not wait:
         return
     try:
-        code = _wait(submission.runs)
+        sent = [run for run in submission.runs if run.path.exists()]
+        code = _wait(sent, partial(_send_rest, send, sent) if submission.rest else None)
     except KeyboardInterrupt:
         words = f"interrupted; the trials go on, and `runner cancel {submission.experiment}` stops them"
         _exit(_complain(words, EXIT_INTERRUPTED))
@@ -464,12 +470,23 @@ def _print_failures(runs: "list[RunDir]") -> None:
     print(count_states(rows))
 
 
-def _wait(runs: "list[RunDir]") -> int:
+def _send_rest(send: "Callable[[], Submission]", sent: "list[RunDir]") -> "tuple[list[RunDir], int]":
+    """Send what there is room for now, after those in `sent`; where the cluster does not say, something is left."""
+    try:
+        submission = send()
+    except SubmissionError as error:
+        _complain(str(error), EXIT_USER_ERROR)
+        return sent, 1
+    sent[:] = [run for run in submission.runs if run.path.exists()]
+    return sent, submission.rest
+
+
+def _wait(runs: "list[RunDir]", send_rest: "SendRest | None" = None) -> int:
     from runner.notify import tell_ended
     from runner.status import read_statuses
     from runner.watch import wait_until_final
 
-    code = wait_until_final(runs)
+    code = wait_until_final(runs, send_rest=send_rest)
     if code:
         tell_ended(read_statuses(runs))
     return code

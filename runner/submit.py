@@ -101,6 +101,9 @@ class Submission:
     scripts: tuple[str, ...] = ()
     """The sbatch scripts of a dry run."""
 
+    rest: int = 0
+    """Trials for which the cluster has no room yet."""
+
     @property
     def runs(self) -> list[RunDir]:
         return [item.run for item in self.items]
@@ -144,7 +147,7 @@ def submit(
         ahead = look_ahead(plan, request, after)
         sent = submit_chosen(plan, request, command, ahead, faults)
     items = [replace(item, action="submit" if item.run in sent else "nothing") for item in plan.named]
-    return Submission(request.experiment, tuple(items))
+    return Submission(request.experiment, tuple(items), rest=len(plan.of("submit")) - len(sent))
 
 
 def read_request(path: Path, overrides: list[str], profile: str, root: Path) -> Request:

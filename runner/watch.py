@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,13 @@ POLL_SECONDS = 1.0
 POLL_SLURM_SECONDS = 5.0
 """Between two questions to Slurm, each of which is about all trials at once."""
 
+REST_SECONDS = 60.0
+"""Jobs of other sweeps make room, too."""
+
+
+SendRest = Callable[[], tuple[list[RunDir], int]]
+"""Submits trials for which there was no room; all that have been sent so far, and how many are left."""
+
 
 class Watch:
     """Trials looked at again and again, and what is known of them from the last look."""
@@ -45,8 +52,10 @@ class Watch:
         self._trails: dict[RunDir, tuple[Record, Trail]] = {}
         self._settings: list[dict[str, str]] | None = None
 
-    def refresh(self) -> list[Row]:
-        """The state of each trial now: two questions to Slurm at most, and what has changed on disk."""
+    def refresh(self, runs: list[RunDir] | None = None) -> list[Row]:
+        """The state of each trial now, from now on of `runs`: two questions to Slurm at most, and what has changed."""
+        if runs is not None:
+            self.runs, self._settings = runs, None
         return read_statuses(self.runs, self.ask, self.read)
 
     def view(self, rows: list[Row], console: Console) -> Group:
@@ -124,15 +133,18 @@ def wait_until_final(
     ask: Ask | None = None,
     console: Console | None = None,
     every_seconds: float | None = None,
+    send_rest: SendRest | None = None,
 ) -> int:
     """Show progress until nothing changes any more by itself; 0 when every trial is done, else 1.
 
-    On a terminal the view is redrawn; elsewhere each change is one line.
+    On a terminal the view is redrawn; elsewhere each change is one line. `send_rest` is called whenever a trial has
+    ended, and from time to time.
     """
     console = console or make_console()
     watch = Watch(runs, ask)
     seen: dict[RunDir, tuple[int, str]] = {}
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    settled, asked = 0, time.monotonic()
     with live if live is not None else contextlib.nullcontext():
         while True:
             began = time.monotonic()
@@ -142,7 +154,13 @@ def wait_until_final(
             else:
                 for line in changes(rows, seen):
                     console.print(Text(line), soft_wrap=True)
-            if all(row.settled for row in rows):
+            before, settled = settled, sum(row.settled for row in rows)
+            if send_rest and (settled > before or time.monotonic() - asked > REST_SECONDS):
+                runs, left = send_rest()
+                send_rest = send_rest if left else None
+                rows, asked = watch.refresh(runs), time.monotonic()
+                settled = sum(row.settled for row in rows)
+            if settled == len(rows) and not send_rest:
                 break
             # Where a look takes long, the disk is not kept busy with it all the time.
             pause = max(_poll_seconds(rows), time.monotonic() - began)

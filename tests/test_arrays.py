@@ -95,13 +95,13 @@ SMALL = Bound(10, 6, "MaxSubmitJobsPerUser of QOS small")
             9,
             SMALL,
             "4 of 9 trials sent: MaxSubmitJobsPerUser of QOS small is 10, and 6 jobs are there; "
-            "`runner submit` sends the other 5 once there is room",
+            "`runner submit` again, or with --wait, sends the other 5 once there is room",
         ),
         (
             1,
             Bound(3, 5, "GrpSubmitJobs of account lab"),
             "none of 1 trial sent: GrpSubmitJobs of account lab is 3, and 5 jobs are there; "
-            "`runner submit` sends the other 1 once there is room",
+            "`runner submit` again, or with --wait, sends the other 1 once there is room",
         ),
     ],
 )

@@ -104,6 +104,26 @@ def test_a_qos_gets_what_it_has_room_for_and_the_rest_later(narrow, tmp_path, ca
         slurm_tools.cancel(ids)
 
 
+CANCEL_ITSELF = """
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID}
+until row=$(grep -l "\\"$job\\"" RUNS/tiny/*/jobs.jsonl); do sleep 0.1; done
+echo {} > "${row%/*}/cancelled.json"
+exit 0
+"""
+"""What `runner cancel` writes, by the job's own shell: it ends before any python starts."""
+
+
+def test_who_waits_sends_the_rest_as_there_is_room(narrow, tmp_path, capfd):
+    path = write_experiment(tmp_path, sweep={"seeds": list(range(7))})
+    (tmp_path / "end.sh").write_text(CANCEL_ITSELF.replace("RUNS", str(tmp_path / "runs")))
+    site = write_site(tmp_path, "qos: small", f"setup: [. {tmp_path}/end.sh]")
+    assert cli(["submit", str(path), "--on", site, "--wait", "--root", str(tmp_path / "runs")]) == 1
+    out, err = capfd.readouterr()
+    assert "3 of 7 trials sent" in err and "tiny: 7 trials, 3 to submit" in out and "7 cancelled" in out
+    assert [len(run.job_rows()) for run in find_trials(tmp_path / "runs" / "tiny")] == [1] * 7, "each was sent once"
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
