@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +66,8 @@ ACTIONS = ("USR2", "TERM", "KILL", "STOP", "raise", "full", "input/output", "slo
 """A signal to this process, an exception of the user's code, a full disk, a broken one, two seconds of nothing."""
 
 SLOW_SECONDS = 2.0
+NOTICED_SECONDS = 5.0
+"""For a signal of this process to itself: a thread takes it up, which on a busy machine may come late."""
 
 
 class InjectedError(Exception):
@@ -93,7 +95,11 @@ class Fault:
 class Faults:
     """The faults armed in one process of one launch."""
 
-    def __init__(self, armed: Sequence[Fault] = (), rank: int = 0) -> None:
+    def __init__(
+        self, armed: Sequence[Fault] = (), rank: int = 0, is_signalled: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`is_signalled`: whether this process has noticed a signal; one it sends itself is noticed at its place."""
+        self._is_signalled = is_signalled
         self.armed = tuple(fault for fault in armed if fault.rank in (None, rank))
         self.passages: Counter[str] = Counter()
 
@@ -107,6 +113,13 @@ class Faults:
             if fault.place == place and fault.nth == self.passages[place]:
                 print(f"runner: fault: {fault}", flush=True)
                 _act(fault)
+                if fault.action in ("USR2", "TERM"):
+                    self._wait_until_noticed()
+
+    def _wait_until_noticed(self) -> None:
+        deadline = time.monotonic() + NOTICED_SECONDS
+        while not self._is_signalled() and time.monotonic() < deadline:
+            time.sleep(0.001)
 
 
 def _act(fault: Fault) -> None:

@@ -70,7 +70,7 @@ def _attend(
     proof: Proof,
     limits: Limits | None,
 ) -> Outcome:
-    faults = Faults(proof.faults, place.rank)
+    faults = Faults(proof.faults, place.rank, lambda: preemption.first_signal is not None)
     faults.at("start")
 
     def check() -> None:

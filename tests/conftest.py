@@ -11,10 +11,16 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.slurm_cluster import FOLDER, bare_slurm, slurm, stop
 from tests.slurm_trials import profile, uninterrupted
+
+# How long an example takes says more about the machine than about the code.
+slow = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=slow)
+hypothesis.settings.load_profile("suite")
 
 __all__ = ["bare_slurm", "profile", "slurm", "uninterrupted"]
 

@@ -89,7 +89,7 @@ def contents(folder: Path) -> dict[str, dict[str, bytes]]:
 TRIAL = st.tuples(st.sampled_from(sorted(KINDS)), st.sampled_from(sorted(EVERY)), st.booleans())
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(TRIAL, min_size=1, max_size=8).filter(lambda world: any(named for _, _, named in world)), st.booleans())
 def test_apply_does_what_was_shown_and_nothing_else(world, prune):
     root = Path(mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None, prefix="runner-test-"))

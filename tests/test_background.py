@@ -178,14 +178,13 @@ def test_an_interruption_while_one_is_in_flight(tmp_path, signal, monkeypatch):
     run = prepare_run(
         tmp_path / "run",
         checkpoint={"background": "always", "every_steps": 4},
-        rehearse={"at_step": 9, "signal": signal},
         train={"steps": 20},
     )
-    proof = Proof((Fault("checkpoint.barrier", "slow", nth=2),))
-    monkeypatch.setattr("runner.faults.SLOW_SECONDS", 1.0)
+    proof = Proof((Fault("checkpoint.barrier", "slow", nth=2), Fault("step.end", signal, nth=9)), prompt=True)
+    monkeypatch.setattr("runner.faults.SLOW_SECONDS", 2.0)
     if signal == "USR2":
         outcome, _ = run_rank(run, Place(), redirect=False, proof=proof)
-        assert outcome.verdict and 9 <= outcome.step < 20
+        assert outcome.verdict and outcome.step == 9
         assert checkpoint.newest_valid(run)[0] == checkpoint.name_of(outcome.step, 1)
         assert "step_00000008.00001" not in checkpoint.list_names(run), "superseded"
     else:

@@ -166,7 +166,7 @@ def test_lineage_follows_the_newest_attempt_down():
     assert checkpoint.lineage([], {}) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.sets(st.integers(0, 300), min_size=1, max_size=30),
     st.integers(1, 5),

@@ -169,7 +169,7 @@ def histories(draw: st.DrawFn) -> History:
     return History(tuple(sorted(submissions)), tuple(launches), until, draw(st.booleans()))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(histories())
 def test_every_history_sums_to_its_wall_time(history):
     spans = lay_out(history)

@@ -37,7 +37,7 @@ def ids_of(data, plan, world, start, stop, workers=0):
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     samples=st.integers(16, 120),
     micro=st.sampled_from([4, 8, 12]),

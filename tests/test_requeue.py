@@ -189,7 +189,7 @@ EVENTS = st.lists(EVENT, min_size=1, max_size=3).flatmap(lambda some: st.lists(s
 """Few kinds of events in one string, so that they come often enough to use a budget up."""
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(events=EVENTS, max_failures=st.integers(0, 6), hours=st.integers(0, 12), world=st.integers(1, 2))
 def test_no_string_of_events_breaks_a_rule(events, max_failures, hours, world):
     """Budgets hold, what is over stays over, and a trial never has two owners."""

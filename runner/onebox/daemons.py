@@ -59,6 +59,7 @@ def _start_accounting(cluster: Cluster) -> None:
         "mariadbd",
         "--no-defaults",
         f"--datadir={data}",
+        f"--tmpdir={run}",
         f"--socket={run}/db.sock",
         "--skip-networking",
         "--skip-grant-tables",
@@ -90,6 +91,8 @@ def _create_database(cluster: Cluster, data: Path) -> None:
         "--no-defaults",
         "--bootstrap",
         f"--datadir={new}",
+        # One that starts removes the temporary tables of all others from a shared one.
+        f"--tmpdir={new}",
         f"--user={user()}",
         "--enforce-storage-engine=",
         "--innodb-log-file-size=8M",
@@ -203,7 +206,7 @@ def _is_step(cluster: Cluster, process: psutil.Process, nodes: list[str]) -> boo
 
 
 def command(cluster: Cluster, *words: str, stdin: str = "", timeout_seconds: float = 60) -> str:
-    """Run one of Slurm's commands on this cluster; its output, or SubmissionError with its last line."""
+    """Run one of Slurm's commands on this cluster; its output, or SubmissionError with its error."""
     try:
         done = subprocess.run(
             words,
@@ -216,7 +219,9 @@ def command(cluster: Cluster, *words: str, stdin: str = "", timeout_seconds: flo
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SubmissionError(f"{words[0]}: {error}") from error
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing said").splitlines()[-1]
+        lines = (done.stderr.strip() or done.stdout.strip() or "nothing said").splitlines()
+        # After what went wrong MariaDB says that it does.
+        said = next((line for line in lines if line.startswith("ERROR")), lines[-1])
         raise SubmissionError(f"{words[0]}: exit code {done.returncode}: {said}")
     return done.stdout
 

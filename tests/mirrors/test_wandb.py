@@ -31,9 +31,11 @@ def write_rows(run: RunDir, steps: range, attempt: int) -> None:
 
 
 def mirror_attempt(name: str, run: RunDir, attempt: int) -> None:
-    """The whole life of a mirror whose trainer has ended already."""
-    command = [sys.executable, "-m", "runner.mirror", name, str(run.path), str(attempt)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    """The whole life of a mirror whose trainer has ended already; a busy machine may take longer than it is given."""
+    run_it = f"mirror.main({name!r}, {str(run.path)!r}, '{attempt}')"
+    program = f"from runner import mirror; mirror.ORPHAN_SECONDS = 90; {run_it}"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
