@@ -144,6 +144,23 @@ def test_bash_itself_completes(tmp_path):
     assert done.stdout == "small_convnet\n", done.stderr
 
 
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh here")
+def test_zsh_itself_completes(tmp_path):
+    """The script, as zsh runs it, up to what it gives to zsh's own function."""
+    (tmp_path / "runner").write_text(f'#!/bin/sh\nexec {sys.executable} -m runner "$@"\n')
+    (tmp_path / "runner").chmod(0o755)
+    script = f"""
+        autoload -Uz compinit; compinit -u -d {tmp_path}/dump
+        eval "$(_RUNNER_COMPLETE=source_zsh runner)"
+        _arguments() {{ print -r -- "$@" }}
+        words=(runner list encoders small_c) CURRENT=4
+        _runner_completion
+    """
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["zsh", "-f", "-c", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == '*: :(("small_convnet"))\n', done.stderr
+
+
 def test_completion_is_quick():
     """In seconds of the CPU, which other processes do not change: 0.11 where this was written."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
