@@ -13,7 +13,7 @@ from runner.client import UnansweredError, call
 from runner.config import ResourcesConfig
 from runner.errors import SubmissionError
 from runner.explain import OptionError, counted, did_you_mean, listed
-from runner.limits import Cluster
+from runner.limits import Cluster, Longest
 from runner.packing import count_cpus, count_gpus
 from runner.profile import NODE_LOCAL, Profile, layout
 from runner.refusals import blame, find_refusal
@@ -102,6 +102,13 @@ def check_cluster(
     for resources, script in kinds.items():
         check_nodes(site, resources, own, trials.get(resources, 1))
         check_accepted(site, script)
+
+
+def check_time(site: Profile, longest: Longest | None) -> None:
+    """Raise OptionError for a time limit above what the user's account or QOS allows."""
+    if longest is not None and site.time_minutes * 60 > longest.seconds:
+        problem = f"{site.time_minutes} is not allowed; {longest.words} is {longest.seconds / 60:.0f}"
+        raise OptionError("time_minutes", problem)
 
 
 def check_nodes(site: Profile, resources: ResourcesConfig, nodes: Sequence[Node], trials: int = 1) -> None:

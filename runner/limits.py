@@ -12,8 +12,8 @@ from runner.client import ask
 from runner.errors import SubmissionError
 from runner.profile import Profile
 
-ASSOCIATION_FIELDS = ("DefaultAccount", "Account", "Partition", "QOS", "DefaultQOS", "MaxSubmitJobs")
-QOS_FIELDS = ("Name", "Flags", "MaxSubmitJobsPerUser", "MaxSubmitJobsPerAccount", "GrpSubmitJobs")
+ASSOCIATION_FIELDS = ("DefaultAccount", "Account", "Partition", "QOS", "DefaultQOS", "MaxSubmitJobs", "MaxWall")
+QOS_FIELDS = ("Name", "Flags", "MaxSubmitJobsPerUser", "MaxSubmitJobsPerAccount", "GrpSubmitJobs", "MaxWall")
 DEFAULT_ARRAY_SIZE = "1001"
 SHARE_ASKED_ABOUT = 0.1
 """Of MaxJobCount: a submission below this is small beside what the cluster keeps, and nobody counts all of it."""
@@ -27,6 +27,16 @@ class Limits:
     """Elements of one array; MaxArraySize bounds the index, so they are just as many."""
 
     bounds: tuple[Bound, ...] = ()
+    longest: "Longest | None" = None
+
+
+@dataclass(frozen=True)
+class Longest:
+    """The longest that a job may run; Slurm lets one that asks for more wait for ever."""
+
+    seconds: float
+    words: str
+    """Slurm's name for it, and whose it is."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ def read_limits(site: Profile, count: int, cluster: Cluster) -> Limits:
     Whoever does not answer limits nothing here: sbatch knows.
     """
     most = read_number(cluster.config.get("MaxJobCount", "")) or 0
-    bounds = []
+    bounds, longest = [], None
     if count > most * SHARE_ASKED_ABOUT > 0:
         with suppress(SubmissionError):
             there = len(ask("squeue", "-h", "-r", "-t", "all", "-o", "%i").splitlines())
@@ -122,8 +132,10 @@ def read_limits(site: Profile, count: int, cluster: Cluster) -> Limits:
     if re.search(r"limits|safe|all", cluster.config.get("AccountingStorageEnforce", "")):
         with suppress(SubmissionError):
             accounts = read_accounts(cluster.config.get("ClusterName", ""))
-            bounds += _read_bounds(list_caps(next_job(site, accounts, cluster), accounts, cluster))
-    return Limits(cluster.array_size, tuple(bounds))
+            job = next_job(site, accounts, cluster)
+            longest = find_longest(job, accounts, cluster)
+            bounds += _read_bounds(list_caps(job, accounts, cluster))
+    return Limits(cluster.array_size, tuple(bounds), longest)
 
 
 def read_accounts(cluster: str) -> Accounts:
@@ -152,27 +164,44 @@ def next_job(site: Profile, accounts: Accounts, cluster: Cluster) -> Job:
     return Job(slurm.user_name(), account, site.qos or row.get("DefaultQOS") or only or "normal", partition)
 
 
-def list_caps(own: Job, accounts: Accounts, cluster: Cluster) -> list[Cap]:
-    """The limits on jobs that wait or run, in Slurm's order: of each kind the first that is set holds."""
+Level = tuple[str, Mapping[str, str], dict[str, str]]
+"""A name, its limits by Slurm's names of them, and what jobs that count have in common."""
+
+
+def _levels(own: Job, accounts: Accounts, cluster: Cluster) -> list[Level]:
+    """Whose limits hold for a job, in Slurm's order: of each kind the first that is set."""
     of_partition = cluster.partitions.get(own.partition, {}).get("QoS", "N/A")
     # Of a partition's own QOS everything in the partition counts.
     levels = [(of_partition, {"partition": own.partition}), (own.qos, {"qos": own.qos})]
     if "OverPartQOS" in accounts.qos.get(own.qos, {}).get("Flags", ""):
         levels.reverse()
+    row = accounts.association(own.account, own.partition)
+    of_account = {
+        "MaxSubmitJobsPerUser": row.get("MaxSubmitJobs", ""),
+        "GrpSubmitJobs": accounts.account_jobs.get(own.account, ""),
+        "MaxWall": row.get("MaxWall", ""),
+    }
+    tables: list[Level] = [(f"QOS {name}", accounts.qos.get(name, {}), same) for name, same in levels]
+    return [*tables, (f"account {own.account}", of_account, {"account": own.account})]
+
+
+def find_longest(own: Job, accounts: Accounts, cluster: Cluster) -> Longest | None:
+    """The longest that a job may run; None where nobody says."""
+    for name, table, _ in _levels(own, accounts, cluster):
+        if (seconds := slurm.parse_duration(table.get("MaxWall", ""))) is not None:
+            return Longest(seconds, f"MaxWall of {name}")
+    return None
+
+
+def list_caps(own: Job, accounts: Accounts, cluster: Cluster) -> list[Cap]:
+    """The limits on jobs that wait or run."""
     whose: dict[str, dict[str, str]] = {
         "MaxSubmitJobsPerUser": {"user": own.user},
         "MaxSubmitJobsPerAccount": {"account": own.account},
         "GrpSubmitJobs": {},
     }
-    row = accounts.association(own.account, own.partition)
-    tables = [(f"QOS {name}", accounts.qos.get(name, {}), same) for name, same in levels]
-    of_account = {
-        "MaxSubmitJobsPerUser": row.get("MaxSubmitJobs", ""),
-        "GrpSubmitJobs": accounts.account_jobs.get(own.account, ""),
-    }
-    tables.append((f"account {own.account}", of_account, {"account": own.account}))
     found: dict[str, Cap] = {}
-    for name, table, same in tables:
+    for name, table, same in _levels(own, accounts, cluster):
         for kind, who in whose.items():
             limit = read_number(table.get(kind, ""))
             if limit is not None and kind not in found:

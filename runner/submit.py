@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from runner import sweep
-from runner.acceptance import check_cluster, check_container, check_modules
+from runner.acceptance import check_cluster, check_container, check_modules, check_time
 from runner.after import jobs_to_wait_for
 from runner.arrays import plan_arrays, tell_rest, tightest
 from runner.code_snapshot import planned_home
@@ -252,9 +252,11 @@ def look_ahead(plan: Plan, request: Request, after: Sequence[RunDir] = ()) -> Ah
         check_container(site)
         cluster = read_cluster()
         check_cluster(site, cluster, scripts, sizes)
+        limits = read_limits(site, len(packs), cluster)
+        check_time(site, limits.longest)
     except OptionError as error:
         raise locate(error, request.profile) from None
-    return Ahead(read_limits(site, len(packs), cluster), plan_waiting(after, site))
+    return Ahead(limits, plan_waiting(after, site))
 
 
 def check_sources(pairs: Sequence[tuple[Trial, ResolvedTrial]], site: Profile) -> None:

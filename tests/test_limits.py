@@ -4,12 +4,12 @@ import pytest
 
 from runner import slurm
 from runner.arrays import Bound
-from runner.limits import Accounts, Cap, Cluster, Job, list_caps, next_job, parse_table
+from runner.limits import Accounts, Cap, Cluster, Job, Longest, find_longest, list_caps, next_job, parse_table
 from runner.profile import Profile
 
 QOS = {
     "normal": {"Flags": ""},
-    "small": {"Flags": "DenyOnLimit", "MaxSubmitJobsPerUser": "3", "GrpSubmitJobs": "50"},
+    "small": {"Flags": "DenyOnLimit", "MaxWall": "00:30:00", "MaxSubmitJobsPerUser": "3", "GrpSubmitJobs": "50"},
     "big": {"Flags": "OverPartQOS", "MaxSubmitJobsPerUser": "900"},
     "of_gpu": {"Flags": "", "MaxSubmitJobsPerUser": "20", "MaxSubmitJobsPerAccount": "40"},
 }
@@ -18,7 +18,7 @@ ACCOUNTS = Accounts(
     (
         {**ME, "Account": "lab", "MaxSubmitJobs": "100"},
         {**ME, "Account": "lab", "Partition": "gpu", "MaxSubmitJobs": "7"},
-        {**ME, "Account": "course", "QOS": "small"},
+        {**ME, "Account": "course", "QOS": "small", "MaxWall": "1-00:00:00"},
         {**ME, "Account": "guests", "DefaultQOS": "big"},
     ),
     {"lab": "", "course": "30"},
@@ -81,6 +81,18 @@ def test_the_qos_of_a_partition_comes_first_unless_the_job_s_own_is_over_it():
         **of_gpu,
     }
     assert caps("lab", "big", "gpu") == {"MaxSubmitJobsPerUser of QOS big": (900, {"qos", "user"}), **of_gpu}
+
+
+@pytest.mark.parametrize(
+    ("account", "qos", "longest"),
+    [
+        ("lab", "normal", None),
+        ("course", "small", Longest(1800, "MaxWall of QOS small")),
+        ("course", "normal", Longest(86400, "MaxWall of account course")),
+    ],
+)
+def test_the_longest_time_is_that_of_the_first_who_says(account, qos, longest):
+    assert find_longest(Job("me", account, qos, "cpu"), ACCOUNTS, CLUSTER) == longest
 
 
 def test_only_jobs_that_agree_count():

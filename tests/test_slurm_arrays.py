@@ -29,9 +29,10 @@ def narrow() -> Iterator[onebox.Cluster]:
     with own_cluster(nodes=2, enforce_limits=True, array_size=5) as cluster, environment_of(cluster):
         for words in (
             "add qos small MaxSubmitJobsPerUser=3",
+            "add qos short MaxWall=00:20:00",
             "add account lab",
             f"add user {user()} account=lab",
-            f"modify user {user()} set qos+=small",
+            f"modify user {user()} set qos+=small,short",
         ):
             command = ["sacctmgr", "-i", *words.split()]
             done = subprocess.run(command, capture_output=True, text=True, timeout=30)
@@ -131,11 +132,15 @@ def test_who_waits_sends_the_rest_as_there_is_room(narrow, tmp_path, capfd):
         ("qos: big", 'site.yaml:5: qos: "big" is not allowed; Slurm says: Invalid qos specification'),
         ("constraint: h100", 'site.yaml:5: constraint: "h100" is not allowed; Slurm says: Invalid feature spec'),
         ("nodelist: node7", 'site.yaml:5: nodelist: "node7" is not allowed; Slurm says: Invalid node name spec'),
+        (
+            "{qos: short, time_minutes: 21}",
+            "site.yaml:6: time_minutes: 21 is not allowed; MaxWall of QOS short is 20",
+        ),
         ("cpus_per_task: 500", "site.yaml:5: cpus_per_task: 500 is not allowed; a trial takes 500 CPUs on a node, and"),
     ],
 )
 def test_what_slurm_would_not_take_is_one_line_and_leaves_nothing(narrow, tmp_path, capfd, line, problem):
-    site = write_site(tmp_path, line)
+    site = write_site(tmp_path, *line.strip("{}").split(", "))
     assert submit(tmp_path, site, 2) == 2
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1 and problem in err
