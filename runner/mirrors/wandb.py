@@ -20,6 +20,9 @@ from runner.wandb_note import Note, base_url, destination
 EXIT_CODES: Mapping[End, int] = {"done": 0, "failed": 1, "cancelled": 255, "interrupted": 1}
 """What makes W&B call a run finished, failed, killed; an interrupted one is marked as preempting first."""
 
+FINAL: tuple[End, ...] = ("done", "failed", "cancelled")
+"""A trial that has ended so does not go on by itself."""
+
 
 class Config(Options):
     """The mirror of the metrics at Weights & Biases."""
@@ -56,6 +59,8 @@ class WandbSink:
 
     def close(self, end: End) -> None:
         self.to.summary.update(summarize(self.run, end))
+        if end in FINAL:
+            log_diff(self.to, self.run)
         if end == "interrupted":
             self.to.mark_preempting()
         self.to.finish(exit_code=EXIT_CODES[end])
@@ -115,6 +120,26 @@ def begin(
             copy = shutil.copyfile(path, Path(to.dir) / path.name)
             to.save(str(copy), base_path=to.dir, policy="now")
     return to
+
+
+def log_diff(to: Any, run: RunDir) -> None:
+    """Log what was changed since the commit as an artifact: equal in all trials of a submission, W&B keeps it once.
+
+    It comes after all rows, which no failure of it may cost.
+    """
+    diff = run.path / DIFF_FILE
+    if not diff.exists():
+        return
+    import wandb
+
+    # Else it looks for a place in the home folder, which a job need not be able to write to.
+    os.environ.setdefault("WANDB_DATA_DIR", str(run.path / "wandb"))
+    try:
+        artifact = wandb.Artifact(f"{run.experiment}-diff", type="code", description="Changes since the commit.")
+        artifact.add_file(str(diff), DIFF_FILE, policy="immutable")
+        to.log_artifact(artifact)
+    except Exception as error:
+        print(f"runner: W&B did not take {DIFF_FILE} as an artifact: {mask_text(str(error))}", flush=True)
 
 
 def run_id(run: RunDir) -> str:

@@ -30,13 +30,17 @@ def write_rows(run: RunDir, steps: range, attempt: int) -> None:
         append_row(run.metrics, {"step": step, "time": 1e9 + step, "attempt": attempt, "train/loss": 1 / step})
 
 
-def mirror_attempt(name: str, run: RunDir, attempt: int) -> None:
-    """The whole life of a mirror whose trainer has ended already; a busy machine may take longer than it is given."""
+def mirror_attempt(name: str, run: RunDir, attempt: int) -> str:
+    """The whole life of a mirror whose trainer has ended already; a busy machine may take longer than it is given.
+
+    What it says, which is nothing unless something goes wrong.
+    """
     run_it = f"mirror.main({name!r}, {str(run.path)!r}, '{attempt}')"
     program = f"from runner import mirror; mirror.ORPHAN_SECONDS = 90; {run_it}"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90)
-    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -48,7 +52,7 @@ def test_the_service_has_every_step_once_after_requeues(tmp_path, monkeypatch):
     with serving() as service:
         login(monkeypatch, service)
         write_rows(run, range(5, 25, 5), claim(run).number)
-        mirror_attempt("wandb", run, 1)
+        assert mirror_attempt("wandb", run, 1) == ""
         (served,) = service.runs.values()
         assert served.ends == ["preempted"] and [row["step"] for row in served.rows] == [5, 10, 15, 20]
 
@@ -60,7 +64,7 @@ def test_the_service_has_every_step_once_after_requeues(tmp_path, monkeypatch):
         write_rows(run, range(35, 45, 5), 3)
         result = {"state": "done", "step": 40, "metrics": {"train/loss": 0.025}, "fingerprint": "f", "attempts": 3}
         write_json(run.result, result)
-        mirror_attempt("wandb", run, 3)
+        assert mirror_attempt("wandb", run, 3) == ""
 
     assert list(service.runs) == [f"tiny-{run.trial}"]
     assert served.rows == without_times(read_rows(run.metrics)) and served.rows[-1]["step"] == 40
@@ -70,8 +74,25 @@ def test_the_service_has_every_step_once_after_requeues(tmp_path, monkeypatch):
     told = {key: served.told[key] for key in ("project", "groupName", "displayName", "jobType", "notes", "tags")}
     assert list(told.values()) == ["a-project", "tiny", run.trial, "pretrain", "why", ["x", "y"]]
     assert served.config["train"]["steps"] == 20 and set(served.config["code"]) == {"sha", "dirty", "snapshot"}
+    (diff,) = service.artifacts.values()
+    assert diff["artifactTypeName"] == "code" and diff["committed"] and diff["files"]["diff.patch"] == b"--- a\n+++ b\n"
     assert served.files["diff.patch"] == b"--- a\n+++ b\n" and "provenance.json" in served.files
     assert find_group_page([run]) == f"{service.url}/{ENTITY}/a-project/groups/tiny"
+
+
+@pytest.mark.slow
+def test_a_service_that_takes_no_artifacts_costs_no_row(tmp_path, monkeypatch):
+    run = prepare_run(tmp_path, tracking={"wandb": {}})
+    (run.path / "diff.patch").write_text("--- a\n+++ b\n")
+    write_rows(run, range(5, 15, 5), claim(run).number)
+    write_json(run.failure, {"cause": "killed"})
+    monkeypatch.setattr("tests.wandb_service.Service._ArtifactType", lambda *_: {})
+    with serving() as service:
+        login(monkeypatch, service)
+        said = mirror_attempt("wandb", run, 1)
+    (served,) = service.runs.values()
+    assert [row["step"] for row in served.rows] == [5, 10] and served.ends == ["failed"] and not service.artifacts
+    assert "W&B did not take diff.patch as an artifact" in said
 
 
 @pytest.mark.slow
@@ -83,7 +104,7 @@ def test_the_offline_run_of_the_last_attempt_is_whole(tmp_path):
     torn.parent.mkdir(parents=True)
     torn.write_bytes(b":W&B\0\0\0")
     write_json(run.failure, {"cause": "killed"})
-    mirror_attempt("wandb", run, 1)
+    assert mirror_attempt("wandb", run, 1) == ""
     records = read_piece(run.path / "wandb")
     assert history(records) == without_times(read_rows(run.metrics)) and exit_code(records) == 1
     assert "preempting" not in kinds(records), "failed for good"
