@@ -19,6 +19,7 @@ from runner.faults import Fault, Faults
 from runner.files import write_json
 from runner.local_queue import start
 from runner.rundir import find_trials
+from runner.status import is_alive
 from runner.submit import read_request, submit
 from tests.clients import in_child
 from tests.experiments import write_experiment
@@ -82,7 +83,13 @@ def end_queues(folder: Path) -> None:
     processes = queues(folder)
     for process in processes:
         process.terminate()
-    wait_for(lambda: queues(folder), GONE_SECONDS, "the queues to end", until=lambda left: not left)
+    # One that is just ending has no command line any more, and lives all the same.
+    wait_for(
+        lambda: [process for process in processes if is_alive(process.pid, process.create_time())],
+        GONE_SECONDS,
+        "the queues to end",
+        until=lambda left: not left,
+    )
 
 
 def states() -> dict[str, str]:
