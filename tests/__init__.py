@@ -1,4 +1,4 @@
-"""The tests. Workers of pytest-xdist share the cores, so each computes with one thread: told before torch is imported."""
+"""Workers of pytest-xdist share the cores, so each computes with one thread: told before torch is imported."""
 
 import os
 
