@@ -1,5 +1,6 @@
 """The one-machine Slurm: it starts, preempts like a real one, stays on loopback, and leaves nothing."""
 
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -31,6 +32,15 @@ def printed(folder: Path, *options: str) -> list[str]:
     job = sbatch(f"--output={out}", *options)
     wait_for(lambda: state(job), 20, "the end of a job", until="COMPLETED".__eq__)
     return out.read_text().splitlines()
+
+
+def names_of(processes: list[psutil.Process]) -> dict[int, str]:
+    """By pid, of those that have not ended meanwhile."""
+    names = {}
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            names[process.pid] = process.name()
+    return names
 
 
 def processes_of(cluster: onebox.Cluster) -> dict[int, str]:
@@ -85,7 +95,7 @@ def test_nothing_listens_beyond_loopback(slurm):
     node = slurm.nodes[5]
     job = sbatch("-w", node, "-n2", "--wrap", "srun sleep 60")
     wait_for(
-        lambda: sorted(process.name() for process in job_processes(slurm, [node])),
+        lambda: sorted(names_of(job_processes(slurm, [node])).values()),
         15,
         "a step of two tasks",
         until=lambda names: (names.count("sleep"), names.count("slurmstepd")) == (2, 2),
@@ -96,7 +106,7 @@ def test_nothing_listens_beyond_loopback(slurm):
     assert {address for address, _ in found} == {"127.0.0.1"}
     first = slurm.settings.port0
     assert {port for _, port in found} >= set(range(first, first + 2 + slurm.settings.nodes))
-    assert {process.pid for process in steps if process.name() == "srun"} & set(found.values())
+    assert {pid for pid, name in names_of(steps).items() if name == "srun"} & set(found.values())
     cancel([job])
 
 
@@ -166,7 +176,13 @@ def test_killed_node_comes_back_and_its_job_is_queued_again(bare_slurm, tmp_path
     [node] = bare_slurm.nodes
     job = sbatch("-w", node, "--wrap", watcher(tmp_path))
     wait_for(lambda: told(tmp_path), 15, "the start")
-    assert {process.name() for process in job_processes(bare_slurm, [node])} >= {"slurmstepd", "bash", "srun"}
+    names = {"slurmstepd", "bash", "srun"}
+    wait_for(
+        lambda: set(names_of(job_processes(bare_slurm, [node])).values()),
+        15,
+        "its processes",
+        until=lambda found: found >= names,
+    )
     onebox.kill_node(bare_slurm, node, noticed=True)
     assert not job_processes(bare_slurm, [node])
     assert onebox.status(bare_slurm.folder).daemons[f"slurmd-{node}"] is None
@@ -184,7 +200,7 @@ def test_down_leaves_nothing(tmp_path):
         sbatch("--wrap", f"srun setsid env -i bash -c 'touch {tmp_path}/up; cd /; exec sleep 300'")
         wait_for((tmp_path / "up").exists, 15, "the task")
         steps = job_processes(cluster, cluster.nodes)
-        pids = {process.pid: process.name() for process in steps} | processes_of(cluster)
+        pids = names_of(steps) | processes_of(cluster)
         assert {"munged", "slurmctld", "slurmd", "slurmstepd"} <= set(pids.values())
         before = [psutil.Process(pid) for pid in pids]
         onebox.down(cluster.folder, wipe=True)

@@ -209,6 +209,17 @@ def test_a_users_error_is_not_tried_again(slurm, profile, tmp_path):
     assert told() == ["trial failed non-finite loss", "sweep failed 1 failed"]
 
 
+SHORT = {"train": {"steps": 20}, "resources": {"ranks": 1}, "evaluate": {"probes": []}}
+
+
+def hold_jobs(profile: Path) -> Path:
+    """Have the jobs of a profile wait, before any python, until there is a file of this name."""
+    gate = profile.with_name("gate")
+    line = f"until [ -e {gate} ]; do sleep 0.1; done"
+    profile.write_text(yaml.safe_dump({**yaml.safe_load(profile.read_text()), "setup": [line]}))
+    return gate
+
+
 @pytest.mark.parametrize("seeds", [[0], [0, 1]], ids=["one job", "an array"])
 def test_a_submission_killed_behind_sbatch_goes_on_as_if_nothing_had_happened(
     slurm: onebox.Cluster, tmp_path: Path, profile: Path, seeds: list[int]
@@ -224,8 +235,8 @@ def test_a_submission_killed_behind_sbatch_goes_on_as_if_nothing_had_happened(
     ]
     (tools / "sbatch").write_text("\n".join(["#!/bin/sh", f"real={real}", *lines, ""]))
     (tools / "sbatch").chmod(0o755)
-    groups = {"train": {"steps": 800}, "resources": {"ranks": 1}, "evaluate": {"probes": []}}
-    words = ["submit", write_experiment(tmp_path, sweep={"seeds": seeds}, **groups)]
+    gate = hold_jobs(profile)
+    words = ["submit", write_experiment(tmp_path, sweep={"seeds": seeds}, **SHORT)]
     words += ["--on", profile, "--root", tmp_path / "runs"]
     killed = run_cli(*words, env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"})
     assert killed.returncode == -signal.SIGKILL
@@ -236,6 +247,7 @@ def test_a_submission_killed_behind_sbatch_goes_on_as_if_nothing_had_happened(
     assert again.returncode == 0 and again.stderr.count("of a submission that was cut off is its") == len(seeds)
     assert f"{len(seeds)} trial{'s' * (len(seeds) > 1)}, 0 to submit" in again.stdout
     assert [job_of(run).partition("_")[0] for run in runs] == [number] * len(seeds)
+    gate.touch()
     for run in runs:
         wait_until_done(run)
         assert [row["event"] for row in run.attempt_rows()] == ["start", "end"]
@@ -243,12 +255,14 @@ def test_a_submission_killed_behind_sbatch_goes_on_as_if_nothing_had_happened(
 
 def test_a_job_that_nobody_wrote_down_is_found_again(slurm: onebox.Cluster, tmp_path: Path, profile: Path) -> None:
     """Everything was there but the row in jobs.jsonl."""
-    (run,) = submit(tmp_path, profile, train={"steps": 800}, resources={"ranks": 1}, evaluate={"probes": []})
+    gate = hold_jobs(profile)
+    (run,) = submit(tmp_path, profile, **SHORT)
     (row,) = run.job_rows()
     run.jobs.unlink()
     again = run_cli("submit", tmp_path / "tiny.yaml", "--on", profile, "--root", tmp_path / "runs")
     assert again.returncode == 0 and "1 trials, 0 to submit" in again.stdout.replace("1 trial,", "1 trials,")
     assert [found["job_id"] for found in run.job_rows()] == [row["job_id"]]
+    gate.touch()
     wait_until_done(run)
 
 
