@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from typing import Any, Literal
 from runner import files, slurm
 from runner.code_snapshot import code_of
 from runner.errors import SubmissionError
+from runner.evidence import has_checkpoint, last_attempt, told_saved
 from runner.files import masked, write_json
 from runner.lock import locked
 from runner.orphans import settle_orphans
@@ -142,7 +143,7 @@ def retry(
         with masked(members[0].umask()), locked(folder):
             for line in settle_orphans(folder):
                 print(f"runner: {line}", file=sys.stderr)
-            plan = look(members)
+            plan = without_lost(look(members))
             for run in plan.runs:
                 if profile is None and not run.job_rows():
                     raise SubmissionError(f"trial {run.trial}: it was never submitted; say where with --on PROFILE")
@@ -161,6 +162,18 @@ def retry(
             total.runs.extend(plan.runs)
             total.refused.extend(plan.refused)
     return total
+
+
+def without_lost(plan: RetryPlan) -> RetryPlan:
+    """The plan without the trials whose checkpoints are gone: they would start, and say no more than that."""
+    steps = {run: told_saved(run, last_attempt(run)) for run in plan.runs if not has_checkpoint(run)}
+    lost = {run: step for run, step in steps.items() if step}
+    told = [
+        f"{run.trial}: has no checkpoint, but one of step {step} was saved in {run.checkpoints}; put it back, or move "
+        "its folder away and submit it anew"
+        for run, step in lost.items()
+    ]
+    return replace(plan, runs=[run for run in plan.runs if run not in lost], refused=[*plan.refused, *told])
 
 
 def look(runs: list[RunDir]) -> RetryPlan:

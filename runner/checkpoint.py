@@ -21,6 +21,7 @@ import torch
 
 from runner.attempt import Attempt, read_parents
 from runner.errors import CheckpointError, SaveError
+from runner.evidence import told_saved
 from runner.explain import counted
 from runner.faults import NO_FAULTS, Faults
 from runner.files import read_json, sync_path
@@ -338,13 +339,7 @@ def last_saved_step(run: RunDir, parents: dict[int, str | None]) -> int:
     if newest is None:
         return 0
     parent = parents[newest]
-    steps = [0 if parent is None else _order(parent)[0], (read_json(run.saved(newest)) or {}).get("step", 0)]
-    steps += [
-        row["end_step"]
-        for row in run.attempt_rows()
-        if row["event"] == "end" and row["attempt"] == newest and row["signal_to_saved_seconds"] is not None
-    ]
-    return int(max(steps))
+    return max(0 if parent is None else _order(parent)[0], told_saved(run, newest))
 
 
 def load(run: RunDir, group: Group, name: str, refused: list[str]) -> Checkpoint:

@@ -147,11 +147,12 @@ def status(
     root: Root = None,
 ) -> None:
     """One row a trial: state, progress, what happened to it; with --watch, exits with 1 unless all are done."""
+    from runner.explain import counted
     from runner.status import choose_states, read_statuses
     from runner.tables import make_console
     from runner.watch import status_table
 
-    runs = _select(sweep, selectors, _root(root))
+    runs, count = _select(sweep, selectors, _root(root))
     if watch and not as_json:
         if state:
             raise ConfigError("--state: not together with --watch, since states change")
@@ -163,7 +164,7 @@ def status(
         console = make_console()
         console.print(status_table(rows, console.width))
     else:
-        print(f"no trials under {_root(root)}" if not runs else f"none of {len(runs)} trials")
+        print(f"none of {counted(count, 'trial')}" if count else f"no trials under {_root(root)}")
 
 
 @app.command()
@@ -441,8 +442,11 @@ def _find_all(root: Path) -> "list[RunDir]":
     return [run for folder in find_experiments(root) for run in find_trials(folder)]
 
 
-def _select(sweep: str | None, selectors: list[str] | None, root: Path) -> "list[RunDir]":
-    """The trials of an experiment, or of all of them, that meet the selectors, of which the first may be `sweep`."""
+def _select(sweep: str | None, selectors: list[str] | None, root: Path) -> "tuple[list[RunDir], int]":
+    """The trials of an experiment, or of all of them, that meet the selectors, of which the first may be `sweep`.
+
+    And of how many.
+    """
     from runner.conditions import SIGNS, parse_condition
     from runner.selectors import select
 
@@ -450,7 +454,8 @@ def _select(sweep: str | None, selectors: list[str] | None, root: Path) -> "list
     if sweep is not None and set(sweep) & set(SIGNS):
         words, sweep = [sweep, *words], None
     conditions = [parse_condition(word) for word in words]
-    return select(_find_all(root) if sweep is None else _find_target(sweep, root), conditions)
+    runs = _find_all(root) if sweep is None else _find_target(sweep, root)
+    return select(runs, conditions), len(runs)
 
 
 def _find_target(name: str, root: Path) -> "list[RunDir]":

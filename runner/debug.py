@@ -44,6 +44,8 @@ def debug(path: Path, overrides: list[str], root: Path, ranks: int | None, steps
     logs. `pdb` opens the debugger where a one-rank run fails.
     """
     variant, trial = first_trial(path, overrides, ranks)
+    # There is nobody who would requeue it.
+    trial = trial.model_copy(update={"rehearse": None})
     world = trial.resources.ranks
     if pdb and world > 1:
         raise ConfigError(f"--pdb: needs one rank, the trial has resources.ranks={world}; add --ranks 1")

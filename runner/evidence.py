@@ -77,6 +77,22 @@ def read_crashes(run: RunDir, attempt: int) -> list[dict[str, Any]]:
     return sorted(crashes, key=lambda crash: (crash["cause"] == "peer crash", crash["time"]))
 
 
+def told_saved(run: RunDir, attempt: int) -> int:
+    """The step of the last checkpoint that an attempt wrote or resumed from, by what lies outside of `checkpoints`."""
+    steps = [saved_step(run, attempt) or 0]
+    for row in run.attempt_rows():
+        if row["attempt"] == attempt and row["event"] == "start":
+            steps.append(row["start_step"])
+        elif row["attempt"] == attempt and row.get("signal_to_saved_seconds") is not None:
+            steps.append(row["end_step"])
+    return int(max(steps))
+
+
+def has_checkpoint(run: RunDir) -> bool:
+    """Whether there is any, whole or not."""
+    return run.checkpoints.is_dir() and any(name.startswith("step_") for name in os.listdir(run.checkpoints))
+
+
 def saved_step(run: RunDir, attempt: int | None) -> int | None:
     """The step of the newest checkpoint that an attempt is known to have written."""
     if attempt is None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -114,9 +115,15 @@ def _ends_torn(path: Path) -> bool:
 def replacing(path: Path, sync_folder: bool = True) -> Iterator[IO[bytes]]:
     """Write a file beside its place, fsync it, rename it: readers see the old file or the whole new one.
 
+    What is no file but leads somewhere, such as /dev/null or a pipe, is written to and stays what it is.
+
     Without `sync_folder` a power cut may take the new one away until somebody syncs the folder.
     Raises: OSError that names the file itself, and not the one beside it.
     """
+    if _is_stream(path):
+        with path.open("wb") as file:
+            yield file
+        return
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("wb") as file:
@@ -133,6 +140,15 @@ def replacing(path: Path, sync_folder: bool = True) -> Iterator[IO[bytes]]:
         raise
     if sync_folder:
         sync_path(path.parent)
+
+
+def _is_stream(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    # /dev/stdout may lead to an ordinary file.
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or path.parent in (Path("/dev"), Path("/dev/fd"))
 
 
 def in_parallel(work: Callable[..., T], *arguments: Iterable[Any]) -> list[T]:

@@ -14,6 +14,8 @@ TEXTS               of a data set of records, the names of its texts
 outputs             of a method's Config, the names that its `embed` gives; what is not said is found out later
 check               of an evaluation or a method, a function: refuses what cannot work before anything is trained
 build_probe         of a data set, a function: what probes are fitted on where that is not the training part
+most_samples        of a data set, a function of its Config: how many samples there are to train on at most, None
+                    where that is not known before they are read; else its option `limit`
 sources             of a data set, a function: the files and folders that must be there before it is built
 describe            of a data set of records, a function of them and a place: a sample in a few words
 FITS                False for an evaluation that does not look at the training samples
@@ -31,7 +33,7 @@ from typing import Any
 from runner import plugins
 from runner.config import EvaluateConfig, Selection, TrackingConfig, Trial
 from runner.experiment import check_negatives, check_warmup
-from runner.explain import OptionError, did_you_mean
+from runner.explain import OptionError, counted, did_you_mean
 from runner.facts import Facts
 from runner.schema import Document, Options, build
 from runner.strict_yaml import show
@@ -149,6 +151,7 @@ def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
     options = ResolvedTrial(method, encoder, data, schedule, probes, more_data, mirrors)
     _check_kinds(trial)
     _check_views(trial)
+    _check_batch(trial, data)
     _check_probes(trial, options)
     if hasattr(module := load("methods", trial.method.name), "check"):
         module.check(method, trial.train)
@@ -183,6 +186,20 @@ def check_mirrors(tracking: TrackingConfig) -> None:
             module.check()
 
 
+def _check_batch(trial: Trial, data: Options) -> None:
+    """Raise OptionError for batches that the training data can never fill, as far as their options say how many."""
+    most = getattr(load("data", trial.data.name), "most_samples", _limit)(data)
+    size = trial.train.batch_size // trial.train.accumulate
+    if most is not None and size > most:
+        parts = f"{trial.train.accumulate} parts of {size}" if trial.train.accumulate > 1 else "one part"
+        problem = f"is not allowed; in {parts} it is more than the {counted(most, 'sample')} that data leaves"
+        raise OptionError("train.batch_size", f"{trial.train.batch_size} {problem}: no step fits into an epoch")
+
+
+def _limit(config: Options) -> int | None:
+    return getattr(config, "limit", None)
+
+
 def _check_more_encoders(trial: Trial, method: Options) -> None:
     """Raise OptionError for an option of the method that selects an encoder, if there is none such for the data."""
     for option, value in method:
@@ -211,12 +228,15 @@ def _resolve_probes(evaluate: EvaluateConfig) -> tuple[dict[str, Options], dict[
 
 
 def list_sources(trial: Trial, options: ResolvedTrial) -> dict[str, list[Path]]:
-    """The files and folders that a trial's data are read from, by the key that names the data set."""
+    """The files and folders that a trial's data are read from, by the key that says where they are."""
     chosen = {"data": (trial.data.name, options.data)} | {
         f"evaluate.data.{name}": (selection.name, options.more_data[name])
         for name, selection in trial.evaluate.data.items()
     }
-    return {key: getattr(load("data", name), "sources", _no_sources)(config) for key, (name, config) in chosen.items()}
+    return {
+        f"{key}.root" if hasattr(config, "root") else key: getattr(load("data", name), "sources", _no_sources)(config)
+        for key, (name, config) in chosen.items()
+    }
 
 
 def _no_sources(config: Options) -> list[Path]:

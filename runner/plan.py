@@ -26,6 +26,10 @@ Action = Literal["submit", "update", "cancel", "nothing"]
 MARKS: dict[Mark, str] = {"+": "new", "~": "changed", "-": "gone", "!": "failed", ">": "alive", "=": "done"}
 """In the order in which a plan is read."""
 
+STOPPED = ("failed", "cancelled", "unknown")
+WORDS = ("new", "changed", "gone", *STOPPED, "alive", "done")
+"""How trials are counted, in that order."""
+
 ACTIONS: tuple[Action, ...] = ("submit", "update", "cancel")
 ALIVE = ("pending", "running", "requeued")
 SHOWN = 40
@@ -80,6 +84,11 @@ class Item:
     @property
     def trial(self) -> str:
         return self.run.trial
+
+    @property
+    def word(self) -> str:
+        """What its mark stands for."""
+        return self.state if self.mark == "!" and self.state in STOPPED else MARKS[self.mark]
 
     @property
     def submits(self) -> bool:
@@ -143,8 +152,9 @@ class Plan:
 
     def summary(self) -> str:
         """`exp: 3 trials, 1 gone: 2 new, 1 done; 2 to submit`."""
-        marks, actions = Counter(item.mark for item in self.items), Counter(item.action for item in self.items)
-        told = ", ".join(f"{marks[mark]} {word}" for mark, word in MARKS.items() if marks[mark])
+        actions = Counter(item.action for item in self.items)
+        words = Counter(item.word for item in self.items)
+        told = ", ".join(f"{words[word]} {word}" for word in WORDS if words[word])
         todo = ", ".join(
             f"{actions[action]} to {action}" for action in ("submit", "update", "cancel") if actions[action]
         )
@@ -198,7 +208,7 @@ def decide(found: Found | None) -> Decision:
     if found.strands:
         return Decision(mark, "nothing", RESHAPED, found.changes)
     if found.state == "unknown":
-        return Decision(mark, "submit", found.note, found.changes)
+        return Decision(mark, "submit", found.note.replace("`runner retry` goes", "it goes"), found.changes)
     if found.changes:
         return Decision(mark, "update", UPDATED, found.changes)
     return Decision(mark, "nothing", RETRIED)

@@ -60,7 +60,7 @@ def check_data(sources: Mapping[str, Iterable[Path]], site: Profile) -> None:
         for path in map(Path.absolute, paths):
             elsewhere = any(map(path.is_relative_to, NODE_LOCAL)) or not Path(*path.parts[:2]).exists()
             if not path.exists() and not (site.cluster == "slurm" and elsewhere):
-                raise DataError(f"{key}: {path} does not exist")
+                raise DataError(f"{key}: {path} does not exist; put the data there, or say where they are")
 
 
 def check_space(root: Path, trials: int, kept_bytes: int) -> None:

@@ -31,7 +31,8 @@ def submit_script(script: Path, patience_seconds: float = PATIENCE_SECONDS) -> s
             if left_seconds <= 0:
                 raise
             if not doubtful:
-                print(f"runner: {error}; trying again", file=sys.stderr, flush=True)
+                words = f"trying again for up to {left_seconds + pause:.0f} s"
+                print(f"runner: {error}; {words}", file=sys.stderr, flush=True)
             doubtful = True
             time.sleep(pause)
             number = next(iter(find_jobs(script, left_seconds)), "")

@@ -16,7 +16,7 @@ from runner.arrays import plan_arrays, tell_rest, tightest
 from runner.code_snapshot import planned_home
 from runner.config import ResourcesConfig, Trial
 from runner.dispatch import RefusedError, Waiting, bad_nodes, batch_script, send
-from runner.errors import SubmissionError
+from runner.errors import DataError, SubmissionError
 from runner.experiment import load_experiment, load_trial, warnings
 from runner.explain import OptionError, counted
 from runner.faults import NO_FAULTS, Faults
@@ -55,7 +55,7 @@ from runner.rundir import RunDir, experiment_dir, find_trials
 from runner.schema import Document
 from runner.search import as_drawn
 from runner.status import read_statuses
-from runner.submission import SUBMISSIONS
+from runner.submission import SUBMISSIONS, SubmissionDir
 from runner.survey import make_plan, read_world
 from runner.sweep import Variant, trials
 
@@ -84,6 +84,14 @@ class Request:
     def plan(self) -> Plan:
         """What applying it would do as things are now; changes nothing."""
         return make_plan(self.experiment, self.trials, self.site, self.folder, read_world(self.folder))
+
+    def pairs(self, plan: Plan) -> list[tuple[Trial, ResolvedTrial]]:
+        """The trials that a plan of it submits."""
+        chosen = {item.run for item in plan.of("submit")}
+        pairs = zip(self.trials, self.options, strict=True)
+        return [
+            (trial, options) for (variant, trial), options in pairs if RunDir(self.folder / variant.trial_id) in chosen
+        ]
 
     def settled_plan(self) -> Plan:
         """The same, after the jobs of submissions that were cut off are put right; call under the folder's lock."""
@@ -138,12 +146,19 @@ def submit(
         print(f"runner: {line}", file=sys.stderr)
     if dry_run:
         plan = request.plan()
+        try:
+            check_sources(request.pairs(plan), request.site)
+        except DataError as error:
+            print(f"runner: would be refused: {error}", file=sys.stderr)
         return Submission(request.experiment, plan.named, tuple(_scripts(plan, request)))
     with holding(request):
         plan = request.settled_plan()
         if plan.of("update") or plan.of("cancel"):
             told = f"{len(plan.of('update'))} changed, {len(plan.of('cancel'))} gone from the file and alive"
             print(f"runner: left alone: {told}; `runner apply` asks about them", file=sys.stderr)
+        if stopped := sum(item.state in ("failed", "cancelled") for item in plan.of("nothing")):
+            told = f"{stopped} failed or cancelled: `runner retry {request.experiment}` goes on with them"
+            print(f"runner: left alone: {told}", file=sys.stderr)
         ahead = look_ahead(plan, request, after)
         sent = submit_chosen(plan, request, command, ahead, faults)
     items = [replace(item, action="submit" if item.run in sent else "nothing") for item in plan.named]
@@ -233,11 +248,9 @@ def look_ahead(plan: Plan, request: Request, after: Sequence[RunDir] = ()) -> Ah
 
     Raises: ConfigError, DataError or SubmissionError for what would.
     """
-    chosen, folder, site = {item.run for item in plan.of("submit")}, request.folder, request.site
-    if not chosen:
+    sent, folder, site = request.pairs(plan), request.folder, request.site
+    if not sent:
         return Ahead()
-    pairs = zip(request.trials, request.options, strict=True)
-    sent = [(trial, options) for (variant, trial), options in pairs if RunDir(folder / variant.trial_id) in chosen]
     check_sources(sent, site)
     check_space(folder, len(sent), measure_kept(folder, sent[0][0].checkpoint.keep))
     if site.cluster != "slurm":
@@ -337,7 +350,9 @@ def plan_shipments(
     """
     by_profile: dict[str, list[RunDir]] = {}
     for run in runs:
-        place = profile or str(Path(run.job_rows()[-1]["submission"]) / "profile.yaml")
+        place = profile or str(SubmissionDir(Path(run.job_rows()[-1]["submission"])).profile)
+        if profile is None and not Path(place).exists():
+            raise SubmissionError(f"trial {run.trial}: {place} is gone; say where with --on PROFILE")
         by_profile.setdefault(place, []).append(run)
     return [
         (load_profile(place), [(run, resources.get(run) or load_trial(run.config).resources) for run in members])

@@ -1,6 +1,5 @@
 """What is on disk and in the queue of the trials that a plan is about: read once, and one question to the scheduler."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from runner.config import Trial
 from runner.errors import ConfigError
+from runner.evidence import has_checkpoint
 from runner.experiment import OUTSIDE_IDENTITY, Change, find_changes
 from runner.grouped_yaml import GroupTexts, split_text
 from runner.plan import ALIVE, Found, Plan, compare
@@ -65,12 +65,8 @@ def _describe(row: Row, is_named: bool, configs: "_Configs", profiles: "_Profile
         return found
     changes = configs.changes(row.run)
     site_changes = profiles.changes(row.record.job["submission"]) if row.state in ALIVE else ()
-    strands = configs.reshapes(changes) and _has_checkpoint(row.run)
+    strands = configs.reshapes(changes) and has_checkpoint(row.run)
     return replace(found, changes=changes, site_changes=site_changes, strands=strands)
-
-
-def _has_checkpoint(run: RunDir) -> bool:
-    return run.checkpoints.is_dir() and any(name.startswith("step_") for name in os.listdir(run.checkpoints))
 
 
 class _Configs:

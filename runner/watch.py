@@ -151,7 +151,8 @@ def wait_until_final(
             rows = watch.refresh()
             if live is not None:
                 live.update(watch.view(rows, console), refresh=True)
-            else:
+            elif seen or not all(row.settled for row in rows):
+                # What ended before anybody looked is no news.
                 for line in changes(rows, seen):
                     console.print(Text(line), soft_wrap=True)
             before, settled = settled, sum(row.settled for row in rows)

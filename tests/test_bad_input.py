@@ -437,7 +437,7 @@ BAD_INPUTS = [
     BadInput(
         36,
         "more in a batch than there is",
-        ("train.batch_size: 65 in 1 parts is more than the 64 samples", "no step fits into an epoch"),
+        ("train.batch_size: 65 is not allowed", "more than the 64 samples", "no step fits into an epoch"),
         ("train.batch_size=65",),
         verb="debug",
     ),

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner.cancel import cancel, plan_retry, retry, set_aside, wait_for_ending
+from runner.cancel import RetryPlan, cancel, plan_retry, retry, set_aside, wait_for_ending, without_lost
 from runner.errors import ConfigError, SubmissionError
 from runner.files import append_row, write_json
 from runner.lock import locked
@@ -141,6 +141,21 @@ def test_a_retry_that_cannot_be_leaves_the_files(tmp_path):
     with pytest.raises(SubmissionError, match="trial b: it was never submitted; say where with --on PROFILE"):
         retry(runs, None)
     assert all(run.failure.exists() for run in runs)
+
+
+def test_a_trial_whose_checkpoints_are_gone_is_not_retried(tmp_path):
+    saved = {"event": "end", "attempt": 1, "end_step": 30, "signal_to_saved_seconds": 0.2}
+    begun = {"event": "start", "attempt": 2, "start_step": 30}
+    runs = [
+        make_trial(tmp_path, "gone", attempts=[{**begun, "attempt": 1, "start_step": 0}, saved, begun]),
+        make_trial(tmp_path, "there", attempts=[begun], checkpoints=["step_00000030.00001"]),
+        make_trial(tmp_path, "fresh", attempts=[{**begun, "start_step": 0}]),
+    ]
+    for run in runs[:2]:
+        (run.path / "tokens" / "2").mkdir(parents=True)
+    plan = without_lost(RetryPlan(list(runs)))
+    assert plan.runs == runs[1:] and len(plan.refused) == 1
+    assert plan.refused[0].startswith("gone: has no checkpoint, but one of step 30 was saved in ")
 
 
 @pytest.mark.parametrize("broken", ["config", "profile"])

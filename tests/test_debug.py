@@ -38,7 +38,8 @@ def restore_process():
 
 
 def test_the_first_trial_runs_afresh_each_time(tmp_path, capfd):
-    path = write_experiment(tmp_path, sweep={"seeds": [3, 4]}, **SMALL)
+    # Interruptions on purpose are left out: nobody would requeue it.
+    path = write_experiment(tmp_path, sweep={"seeds": [3, 4]}, rehearse={"at_step": 3}, **SMALL)
     for _ in range(2):
         assert cli(["debug", str(path), "optimizer.lr=0.01", "--steps", "4", "--root", str(tmp_path / "runs")]) == 0
     run = only_trial(tmp_path / "runs" / ".debug")

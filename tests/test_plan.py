@@ -130,6 +130,12 @@ MOVES = [
 ]
 
 
+def test_what_has_stopped_is_counted_by_how():
+    items = [left(state, mark="!") for state in ("failed", "cancelled", "cancelled", "unknown")]
+    summary = Plan("exp", (*items, left("done", mark="="), item())).summary()
+    assert summary == "exp: 6 trials in the file: 1 new, 1 failed, 2 cancelled, 1 unknown, 1 done; 1 to submit"
+
+
 @pytest.mark.parametrize(("shown", "now", "words"), MOVES)
 def test_what_moved_is_named(shown, now, words):
     plans = [Plan("exp", (each,) if each else ()) for each in (shown, now)]

@@ -218,8 +218,9 @@ def test_data_matter_to_those_trials_alone_that_are_sent(tmp_path, capfd):
     site.write_text("cluster: local")
     path = write_experiment(tmp_path, data={"name": "fashion_mnist", "root": str(tmp_path / "gone")}, without=("data",))
     command = ["submit", str(path), "--on", str(site), "--root", str(tmp_path / "runs")]
-    assert cli(command) == 2
-    assert capfd.readouterr().err == f"runner: data: {tmp_path}/gone does not exist\n"
+    told = f"data.root: {tmp_path}/gone does not exist; put the data there, or say where they are\n"
+    assert cli(command) == 2 and capfd.readouterr().err == f"runner: {told}"
+    assert cli([*command, "--dry-run"]) == 0 and capfd.readouterr().err == f"runner: would be refused: {told}"
     assert not (tmp_path / "runs").exists()
     ((variant, trial),) = trials(load_experiment(path))
     run = RunDir(tmp_path / "runs" / "tiny" / variant.trial_id)

@@ -130,3 +130,17 @@ def test_a_dead_holders_lock_is_taken_over_and_a_live_ones_is_not(tmp_path):
         locked(tmp_path, timeout_seconds=0.2),
     ):
         pass
+
+
+def test_what_leads_elsewhere_is_written_to_and_stays_what_it_is(tmp_path):
+    """As root a rename would put a file in the place of /dev/null, for everybody."""
+    place = tmp_path / "pipe"
+    os.mkfifo(place)
+    reader = os.open(place, os.O_RDONLY | os.O_NONBLOCK)
+    with replacing(place) as file:
+        file.write(b"x")
+    assert os.read(reader, 10) == b"x" and place.is_fifo() and list(tmp_path.iterdir()) == [place]
+    os.close(reader)
+    with replacing(Path("/dev/null")) as file:
+        file.write(b"x")
+    assert Path("/dev/null").is_char_device()

@@ -67,5 +67,7 @@ def test_status_takes_selectors_and_states(runs, tmp_path, capsys):
     assert "2 done" in capsys.readouterr().out
     assert cli(["status", "--state", "failed", *root]) == 0
     assert capsys.readouterr().out == "none of 3 trials\n"
+    assert cli(["status", "exp", "seed=7", *root]) == 0
+    assert capsys.readouterr().out == "none of 3 trials\n"
     assert cli(["status", "--state", "fialed", *root]) == 2
     assert capsys.readouterr().err == 'runner: --state fialed: did you mean "failed"?\n'

@@ -324,6 +324,13 @@ def test_waiting_tells_each_change_once(tmp_path):
     assert lines[4:] == ["1 done"]
 
 
+def test_what_ended_before_anybody_looked_is_no_news(tmp_path):
+    run = make_trial(tmp_path, "a", result={}, job=slurm_job(), attempts=[start(1), PREEMPTED[1], start(2, 120)])
+    with (tmp_path / "out").open("w") as file:
+        assert wait_until_final([run], console=Console(file=file, width=200), every_seconds=0) == 0
+    assert (tmp_path / "out").read_text() == "1 done\n"
+
+
 @pytest.mark.parametrize("final", [{"failure": FAILURE}, {"cancelled": True}, {"job": local_job(2**22 + 1)}])
 def test_waiting_ends_with_1_unless_all_are_done(tmp_path, final):
     runs = [make_trial(tmp_path, "good", result={}), make_trial(tmp_path, "bad", **final)]

@@ -17,7 +17,7 @@ class Config(Options):
     samples: int = Field(default=256, ge=1)
     """Training images; there are half as many test images."""
 
-    classes: int = Field(default=4, ge=1)
+    classes: int = Field(default=4, ge=2)
     """Directions, evenly spread over half a turn."""
 
     size: int = Field(default=16, ge=1)
@@ -31,6 +31,10 @@ class Config(Options):
 
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of phases and noise."""
+
+
+def most_samples(config: Config) -> int:
+    return config.samples
 
 
 def build(config: Config, split: Literal["train", "test"]) -> ImageSet:
