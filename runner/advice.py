@@ -101,10 +101,11 @@ def _on_start_up(total: Ledger, trials: int) -> Iterator[str]:
 def _on_queue(total: Ledger, site: Site, trials: int) -> Iterator[str]:
     if total.seconds[QUEUE] > MUCH_QUEUE * total.wall_seconds:
         limit = f", and parallel={site.profile.parallel} lets no more run at once" if site.profile else ""
+        here = site.profile is not None and site.profile.cluster == "local"
+        remedy = "each on fewer ranks" if here else "several on a node, or ask for fewer nodes and less time"
         yield (
             f"packing: {total.seconds[QUEUE] / total.wall_seconds:.0%} of the wall time was spent in the queue, "
-            f"{format_seconds(total.seconds[QUEUE] / trials)} a trial{limit}: run more at once, several on a node, or "
-            "ask for fewer nodes and less time"
+            f"{format_seconds(total.seconds[QUEUE] / trials)} a trial{limit}: run more at once, {remedy}"
         )
 
 
