@@ -59,7 +59,8 @@ class WandbSink:
 
     def close(self, end: End) -> None:
         self.to.summary.update(summarize(self.run, end))
-        if end in FINAL:
+        # Offline runs are sent from other machines, where the file of an artifact would not be found.
+        if end in FINAL and self.note is not None:
             log_diff(self.to, self.run)
         if end == "interrupted":
             self.to.mark_preempting()
