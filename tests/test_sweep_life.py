@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner import slurm as slurm_tools
+from runner.errors import SubmissionError
 from runner.files import read_json, read_rows
 from runner.rundir import find_trials
 from runner.status import Row, read_statuses
@@ -58,7 +59,11 @@ def disturb(kind: str, row: Row, root: Path) -> bool:
     if kind == "preempt":
         preempt(run)
     elif kind == "requeue":
-        slurm_tools.requeue(job_of(run))
+        try:
+            slurm_tools.requeue(job_of(run))
+        except SubmissionError:
+            # Something else has moved it meanwhile.
+            return False
     elif kind in ("signal", "kill"):
         ranks[0].send_signal(signal.SIGUSR2 if kind == "signal" else signal.SIGKILL)
     else:
