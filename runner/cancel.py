@@ -18,7 +18,7 @@ from runner.orphans import settle_orphans
 from runner.ownership import is_ours, is_over
 from runner.profile import load_profile
 from runner.record import read_end
-from runner.rundir import RunDir
+from runner.rundir import RunDir, is_closed
 from runner.status import Job, Row, ask_about, read_statuses
 from runner.submission import SubmissionDir, index_of
 
@@ -65,6 +65,8 @@ def mark_cancelled(runs: Iterable[RunDir]) -> tuple[list[RunDir], list[str]]:
     """Write cancelled.json for those that are not final: which these are, and their Slurm jobs; call under the lock."""
     cancelled, jobs = [], dict[str, dict[str, Any]]()
     for run in runs:
+        if is_closed(run):
+            continue
         record = read_end(run)
         if record.is_final:
             continue

@@ -36,10 +36,10 @@ def goodput(
         print_json({"trials": trials, "total": ledger_as_json(total), "advice": advice})
         return
     console = make_console()
-    console.print(goodput_table(accounts, total))
+    console.print(goodput_table(accounts, total, console.width))
     if total.interruptions:
         console.print()
-        console.print(costs_table(total.interruptions))
+        console.print(costs_table(total.interruptions, console.width))
     for line in advice:
         print(f"\n{line}")
 

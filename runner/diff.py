@@ -8,6 +8,7 @@ from rich.text import Text
 
 from runner.code_changes import compare_code
 from runner.code_snapshot import home_of, read_package
+from runner.columns import Column, fits
 from runner.differences import flatten
 from runner.files import read_json
 from runner.provenance import describe_commit
@@ -78,10 +79,26 @@ def _print_pairs(console: Console, head: str, pairs: Pairs, first: str, second: 
     if not pairs:
         console.print(Text.assemble((head, "bold"), ": the same"))
         return
-    table = new_table([head, first, second, *(["difference"] if head == "metrics" else [])])
-    for key, values in pairs.items():
-        table.add_row(*map(Text, [key, *("" if value is None else format_value(value) for value in values)]))
+    heads = [head, first, second, *(["difference"] if head == "metrics" else [])]
+    lines = [[key, *("" if value is None else format_value(value) for value in each)] for key, each in pairs.items()]
+    columns = [Column(name, [Text(line[place]) for line in lines], 0) for place, name in enumerate(heads)]
+    if not fits(columns, console.width):
+        _print_stack(console, heads, lines)
+        return
+    table = new_table(heads)
+    for line in lines:
+        table.add_row(*map(Text, line))
     console.print(table)
+
+
+def _print_stack(console: Console, heads: list[str], lines: list[list[str]]) -> None:
+    """Each key on a line of its own, its values below it, where they have no room side by side."""
+    console.print(Text(heads[0], "bold"))
+    wide = max(map(len, heads[1:]))
+    for key, *values in lines:
+        console.print(Text(f"  {key}"), soft_wrap=True)
+        for name, value in zip(heads[1:], values, strict=True):
+            console.print(Text(f"    {name:{wide}}  {value}".rstrip()), soft_wrap=True)
 
 
 def _print_code(console: Console, code: dict[str, Any], with_code: bool) -> None:

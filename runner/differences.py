@@ -11,19 +11,20 @@ from typing import Any
 from runner.errors import ConfigError
 from runner.experiment import OUTSIDE_IDENTITY
 from runner.grouped_yaml import split_text
+from runner.record import find_flaw
 from runner.rundir import RunDir
-from runner.strict_yaml import one_line, parse_yaml
+from runner.strict_yaml import parse_yaml
 from runner.sweep import SEARCH
 from runner.tables import varying_keys
 
-DAMAGED = "damaged"
-"""Stands for the key of a config that cannot be read; its value equals no other trial's."""
-
 
 class Configs:
-    """What several trials were resolved to, by dotted key."""
+    """What several trials were resolved to, by dotted key.
 
-    def __init__(self, groups: list[dict[str, str]], parsed: dict[str, dict[str, Any]] | None = None) -> None:
+    A config that cannot be read has no keys; it sets its trial apart from no other.
+    """
+
+    def __init__(self, groups: list[dict[str, str]], parsed: dict[str, dict[str, Any] | None] | None = None) -> None:
         self._groups = groups
         self._parsed = {} if parsed is None else parsed
 
@@ -34,7 +35,21 @@ class Configs:
     def keys(self) -> list[str]:
         """Every key of any trial."""
         texts = dict.fromkeys(pair for each in self._groups for pair in each.items())
-        return list(dict.fromkeys(key for name, text in texts for key in self._parse(name, text)))
+        return list(dict.fromkeys(key for name, text in texts for key in self._parse(name, text) or ()))
+
+    def flaws(self) -> list[str]:
+        """For each trial why its settings are not known, all or in part; empty where they are."""
+        return [self._flaw(each) for each in self._groups]
+
+    def _flaw(self, groups: dict[str, str]) -> str:
+        if not groups:
+            return "config.yaml cannot be read"
+        torn = next((name for name, text in groups.items() if self._parse(name, text) is None), None)
+        return f"config.yaml is damaged: {torn} is no YAML" if torn else ""
+
+    def setting_keys(self) -> list[str]:
+        """Every key that may be a setting: not those of what a search was told, which repeat others."""
+        return [key for key in self.keys() if not key.startswith(f"{SEARCH}.parameters.")]
 
     def differing(self, overrides: list[dict[str, Any]], also: Iterable[str] = ()) -> list[dict[str, Any]]:
         """For each trial its value of every key that a sweep set in any of them, in which they differ, or in `also`.
@@ -48,54 +63,59 @@ class Configs:
         wanted = {key.partition(".")[0] for key in chosen} | chosen.keys()
         configs: list[dict[str, Any]] = [{} for _ in told]
         varying: dict[str, None] = {}
+        whole = [each for each in self._groups if not self._flaw(each)]
         for name in names:
-            texts = [each.get(name, "") for each in self._groups]
-            differ = name not in OUTSIDE_IDENTITY and name != SEARCH and len(set(texts)) > 1
+            texts = dict.fromkeys(each.get(name, "") for each in whole)
+            differ = name not in OUTSIDE_IDENTITY and name != SEARCH and len(texts) > 1
             if name in wanted or differ:
-                for config, text in zip(configs, texts, strict=True):
-                    config.update(self._parse(name, text))
+                for config, own in zip(configs, self._groups, strict=True):
+                    config.update(self._parse(name, own.get(name, "")) or {})
             if differ:
-                varying |= dict.fromkeys(varying_keys([self._parse(name, text) for text in dict.fromkeys(texts)]))
+                varying |= dict.fromkeys(varying_keys([self._parse(name, text) or {} for text in texts]))
         for config in configs:
             _forget_undrawn(config)
-        keys = {**chosen, **varying}
+        told_apart = {**chosen, **varying}
         return [
-            {key: config.get(key, each.get(key)) for key in keys if key in config or key in each}
+            {key: config.get(key, each.get(key)) for key in told_apart if key in config or key in each}
             for config, each in zip(configs, told, strict=True)
         ]
 
-    def _parse(self, name: str, text: str) -> dict[str, Any]:
+    def _parse(self, name: str, text: str) -> dict[str, Any] | None:
         if text not in self._parsed:
             self._parsed[text] = _parse_group(name, text)
         return self._parsed[text]
 
 
-def read_settings(runs: list[RunDir], overrides: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each trial its value of every dotted key that a sweep set in any of them, or in which they differ."""
-    return Configs([split_groups(run) for run in runs]).differing(overrides)
+def read_settings(runs: list[RunDir], overrides: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """For each trial its value of every dotted key that a sweep set in any of them, or in which they differ.
+
+    Then every key of their configs, from which the short name of a setting has to tell it.
+    """
+    configs = Configs([split_groups(run) for run in runs])
+    return configs.differing(overrides), configs.setting_keys()
 
 
 def read_configs(runs: list[RunDir]) -> list[dict[str, Any]]:
     """Every dotted key of each trial's config."""
-    parsed: dict[str, dict[str, Any]] = {}
+    parsed: dict[str, dict[str, Any] | None] = {}
     configs: list[dict[str, Any]] = []
     for run in runs:
         config: dict[str, Any] = {}
         for name, text in split_groups(run).items():
             if text not in parsed:
                 parsed[text] = _parse_group(name, text)
-            config |= parsed[text]
+            config |= parsed[text] or {}
         configs.append(config)
     return configs
 
 
 def split_groups(run: RunDir) -> dict[str, str]:
-    """The text of config.yaml by top-level key."""
+    """The text of config.yaml by top-level key; nothing where it cannot be read, or is not as it was written."""
     try:
-        text = run.config.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return {DAMAGED: run.trial}
-    return split_text(text) or {DAMAGED: run.trial}
+        content = run.config.read_bytes()
+    except OSError:
+        return {}
+    return {} if find_flaw(content) else split_text(content.decode())
 
 
 def _forget_undrawn(config: dict[str, Any]) -> None:
@@ -106,14 +126,14 @@ def _forget_undrawn(config: dict[str, Any]) -> None:
             config.pop(key.removeprefix(start).rpartition(".")[0], None)
 
 
-def _parse_group(name: str, text: str) -> dict[str, Any]:
-    """The dotted keys of one group; a group that was left out has none."""
+def _parse_group(name: str, text: str) -> dict[str, Any] | None:
+    """The dotted keys of one group, None where it cannot be read; a group that was left out has none."""
     if not text:
         return {}
     try:
-        document = parse_yaml(text, name)[0] if name != DAMAGED else text
+        document = parse_yaml(text, name)[0]
     except ConfigError:
-        return {name: one_line(text)}
+        return None
     return flatten(document if isinstance(document, dict) else {name: document})
 
 

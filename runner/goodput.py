@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
+from runner.columns import Column, fitted_table
 from runner.evidence import read_crashes
 from runner.files import read_json, read_rows
 from runner.ledger import (
@@ -20,15 +22,19 @@ from runner.ledger import (
     Reading,
     keep_account,
 )
-from runner.rundir import RunDir
+from runner.rundir import RunDir, is_closed
 from runner.status import Row
-from runner.tables import new_table
+from runner.tables import PIPED_WIDTH
 
 FRESH_SECONDS = 15.0
 """A launch whose last word is no older is still at what it was at."""
 
 LEDGER_HEADS = ("wall", *(kind.replace("_", "-") for kind in KINDS), "ETTR", "with queue", "interrupted")
 COST_HEADS = ("cause", "times", "saved", "each cost", "redone", "steps", "idle", "queue", "restart")
+
+_LEDGER_WEIGHTS = (90, 95, 80, 50, 40, 45, 42, 70, 65, 99, 85, 88)
+_COST_WEIGHTS = (100, 99, 70, 95, 90, 50, 60, 65, 80)
+"""Which columns stay where there is no room for all: those of most weight."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ def read_accounts(rows: Sequence[Row], now: float, per_rank: bool = False) -> li
 def read_history(row: Row, now: float) -> History:
     """What a run folder tells of when its trial did what."""
     run = row.run
+    if is_closed(run):
+        return History((), (), now)
     launches = [_launch(run, *rows) for rows in _pair(run, row.record.attempts)]
     last = launches[-1] if launches else Launch()
     if row.state == "running" and last.end is None and last.readings:
@@ -161,14 +169,12 @@ def ledger_as_json(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def goodput_table(accounts: Sequence[Account], total: Ledger) -> Table:
-    """One line a trial, and their sum."""
-    table = new_table(["trial", "state", *LEDGER_HEADS])
-    for account in accounts:
-        table.add_row(account.row.trial, account.row.state, *ledger_cells(account.ledger))
+def goodput_table(accounts: Sequence[Account], total: Ledger, width: int = PIPED_WIDTH) -> Table:
+    """One line a trial, and their sum; of the columns those that so narrow a terminal has room for."""
+    lines = [[each.row.trial, each.row.state, *ledger_cells(each.ledger)] for each in accounts]
     if len(accounts) > 1:
-        table.add_row("all", "", *ledger_cells(total))
-    return table
+        lines.append(["all", "", *ledger_cells(total)])
+    return _table(["trial", "state", *LEDGER_HEADS], lines, [100, 60, *_LEDGER_WEIGHTS], width)
 
 
 def ledger_cells(ledger: Ledger) -> list[str]:
@@ -182,12 +188,14 @@ def ledger_cells(ledger: Ledger) -> list[str]:
     ]
 
 
-def costs_table(interruptions: Sequence[Interruption]) -> Table:
+def costs_table(interruptions: Sequence[Interruption], width: int = PIPED_WIDTH) -> Table:
     """What interruptions cost on average, by their cause."""
-    table = new_table(list(COST_HEADS))
-    for cells in cost_rows(interruptions):
-        table.add_row(*cells)
-    return table
+    return _table(COST_HEADS, list(cost_rows(interruptions)), _COST_WEIGHTS, width)
+
+
+def _table(heads: Sequence[str], lines: Sequence[Sequence[str]], weights: Sequence[int], width: int) -> Table:
+    cells = [[Text(line[place]) for line in lines] for place in range(len(heads))]
+    return fitted_table(list(map(Column, heads, cells, weights)), width)
 
 
 def cost_rows(interruptions: Sequence[Interruption]) -> Iterator[list[str]]:

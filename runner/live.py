@@ -3,13 +3,15 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from runner.columns import GAP, Column, fit
 from runner.pace import NO_PACE, Pace, expect_end
 from runner.status import STATES, Row, count_states
 from runner.tables import draw_bar, draw_trend, format_clock, format_duration, format_value
@@ -18,10 +20,16 @@ NOTE_WIDTH = 16
 """Columns that a note gets at least, where there is one."""
 
 BAR_WIDTH, TREND_WIDTH = 10, 12
+STATE_WIDTH = max(map(len, STATES))
+RATE_WIDTH, CLOCK_WIDTH = len("0.01234"), len("2026-12-31")
+ATTEMPTS_WIDTH, METRIC_WIDTH = len("9 (9 preempted)"), len("test/linear_top1 0.1234")
+"""What these columns come to need, which is kept free so that none goes when another has something to show."""
+
 LINES_AROUND = 6
 """Three above the table, its head, the counts of the rest, and the one that the cursor is on."""
 
-GAP = 2
+SETTING_WEIGHT = 89
+"""Of the first setting's column: without it nobody knows which trial it is. The others follow, one less each."""
 
 _WAITING = ("requeued", "pending")
 _STYLES = {
@@ -63,24 +71,6 @@ class Sight:
         return self.row.state in ("failed", "unknown") or self.row.blocked
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column; those that count least are left out first where the terminal is narrow."""
-
-    head: str
-    cells: list[Text]
-    weight: int
-    shrinks_to: int | None = None
-
-    @property
-    def width(self) -> int:
-        return max(len(self.head), *(cell.cell_len for cell in self.cells)) if self.cells else len(self.head)
-
-    @property
-    def least_width(self) -> int:
-        return self.width if self.shrinks_to is None else min(self.width, self.shrinks_to)
-
-
 def style_of(row: Row) -> str:
     """The colour of a trial's state; what can never start is as red as what failed."""
     return "bold red" if row.blocked else _STYLES[row.state]
@@ -90,7 +80,7 @@ def live_view(sights: Sequence[Sight], name: str, width: int, height: int, now: 
     """The whole view: a line about the sweep, the trials that matter, the counts of the rest; `now` in unix seconds."""
     shown = choose(sights, max(height - LINES_AROUND, 1))
     table = Table(box=None, header_style="bold", padding=(0, GAP, 0, 0), pad_edge=False)
-    columns = fit(make_columns(shown, now, unicode), width)
+    columns = _choose_columns(make_columns(shown, sights, now, unicode), width)
     for column, room in columns:
         table.add_column(column.head, width=room, no_wrap=True, overflow="ellipsis")
     for cells in zip(*(column.cells for column, _ in columns), strict=True):
@@ -117,52 +107,55 @@ def choose(sights: Sequence[Sight], space: int) -> list[Sight]:
     return [*kept_bad, *running, *waiting, *rest][:space]
 
 
-def fit(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
-    """The columns that fit side by side, each with its room: those of least weight go first."""
-    kept = list(columns)
-    while len(kept) > 1 and _total(kept) > width:
-        kept.remove(min(kept, key=lambda column: column.weight))
-    free = max(width - _total(kept), 0)
-    found = []
-    for column in kept:
-        room = min(column.width, column.least_width + free)
-        free -= room - column.least_width
-        found.append((column, room))
-    return found
+def _choose_columns(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
+    """Those that have something to show, of those there is room for: whatever happens, none takes another's place."""
+    kept = [column for column, _ in fit(columns, width)]
+    return fit([replace(each, reserve=0) for each in kept if any(cell.plain for cell in each.cells)], width)
 
 
-def _total(columns: Sequence[Column]) -> int:
-    return sum(column.least_width + GAP for column in columns) - GAP
-
-
-def make_columns(sights: Sequence[Sight], now: float, unicode: bool) -> list[Column]:
-    """Every column that has something to show."""
-    several = len({sight.row.experiment for sight in sights}) > 1
-    names = list(dict.fromkeys(name for sight in sights for name in sight.settings))
-    columns = [
+def make_columns(sights: Sequence[Sight], everyone: Sequence[Sight], now: float, unicode: bool) -> list[Column]:
+    """Every column, of the trials that are shown; `everyone` is all that may be."""
+    several = len({sight.row.experiment for sight in everyone}) > 1
+    names = list(dict.fromkeys(name for sight in everyone for name in sight.settings))
+    steps = max((sight.row.record.steps or 0 for sight in everyone), default=0)
+    return [
         *([_column("experiment", 4, sights, lambda s: s.row.experiment)] if several else []),
         _column("trial", 100, sights, lambda s: s.row.trial),
-        *(_column(name, 50 - place, sights, _setting(name)) for place, name in enumerate(names)),
-        Column("state", [Text(s.row.state, style=style_of(s.row)) for s in sights], 99),
-        Column("", [_bar(s, unicode) for s in sights], 20),
-        _column("step", 90, sights, lambda s: "" if s.step is None else f"{s.step}/{s.row.record.steps or '?'}"),
-        _column("steps/s", 60, sights, lambda s: "" if s.pace.rate is None else format_value(s.pace.rate)),
-        _column("ends", 70, sights, lambda s: _end(s.pace.left_seconds, now)),
-        _column("attempts", 40, sights, _attempts),
-        _column("GPU", 30, sights, lambda s: s.gpu),
+        *(
+            _column(name, SETTING_WEIGHT - place, sights, _setting(name), _widest(name, everyone))
+            for place, name in enumerate(names)
+        ),
+        Column("state", [Text(s.row.state, style=style_of(s.row)) for s in sights], 99, reserve=STATE_WIDTH),
+        Column("", [_bar(s, unicode) for s in sights], 20, reserve=BAR_WIDTH),
+        _column("step", 90, sights, _progress, len(f"{steps}/{steps}")),
+        _column("steps/s", 60, sights, lambda s: "" if s.pace.rate is None else format_value(s.pace.rate), RATE_WIDTH),
+        _column("ends", 70, sights, lambda s: _end(s.pace.left_seconds, now), CLOCK_WIDTH),
+        _column("attempts", 40, sights, _attempts, ATTEMPTS_WIDTH),
+        _column("GPU", 5, sights, lambda s: s.gpu),
         _metric_column(sights),
-        _column("trend", 10, sights, lambda s: draw_trend(s.trend, TREND_WIDTH) if unicode else ""),
-        Column("", [Text(s.row.note, style="red" if s.needs_attention else "dim") for s in sights], 80, NOTE_WIDTH),
+        _column("trend", 10, sights, lambda s: draw_trend(s.trend, TREND_WIDTH) if unicode else "", TREND_WIDTH),
+        Column("", [_note(s) for s in sights], 80, NOTE_WIDTH, NOTE_WIDTH),
     ]
-    return [column for column in columns if any(cell.plain for cell in column.cells)]
 
 
-def _column(head: str, weight: int, sights: Sequence[Sight], show: Any) -> Column:
-    return Column(head, [Text(show(sight)) for sight in sights], weight)
+def _column(head: str, weight: int, sights: Sequence[Sight], show: Any, reserve: int = 0) -> Column:
+    return Column(head, [Text(show(sight)) for sight in sights], weight, reserve=reserve)
+
+
+def _note(sight: Sight) -> Text:
+    return Text(sight.row.note, style="red" if sight.needs_attention else "dim")
+
+
+def _widest(name: str, sights: Sequence[Sight]) -> int:
+    return max(cell_len(sight.settings.get(name, "")) for sight in sights)
 
 
 def _setting(name: str) -> Any:
     return lambda sight: sight.settings.get(name, "")
+
+
+def _progress(sight: Sight) -> str:
+    return "" if sight.step is None else f"{sight.step}/{sight.row.record.steps or '?'}"
 
 
 def _bar(sight: Sight, unicode: bool) -> Text:
@@ -178,7 +171,7 @@ def _metric_column(sights: Sequence[Sight]) -> Column:
     words = [
         "" if entry is None else f"{entry[0]} {format_value(entry[1])}".removeprefix(f"{head} ") for entry in found
     ]
-    return Column(head, [Text(each) for each in words], 65)
+    return Column(head, [Text(each) for each in words], 65, reserve=METRIC_WIDTH)
 
 
 def _attempts(sight: Sight) -> str:

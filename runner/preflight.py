@@ -12,7 +12,7 @@ from runner.experiment import OUTSIDE_IDENTITY, differing_keys, load_trial
 from runner.explain import counted
 from runner.grouped_yaml import GroupTexts, split_text
 from runner.profile import NODE_LOCAL, Profile, layout
-from runner.rundir import RunDir, find_trials
+from runner.rundir import RunDir, find_configured
 
 LEAST_FREE_BYTES = 10**9
 """Before the first checkpoint nobody knows how large they are."""
@@ -89,7 +89,7 @@ def measure_kept(folder: Path, keep: int) -> int:
 
     One more than it keeps is there while the next is written.
     """
-    runs = [run for run in find_trials(folder) if run.checkpoints.is_dir()][:LOOKED_AT]
+    runs = [run for run in find_configured(folder) if run.checkpoints.is_dir()][:LOOKED_AT]
     sizes = [sum(file.stat().st_size for file in step.iterdir()) for run in runs for step in newest(run)]
     return max(sizes, default=0) * (keep + 1)
 

@@ -16,6 +16,7 @@ MAIN_METRICS = ("test/linear_top1", "test/knn_top1", "validation/linear_top1", "
 """Shown first where a trial has several; then any other test metric, then the training loss."""
 
 TAIL_BYTES = 65536
+LOST = "config.yaml is missing"
 _CHECKPOINT = re.compile(r"step_(\d{8,})\.\d+")
 _DATED = ("metrics.jsonl", "attempts.jsonl", "jobs.jsonl", "result.json", "failure.json", "cancelled.json")
 
@@ -29,7 +30,13 @@ class Record:
     failure: dict[str, Any] | None = None
     cancelled: bool = False
     damaged: str = ""
-    """Why a file that would tell its end cannot be read, with the file's name."""
+    """Why its state cannot be told: a file that would tell it is missing or cannot be read, with the file's name."""
+
+    is_closed: bool = False
+    """Its folder, or a file there, is closed to us."""
+
+    flaw: str = ""
+    """What else of it cannot be read, though its state is known."""
 
     let_go: str | None = None
     """The submission whose local queue will not touch the cancelled trial any more."""
@@ -73,12 +80,16 @@ class Record:
 
 def read_record(run: RunDir) -> Record:
     """Everything the run folder says about the state of its trial."""
-    there = _list(run)
-    record = _read_end(run, there, is_whole=True)
+    try:
+        there = _list(run)
+        record = _read_end(run, there, is_whole=True)
+    except PermissionError as error:
+        return Record(damaged=f"{error.filename or run.path} cannot be read: {error.strerror}", is_closed=True)
     result, attempts = record.result, record.attempts
     logged = _last_metrics(run) if "metrics.jsonl" in there and result is None else {}
     return replace(
         record,
+        flaw="; ".join(filter(None, [record.flaw, _config_flaw(run)])),
         overrides=read_overrides(run) if "overrides.yaml" in there else {},
         step=result["step"] if result else _step(run, attempts, logged, "checkpoints" in there),
         metrics=result["metrics"] if result else {name: x for name, x in logged.items() if "/" in name},
@@ -89,6 +100,29 @@ def read_record(run: RunDir) -> Record:
 def read_end(run: RunDir) -> Record:
     """What decides the state of a trial: of one that is done the result alone. For thousands of trials at once."""
     return _read_end(run, _list(run), is_whole=False)
+
+
+def find_flaw(config: bytes) -> str:
+    """Why the content of a config.yaml is not what was written; empty where it looks whole."""
+    if not config.strip():
+        return "config.yaml is empty"
+    if b"\0" in config:
+        return "config.yaml is damaged: it has NUL bytes"
+    try:
+        text = config.decode()
+    except UnicodeDecodeError:
+        return "config.yaml is damaged: it is no text"
+    # It is written in one order, in which `train` comes late, and ends with a line.
+    return "" if text.endswith("\n") and "\ntrain:" in f"\n{text}" else "config.yaml is cut short"
+
+
+def _config_flaw(run: RunDir) -> str:
+    try:
+        return find_flaw(run.config.read_bytes())
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"config.yaml cannot be read: {error.strerror}"
 
 
 def _list(run: RunDir) -> dict[str, os.DirEntry[str]]:
@@ -117,6 +151,7 @@ def _read_end(run: RunDir, there: Container[str], is_whole: bool) -> Record:
     if result is not None and not is_whole:
         return Record(result=result)
     failure = document("failure.json")
+    is_lost = "config.yaml" not in there
     attempts = run.attempt_rows() if "attempts.jsonl" in there else []
     if "attempts.jsonl" in there and not attempts and run.attempts.stat().st_size:
         damaged.append(f"{run.attempts}: no row of it can be read")
@@ -125,7 +160,8 @@ def _read_end(run: RunDir, there: Container[str], is_whole: bool) -> Record:
         result=result,
         failure=failure,
         cancelled="cancelled.json" in there,
-        damaged="; ".join(damaged),
+        damaged=LOST if is_lost else "; ".join(damaged if result is None else []),
+        flaw="; ".join(damaged if result is not None else []),
         let_go=_let_go(run) if "cancelled.json" in there else None,
         attempts=attempts,
         job=jobs[-1] if jobs else None,

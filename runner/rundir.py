@@ -4,6 +4,7 @@ ROOT/<experiment>/<trial id>/ is the truth about a trial; schedulers and tracker
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,13 @@ from runner.strict_yaml import one_line
 
 _NOT_IN_PATHS = "%\\"
 """submitit and Slurm expand `%j` in the names of files, and a backslash changes how."""
+
+_ID = re.compile(r"[0-9a-f]{10}")
+_LATER = (
+    *("attempts.jsonl", "jobs.jsonl", "metrics.jsonl", "checkpoints"),
+    *("result.json", "failure.json", "cancelled.json"),
+)
+"""What is written after config.yaml, and so by no submission that was killed before that."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +161,39 @@ def find_experiments(root: Path) -> list[Path]:
 
 
 def find_trials(experiment: Path) -> list[RunDir]:
-    """The trials of one experiment folder, by id. Hidden folders belong to the runner itself."""
+    """The trials of one experiment folder, by id, even those whose config is gone."""
+    return [run for run in _list_folders(experiment) if has_config(run) or _is_evident(run)]
+
+
+def find_configured(experiment: Path) -> list[RunDir]:
+    """The trials of one experiment folder that have a config: a submission makes any other anew."""
+    return [run for run in _list_folders(experiment) if has_config(run)]
+
+
+def has_config(run: RunDir) -> bool:
+    """Whether there is a config, whatever it holds; of a folder that is closed to us we see none."""
+    return os.path.exists(f"{run.path}/config.yaml")
+
+
+def is_closed(run: RunDir) -> bool:
+    """Whether we may not look into the folder, let alone write there."""
+    return not os.access(run.path, os.X_OK)
+
+
+def _list_folders(experiment: Path) -> list[RunDir]:
+    """Hidden folders belong to the runner itself."""
     if not experiment.is_dir():
         return []
     with os.scandir(experiment) as entries:
         names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and e.name[0] != ".")
-    return [RunDir(experiment / name) for name in names if os.path.exists(f"{experiment}/{name}/config.yaml")]
+    return [RunDir(experiment / name) for name in names]
+
+
+def _is_evident(run: RunDir) -> bool:
+    """Whether a folder without a config is a trial's: by what was written later, or by its name if it is closed."""
+    if is_closed(run):
+        return _ID.fullmatch(run.trial) is not None
+    return any(os.path.exists(f"{run.path}/{name}") for name in _LATER)
 
 
 def find_trial(root: Path, prefix: str) -> RunDir:

@@ -22,7 +22,7 @@ from runner.faults import NO_FAULTS, Faults
 from runner.files import read_json, read_rows, write_json
 from runner.grouped_yaml import split_text
 from runner.lock import locked
-from runner.rundir import RunDir, find_trials
+from runner.rundir import RunDir, find_configured
 from runner.schema import build, set_key
 from runner.search_config import SearchConfig
 from runner.strict_yaml import flow, parse_yaml
@@ -139,7 +139,7 @@ def read_study(folder: Path, search: SearchConfig) -> list[Member]:
     from runner.search_journal import read_members
 
     known = read_members(journal_of(folder, search.study), search)
-    found = (_read_member(run, search, known) for run in find_trials(folder))
+    found = (_read_member(run, search, known) for run in find_configured(folder))
     return sorted((member for member in found if member is not None), key=lambda member: member.number)
 
 

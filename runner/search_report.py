@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from runner.differences import split_groups
 from runner.errors import ConfigError
-from runner.grouped_yaml import split_text
 from runner.rundir import RunDir
 from runner.search import journal_of, read_search, tell
 from runner.search_config import SearchConfig
@@ -82,7 +82,7 @@ def read_reports(runs: list[RunDir]) -> list[Report]:
     """
     studies: dict[str, list[RunDir]] = {}
     for run in runs:
-        if found := _STUDY.search(split_text(run.config.read_text(encoding="utf-8")).get(SEARCH, "")):
+        if found := _STUDY.search(split_groups(run).get(SEARCH, "")):
             studies.setdefault(found[1], []).append(run)
     if not studies:
         raise ConfigError(f"{runs[0].experiment}: has no `sweep: search:`; `runner results` shows other sweeps")

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from runner.conditions import Condition
-from runner.differences import read_configs
+from runner.differences import flatten, read_configs
 from runner.errors import ConfigError
 from runner.explain import did_you_mean
+from runner.record import read_overrides
 from runner.rundir import RunDir
 from runner.tables import keys_named
 
@@ -14,7 +15,8 @@ def select(runs: list[RunDir], conditions: Sequence[Condition]) -> list[RunDir]:
     """The trials that meet all of the conditions. Raises ConfigError for a key that none of them has."""
     if not conditions or not runs:
         return runs
-    configs = read_configs(runs)
+    # Of a config that cannot be read, what the sweep set is known all the same.
+    configs = [config or flatten(read_overrides(run)) for run, config in zip(runs, read_configs(runs), strict=True)]
     keys = list(dict.fromkeys(key for config in configs for key in config))
     asked = [(find_key(each.key, keys), each) for each in conditions]
     return [

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from runner import reasons, slurm
 from runner.errors import ConfigError, SubmissionError
 from runner.explain import did_you_mean
-from runner.record import Record, main_metric, read_record
+from runner.record import LOST, Record, main_metric, read_record
 from runner.rundir import RunDir
 
 T = TypeVar("T")
@@ -32,6 +32,7 @@ READ_TOGETHER = 32
 """So many run folders are read by one thread, one after the other."""
 
 _RETRY = "`runner retry` goes on from the last checkpoint"
+_HEAL = "`runner submit` of its experiment writes it again"
 _MOVE = "move the file away, then `runner retry` goes on from the last checkpoint"
 
 
@@ -148,7 +149,8 @@ def read_many(runs: list[RunDir], read: Callable[[RunDir], T]) -> list[T]:
 def decide_state(record: Record, job: Job | None) -> tuple[TrialState, str]:
     """The state and a note, from what files and scheduler say; `job` is None when there was never one."""
     if record.damaged:
-        return "unknown", f"{record.damaged}; {_MOVE}"
+        advice = _HEAL if record.damaged == LOST else _MOVE
+        return "unknown", record.damaged if record.is_closed else f"{record.damaged}; {advice}"
     if record.result is not None:
         return "done", f"pruned at step {record.step}" if record.result.get("pruned") else ""
     if record.cancelled:
@@ -264,6 +266,7 @@ def is_alive(pid: int | None, created: float | None) -> bool:
 
 def _row(run: RunDir, record: Record, job: Job | None) -> Row:
     state, note = decide_state(record, job)
+    note = "; ".join(filter(None, [note, record.flaw]))
     settled = record.is_final or bool(record.damaged) or job is None or job.phase in ("ended", "gone")
     blocked = job is not None and job.blocked and state in ("pending", "requeued")
     return Row(run, record, state, note, settled, blocked)

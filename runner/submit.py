@@ -51,7 +51,7 @@ from runner.preflight import (
 )
 from runner.profile import Profile, advice, layout, lead_advice, load_profile, locate
 from runner.provenance import collect, write_origin
-from runner.rundir import RunDir, experiment_dir, find_trials
+from runner.rundir import RunDir, experiment_dir, find_configured
 from runner.schema import Document
 from runner.search import as_drawn
 from runner.status import read_statuses
@@ -221,7 +221,7 @@ def has_gpus(site: Profile) -> bool:
 
 def longest_stop(folder: Path) -> float | None:
     """The longest any trial of an experiment took from a signal to its saved state; None when none was signalled."""
-    found = [longest_stop_seconds(run.attempt_rows()) for run in find_trials(folder)[:LOOKED_AT]]
+    found = [longest_stop_seconds(run.attempt_rows()) for run in find_configured(folder)[:LOOKED_AT]]
     return max((seconds for seconds in found if seconds is not None), default=None)
 
 

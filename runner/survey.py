@@ -13,7 +13,7 @@ from runner.grouped_yaml import GroupTexts, split_text
 from runner.plan import ALIVE, Found, Plan, compare
 from runner.profile import Profile
 from runner.record import read_end, read_overrides
-from runner.rundir import RunDir, find_trials
+from runner.rundir import RunDir, find_configured
 from runner.status import Ask, Row, read_many, read_statuses
 from runner.strict_yaml import parse_yaml
 from runner.sweep import Variant
@@ -33,7 +33,7 @@ class World:
 
 def read_world(folder: Path, ask: Ask | None = None) -> World:
     """An experiment's folder and its jobs as they are now; `ask` answers for Slurm jobs, else Slurm does."""
-    rows = read_statuses(find_trials(folder), ask, read_end)
+    rows = read_statuses(find_configured(folder), ask, read_end)
     open_runs = [row.run for row in rows if row.state != "done"]
     texts = dict(zip(open_runs, read_many(open_runs, _read_config), strict=True))
     return World(tuple(rows), texts)

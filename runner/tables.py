@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -54,15 +55,24 @@ def keys_named(name: str, keys: Iterable[str]) -> list[str]:
     return [key for key in keys if f".{key.removesuffix('.name')}".endswith(f".{name}") or key.endswith(f".{name}")]
 
 
-def short_names(keys: list[str]) -> list[str]:
-    """`gamma` for `method.gamma` and `method` for `method.name`, unless two keys end alike."""
-    ends = [key.removesuffix(".name").rpartition(".")[2] for key in keys]
-    return [end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)]
+def short_names(keys: list[str], others: Iterable[str] = ()) -> list[str]:
+    """The shortest end of each key that no other of them has, nor one of `others`, the keys of a whole config.
+
+    `gamma` for `method.gamma`, `method` for `method.name`, `blur.probability` where a jitter has one, too.
+    """
+    ends = Counter(end for key in dict.fromkeys([*keys, *others]) for end in _ends(key))
+    return [next((end for end in _ends(key) if ends[end] == 1), key) for key in keys]
 
 
-def describe(settings: dict[str, Any], keys: list[str]) -> str:
+def _ends(key: str) -> list[str]:
+    """`probability`, `blur.probability` and `views.blur.probability`, the shortest first."""
+    parts = key.removesuffix(".name").split(".")
+    return [".".join(parts[place:]) for place in reversed(range(len(parts)))]
+
+
+def describe(settings: dict[str, Any], keys: list[str], others: Iterable[str] = ()) -> str:
     """`gamma 0.5, seed 3`: the given settings by their short names."""
-    pairs = zip(short_names(keys), keys, strict=True)
+    pairs = zip(short_names(keys, others), keys, strict=True)
     return ", ".join(f"{name} {format_value(settings[key])}" for name, key in pairs if key in settings)
 
 

@@ -144,9 +144,9 @@ def _read(path: Path) -> str:
 
 def _settings(rows: list[Row]) -> dict[RunDir, str]:
     """What sets each of the trials apart, as ` (lr=0.1 seed=2)`."""
-    found = read_settings([row.run for row in rows], [row.record.overrides for row in rows])
+    found, known = read_settings([row.run for row in rows], [row.record.overrides for row in rows])
     keys = varying_keys(found)
-    names = short_names(keys)
+    names = short_names(keys, known)
     words = [
         " ".join(f"{name}={format_value(each[key])}" for name, key in zip(names, keys, strict=True) if key in each)
         for each in found

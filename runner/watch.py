@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -12,13 +13,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from runner.columns import Column, fit
 from runner.differences import read_settings
 from runner.gpus import GpuMeter, describe, ranks_here
-from runner.live import Column, Sight, fit, live_view, style_of
+from runner.live import SETTING_WEIGHT, Sight, live_view, style_of
 from runner.pace import Trail, measure, read_beat, read_trail
-from runner.record import Record, describe_end
+from runner.record import Record, describe_end, read_overrides
 from runner.record_cache import RecordCache
-from runner.rundir import RunDir
+from runner.rundir import RunDir, find_trials
 from runner.status import Accounts, Ask, Row, ask_slurm, count_states, read_statuses
 from runner.tables import (
     PIPED_WIDTH,
@@ -68,11 +70,8 @@ class Watch:
     def sights(self, rows: list[Row], now: float) -> list[Sight]:
         """What the live view shows of each trial; how fast it is where it runs; `now` in unix seconds."""
         if self._settings is None:
-            keys, found = _differences(rows)
-            names = short_names(keys)
-            self._settings = [
-                {name: format_value(own.get(key, "")) for name, key in zip(names, keys, strict=True)} for own in found
-            ]
+            names, found = _differences(rows)
+            self._settings = [{name: format_value(own.get(key, "")) for key, name in names.items()} for own in found]
         return [self._sight(row, own, now) for row, own in zip(rows, self._settings, strict=True)]
 
     def _sight(self, row: Row, settings: dict[str, str], now: float) -> Sight:
@@ -94,15 +93,15 @@ class Watch:
 
 def status_table(rows: list[Row], width: int = PIPED_WIDTH) -> Table:
     """One line a trial: what was set, how far it is, what happened to it; on a narrow terminal what matters most."""
-    keys, settings = _differences(rows)
+    names, settings = _differences(rows)
     several = len({row.experiment for row in rows}) > 1
     cells = [_progress_cells(row) for row in rows]
     columns = [
         *([Column("experiment", [Text(row.experiment) for row in rows], 50)] if several else []),
         Column("trial", [Text(row.trial) for row in rows], 100),
         *(
-            Column(name, [Text(format_value(own.get(key, ""))) for own in settings], 40 - place)
-            for place, (name, key) in enumerate(zip(short_names(keys), keys, strict=True))
+            Column(name, [Text(format_value(own.get(key, ""))) for own in settings], SETTING_WEIGHT - place)
+            for place, (key, name) in enumerate(names.items())
         ),
         Column("state", [Text(row.state, style=style_of(row)) for row in rows], 99),
         *(
@@ -192,19 +191,28 @@ def changes(rows: list[Row], seen: dict[RunDir, tuple[int, str]]) -> list[str]:
     return [f"{time.strftime('%H:%M:%S', time.localtime(at))} {trial} {words}" for at, trial, words in sorted(news)]
 
 
-def _differences(rows: list[Row]) -> tuple[list[str], list[dict[str, Any]]]:
-    """What sets trials of one experiment apart, whoever set it, or overrides of any two; and each trial's values."""
-    settings: list[dict[str, Any]] = [{} for _ in rows]
-    keys = dict.fromkeys(varying_keys([row.record.overrides for row in rows]))
-    places: dict[str, list[int]] = {}
-    for place, row in enumerate(rows):
-        places.setdefault(row.experiment, []).append(place)
-    for members in places.values():
-        found = read_settings([rows[i].run for i in members], [rows[i].record.overrides for i in members])
+def _differences(rows: list[Row]) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """What sets trials of the whole experiments apart, shown or not, by short name; and the values of those shown.
+
+    Overrides of any two trials count, and within an experiment whatever differs, whoever set it.
+    """
+    known = {row.run: row.record.overrides for row in rows}
+    folders = dict.fromkeys(row.run.path.parent for row in rows)
+    members = {folder: list(dict.fromkeys([*find_trials(folder), *_within(known, folder)])) for folder in folders}
+    known |= {run: read_overrides(run) for runs in members.values() for run in runs if run not in known}
+    keys = dict.fromkeys(varying_keys(list(known.values())))
+    settings: dict[RunDir, dict[str, Any]] = {}
+    there: dict[str, None] = {}
+    for runs in members.values():
+        found, configured = read_settings(runs, [known[run] for run in runs])
         keys |= dict.fromkeys(varying_keys(found))
-        for place, own in zip(members, found, strict=True):
-            settings[place] = own
-    return list(keys), settings
+        there |= dict.fromkeys(configured)
+        settings |= zip(runs, found, strict=True)
+    return dict(zip(keys, short_names(list(keys), there), strict=True)), [settings[row.run] for row in rows]
+
+
+def _within(runs: Iterable[RunDir], folder: Path) -> list[RunDir]:
+    return [run for run in runs if run.path.parent == folder]
 
 
 def _progress_cells(row: Row) -> list[str]:

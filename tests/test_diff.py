@@ -1,12 +1,14 @@
 """What sets two trials apart is told in full, and nothing else."""
 
 import json
+import os
 
 import pytest
+from rich.console import Console
 
 from runner.cli import run as cli
 from runner.code_snapshot import read_package, take
-from runner.diff import diff_trials
+from runner.diff import diff_trials, print_diff
 from runner.files import write_json
 from tests.trials import end, make_trial, start
 
@@ -92,6 +94,21 @@ def test_for_people_and_for_programs(pair, tmp_path, capsys):
     assert cli(["diff", "aaaa", "aaaa", "--root", str(tmp_path / "runs")]) == 0
     told = capsys.readouterr().out
     assert told.splitlines()[0] == "config: the same" and "metrics: the same" in told
+
+
+def test_a_narrow_terminal_breaks_no_number(pair, monkeypatch):
+    document = {**diff_trials(*pair), "metrics": {"test/linear_top1": [0.8375123, -1.82e-05, None], "b": [1, 2, 1]}}
+    with open(os.devnull, "w") as nowhere:
+        console = Console(width=40, file=nowhere, record=True)
+        print_diff(document, console)
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    at = lines.index("metrics")
+    assert lines[at + 1 : at + 5] == [
+        "  test/linear_top1",
+        "    exp/aaaa    0.8375",
+        "    exp/bbbb    -1.82e-05",
+        "    difference",
+    ]
 
 
 def test_a_snapshot_that_is_gone_leaves_the_names(pair, tmp_path):

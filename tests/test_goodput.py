@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import time
+from itertools import chain
+from pathlib import Path
 
 import pytest
 
@@ -12,17 +14,29 @@ from runner.advice import Site, advise
 from runner.attempt import Attempt, claim
 from runner.cli import run as cli
 from runner.files import append_row, read_json, read_rows, write_json
-from runner.goodput import costs_table, format_seconds, goodput_table, read_accounts, read_history
+from runner.goodput import (
+    COST_HEADS,
+    LEDGER_HEADS,
+    Account,
+    cost_rows,
+    costs_table,
+    format_seconds,
+    goodput_table,
+    ledger_cells,
+    read_accounts,
+    read_history,
+)
 from runner.heartbeat import Pulse, read_beats, write_beat
-from runner.ledger import KINDS, Interruption, Ledger, add_up, keep_account
+from runner.ledger import KINDS, History, Interruption, Ledger, add_up, keep_account
 from runner.profile import Profile
-from runner.record import read_record
+from runner.record import Record, read_record
 from runner.rundir import RunDir, find_trials
 from runner.status import Row, read_statuses
 from runner.timeline import COLOURS, draw_timeline
 from tests.benchmarks.bench_goodput import compare
 from tests.experiments import run_cli, write_experiment
 from tests.slurm_cluster import wait_for
+from tests.test_live import drawn
 from tests.test_local_queue import PATIENCE_SECONDS, SMALL, profile, starts, wait_for_step
 from tests.trials import SUBMITTED, end, make_trial, slurm_job, start
 
@@ -176,6 +190,24 @@ def ledger(*interruptions: Interruption, saves: int = 0, **seconds: float) -> Le
 
 HEALTHY = ledger(useful=36000, saving=40, start_up=60, saves=40)
 SITE = Site(Profile(cluster="slurm", parallel=4, signal_lead_seconds=120), stop_seconds=20.0)
+
+
+def test_no_terminal_is_so_narrow_that_it_cuts_a_number():
+    total = ledger(interruption("preempted", saved=True), useful=36000, redone=300, start_up=88, evaluation=7200)
+    cells = {*ledger_cells(total), *chain(*cost_rows(total.interruptions)), "9f5504a4c2", "done", "all"}
+    heads = {"trial", "state", *LEDGER_HEADS, *COST_HEADS}
+    row = Row(RunDir(Path("/x/exp/9f5504a4c2")), Record(), "done")
+    accounts = [Account(row, History((), (), 0.0), total)] * 2
+    for width in range(12, 200, 3):
+        tables = goodput_table(accounts, total, width), costs_table(total.interruptions, width)
+        for table, count in zip(tables, (14, 9), strict=True):
+            head, *lines = drawn(table, width)
+            lines, note = lines[: table.row_count], lines[table.row_count :]
+            shown = [set(re.split(r"\s{2,}", line.strip())) for line in [head, *lines]]
+            assert shown[0] <= heads and all(each <= cells for each in shown[1:]), (width, lines)
+            assert bool(note) == (len(table.columns) < count)
+    assert "ETTR" in "".join(drawn(goodput_table(accounts, total, 20), 20)), "the most important one comes first"
+    assert "2 columns left out: a wider terminal" in " ".join(drawn(costs_table(total.interruptions, 60), 60))
 
 
 @pytest.mark.parametrize(

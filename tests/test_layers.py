@@ -18,12 +18,12 @@ time_limit loader attempt heartbeat peers watchdog rendezvous tracking ema onlin
 interpolation curriculum tokenizers method losses methods encoders data schedules lars optimizer precision facts
 features ranking text_metrics evaluation named mirror sync evaluate state elastic exactness journal snapshot manifest
 weights checkpoint export background progress trial_data study search_journal search search_trial run resume saving
-trainer verdict rank job local_queue pack record status pack_requeue after tables conditions differences record_cache
-selectors pace gpus live watch show logs tracebacks results plot search_report goodput advice timeline forecast embed
-refusals orphans plan survey preflight acceptance sbatch dispatch notify submit local_ranks reshape code_changes recode
-debug verify contract templates cancel plan_file apply trial_environment reproduce diff report code_store json_schema
-onebox rehearsal rehearse doctor new listing site init completion cli_options cli_onebox cli_data cli_plan cli_goodput
-cli_code cli_results cli_search cli_report cli_new cli_sync interruption cli __main__
+trainer verdict rank job local_queue pack record status pack_requeue after tables columns conditions differences
+record_cache selectors pace gpus live watch show logs tracebacks results plot search_report goodput advice timeline
+forecast embed refusals orphans plan survey preflight acceptance sbatch dispatch notify submit local_ranks reshape
+code_changes recode debug verify contract templates cancel plan_file apply trial_environment reproduce diff report
+code_store json_schema onebox rehearsal rehearse doctor new listing site init completion cli_options cli_onebox cli_data
+cli_plan cli_goodput cli_code cli_results cli_search cli_report cli_new cli_sync interruption cli __main__
 """
 ORDER = _ORDER.split()
 """Each part imports only from parts to its left; a folder is one part. A total order has no circles."""

@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.text import Text
 
 from runner.attempt import Attempt
+from runner.columns import Column, fit
 from runner.files import append_row, write_json
 from runner.heartbeat import Moment, write_beat
-from runner.live import Column, Sight, choose, fit, live_view
-from runner.pace import Pace, Trail, expect_end, measure, read_beat, read_trail
+from runner.live import Sight, choose, live_view
+from runner.pace import NO_PACE, Pace, Trail, expect_end, measure, read_beat, read_trail
 from runner.record import Record, read_record
 from runner.record_cache import RecordCache
 from runner.rundir import RunDir
@@ -134,6 +135,36 @@ def test_the_view_of_a_thousand_fits_the_terminal(width):
     assert "".join(ascii_only).replace("…", "").isascii()
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_no_column_goes_while_another_comes(width):
+    """A sweep from its submission to its end, with a failure on the way: what was shown once stays."""
+    settings = [{"gamma": "0.5", "seed": str(seed)} for seed in range(3)]
+    first, trails = [start(1)], tuple(float(x) for x in range(9))
+    more = [start(1), end(1, 90, "preempted", requeue=True), start(2, 90)]
+    pace = Pace(100, 123.456, 500_000.0)
+    metric = {"test/linear_top1": 0.8375}
+
+    def look(state, attempts=(), step=None, pace=NO_PACE, trend=(), note="", metrics=None):
+        record = Record(step=step, attempts=list(attempts), metrics=metrics or {})
+        rows = [Row(RunDir(Path(f"/x/exp/28c5f228c{i}")), record, state, note) for i in range(3)]
+        sights = [Sight(row, own, pace, trend) for row, own in zip(rows, settings, strict=True)]
+        return drawn(live_view(sights, "exp", width, 20, 0.0), width)[3].split()
+
+    views = [
+        look("running", first, 0),
+        look("running", first, 100, pace, trails, metrics={"train/loss": 1.5}),
+        look("running", more, 100, pace, trails, metrics=metric),
+        look("failed", more, 100, note="user code: rank 1: ValueError: a long story", metrics=metric),
+        look("requeued", more, 100, note="waits for its turn", metrics=metric),
+    ]
+    assert all(view[:3] == ["trial", "gamma", "seed"] for view in views)
+    often = [{head for head in view if head not in ("train/loss", *metric)} for view in views]
+    assert often[0] <= often[1] and often[3] <= often[2] and often[4] <= often[2]
+    assert often[0] >= {"trial", "gamma", "seed", "state", "step"}
+    has_metric = [bool({"train/loss", *metric} & set(view)) for view in views[1:]]
+    assert len(set(has_metric)) == 1 and has_metric[0] == (width > 80)
+
+
 def test_words_and_pictures():
     assert [draw_bar(part, 4) for part in (0, 0.5, 0.53, 1)] == ["░░░░", "██░░", "██▏░", "████"]
     assert draw_bar(0.5, 4, unicode=False) == "##--"
@@ -202,7 +233,7 @@ def test_a_watch_knows_how_fast_what_runs_is(tmp_path):
     first, second = watch.sights(watch.refresh(), now)
     assert first.pace.step == 90 and first.pace.rate == pytest.approx(1.0) and first.settings == {"lr": "0.1"}
     assert first.trend == tuple(100.0 - i for i in range(0, 100, 10)) and second.pace.rate is None
-    lines = drawn(live_view([first, second], "exp", 120, 20, now), 120)
+    lines = drawn(live_view([first, second], "exp", 140, 20, now), 140)
     assert "0 of 2 done" in lines[0] and "steps/s" in lines[1] and "ends about" in lines[1]
     assert "█▇" in "\n".join(lines) and "90/500" in "\n".join(lines)
 

@@ -7,14 +7,28 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from runner.attempt import claim
+from runner.cancel import mark_cancelled
 from runner.errors import ConfigError
 from runner.files import append_row, read_rows, replacing, write_json
+from runner.goodput import read_accounts
 from runner.lock import in_use, locked
-from runner.rundir import RunDir, find_experiments, find_sweep, find_trial, find_trials
+from runner.results import read_results
+from runner.rundir import (
+    RunDir,
+    find_configured,
+    find_experiments,
+    find_sweep,
+    find_target,
+    find_trial,
+    find_trials,
+)
+from runner.status import read_statuses
+from tests.clients import in_child
 
 FORK = multiprocessing.get_context("fork")
 
@@ -144,3 +158,41 @@ def test_what_leads_elsewhere_is_written_to_and_stays_what_it_is(tmp_path):
     with replacing(Path("/dev/null")) as file:
         file.write(b"x")
     assert Path("/dev/null").is_char_device()
+
+
+def test_a_trial_whose_config_is_gone_is_found_and_a_half_made_one_is_not(tmp_path):
+    run, half_made = make_trial(tmp_path, "one", "abc123"), make_trial(tmp_path, "one", "abd456")
+    for each in (run, half_made):
+        each.config.unlink()
+        each.overrides.write_text("{}")
+    for name in ("attempts.jsonl", "jobs.jsonl", "result.json", "checkpoints"):
+        assert not find_experiments(tmp_path)
+        (run.path / name).touch()
+        assert find_trials(tmp_path / "one") == [run] and find_target(tmp_path, "one") == [run]
+        assert find_configured(tmp_path / "one") == [], "a submission makes it anew"
+        (run.path / name).unlink()
+
+
+def test_a_folder_that_is_closed_is_still_a_trial():
+    """Also to root, who is somebody else here."""
+    with TemporaryDirectory() as place:
+        root = Path(place)
+        root.chmod(0o755)
+        run, other = (make_trial(root, "one", trial) for trial in ("0123456789", "notes"))
+        run.path.parent.chmod(0o755)
+        for each in (run, other):
+            each.path.chmod(0)
+
+        def work() -> None:
+            if os.getuid() == 0:
+                os.setresuid(65534, 65534, 65534)
+            assert find_trials(root / "one") == [run] and find_configured(root / "one") == []
+            (row,) = read_statuses([run])
+            assert (row.state, row.note) == ("unknown", f"{run.path} cannot be read: Permission denied")
+            assert mark_cancelled([run]) == ([], []) and read_accounts([row], 1.0)[0].ledger.wall_seconds == 0
+            assert read_results([row])[0].state == "unknown"
+
+        code = in_child(work)
+        for each in (run, other):
+            each.path.chmod(0o700)
+        assert code == 0

@@ -12,11 +12,14 @@ from rich.console import Console
 
 from runner.cancel import retry
 from runner.cli import run as cli
+from runner.conditions import parse_condition
 from runner.errors import SubmissionError
 from runner.files import append_row, write_json
-from runner.record import Record, main_metric, read_record
+from runner.record import Record, main_metric, read_end, read_record
 from runner.rundir import RunDir, find_trials
+from runner.selectors import select
 from runner.status import Job, decide_state, is_alive, read_statuses
+from runner.survey import read_world
 from runner.watch import Watch, changes, status_table, wait_until_final
 from tests.slurm_cluster import sbatch, wait_for
 from tests.trials import SUBMITTED, end, local_job, make_trial, slurm_job, start
@@ -407,6 +410,52 @@ def test_a_damaged_result_is_unknown_and_names_the_file(tmp_path, content):
     assert "move the file away, then `runner retry`" in row.note
     plan = retry([run], None, patience_seconds=0)
     assert not plan.runs and plan.refused == [f"a: {row.note}"] and run.result.read_bytes() == content
+
+
+def test_a_trial_with_a_result_is_done_whatever_else_is_damaged(tmp_path):
+    run = make_trial(tmp_path, "a", job=slurm_job(), attempts=PREEMPTED, result={"test/knn_top1": 0.5})
+    run.attempts.write_bytes(bytes(100))
+    (row,) = read_statuses([run], slurm_is_silent)
+    assert (row.state, row.settled, row.metric) == ("done", True, {"test/knn_top1": 0.5})
+    assert row.note == f"{run.attempts}: no row of it can be read" and read_end(run).result is not None
+    run.result.unlink()
+    assert read_statuses([run], slurm_is_silent)[0].state == "unknown"
+
+
+def test_a_trial_without_a_config_is_unknown_and_not_tried_again(tmp_path):
+    """A submission makes its folder whole; a retry has nothing to go by."""
+    run = make_trial(tmp_path, "a", job=slurm_job(), result={})
+    run.config.unlink()
+    (row,) = read_statuses(find_trials(tmp_path / "exp"), slurm_is_silent)
+    assert (row.state, row.settled) == ("unknown", True) and row.note.startswith("config.yaml is missing; `runner subm")
+    assert retry([run], None, patience_seconds=0).refused == [f"a: {row.note}"]
+    assert not read_world(tmp_path / "exp").rows, "a plan has it as new"
+
+
+def test_a_damaged_config_has_a_note_and_no_columns(tmp_path):
+    runs = [make_trial(tmp_path, f"t{seed}", overrides={"train.seed": seed}, result={}) for seed in range(3)]
+    for place, run in enumerate(runs):
+        run.config.write_text(f"name: exp\nmethod: {{name: scl, gamma: 1}}\ntrain: {{seed: {place}, steps: 4}}\n")
+    runs[1].config.write_text("name: exp\nmethod: {name: s")
+    rows = read_statuses(runs, slurm_is_silent)
+    assert [(row.state, row.as_json()["note"]) for row in rows] == [
+        ("done", ""),
+        ("done", "config.yaml is cut short"),
+        ("done", ""),
+    ]
+    assert [column.header for column in status_table(rows).columns][:3] == ["trial", "seed", "state"]
+    assert select(runs, [parse_condition("train.seed=1")]) == [runs[1]], "the sweep set it, whatever became of the file"
+
+
+def test_who_is_shown_alone_still_has_its_settings(tmp_path):
+    """What sets the trials of a sweep apart is found over the sweep; selectors choose rows."""
+    runs = [make_trial(tmp_path, f"t{seed}", overrides={"train.seed": seed}, result={}) for seed in range(3)]
+    rows = read_statuses(runs[1:2], slurm_is_silent)
+    table = status_table(rows)
+    assert [column.header for column in table.columns][:2] == ["trial", "seed"]
+    assert [str(cell) for cell in table.columns[1].cells] == ["1"]
+    (sight,) = Watch(runs[1:2]).sights(rows, 0.0)
+    assert sight.settings == {"seed": "1"}
 
 
 @pytest.mark.parametrize("verb", ["status", "results", "retry", "logs", "show"])

@@ -32,16 +32,16 @@ def plot_curves(scene: Scene) -> Any:
     metrics.
     """
     trials = [trial for group in scene.groups for trial in group.trials]
-    logs: Logs = {trial.run: read_rows(trial.run.metrics) for trial in trials if trial.run is not None}
+    logs: Logs = {trial.run: read_rows(trial.run.metrics) for trial in trials if trial.run and trial.metrics}
     metric = choose_curve(scene.metrics, logs)
     if metric is None:
         raise ConfigError(f"no trial of {scene.title} has logged {scene.metric} yet")
     drawn = [(group, curves) for group in scene.groups if (curves := curves_of(group, logs, metric))]
-    most = max(sum(trial.state == "done" for trial, _ in curves) for _, curves in drawn)
+    most = max(sum(trial.counts for trial, _ in curves) for _, curves in drawn)
     figure, axes = new_figure(scene.heading(most))
     for place, (group, curves) in enumerate(drawn):
         _draw(axes, scene, group, curves, style(place))
-    _explain_ends(axes, {trial.state for _, curves in drawn for trial, _ in curves})
+    _explain_ends(axes, {trial.standing for _, curves in drawn for trial, _ in curves})
     axes.set_xlabel("step")
     axes.set_ylabel(literal(metric))
     add_legend(figure, axes, len(axes.get_legend_handles_labels()[1]))
@@ -86,7 +86,7 @@ def thin(curve: Curve, most: int = MOST_POINTS) -> list[int]:
 def _draw(
     axes: Any, scene: Scene, group: Setting, curves: list[tuple[TrialResult, Curve]], look: dict[str, Any]
 ) -> None:
-    done = [curve for trial, curve in curves if trial.state == "done"]
+    done = [curve for trial, curve in curves if trial.counts]
     steps = sorted(set.intersection(*map(set, done))) if done else []
     label = scene.label(group)
     if steps:
@@ -102,10 +102,10 @@ def _draw(
             upper = [mean + half for mean, half in zip(means, halves, strict=True)]
             axes.fill_between(steps, lower, upper, color=look["color"], alpha=0.18, linewidth=0)
     for trial, curve in curves:
-        if trial.state != "done":
+        if not trial.counts:
             at, color = thin(curve), look["color"]
             axes.plot(at, [curve[step] for step in at], color=color, linewidth=0.8, linestyle=":")
-            axes.plot(at[-1:], [curve[at[-1]]], color=color, marker=_end_marker(trial.state), markersize=7, zorder=4)
+            axes.plot(at[-1:], [curve[at[-1]]], color=color, marker=_end_marker(trial.standing), markersize=7, zorder=4)
 
 
 def _explain_ends(axes: Any, states: set[str]) -> None:
@@ -114,7 +114,7 @@ def _explain_ends(axes: Any, states: set[str]) -> None:
 
 
 def _end_marker(state: str) -> str:
-    """How the last point of a trial that is not done is marked."""
+    """How the last point of a trial that counts in no mean is marked."""
     if state == "pruned":
         return "|"
-    return "x" if state in ("failed", "cancelled", "unknown") else ">"
+    return ">" if state in ("pending", "running", "requeued") else "x"

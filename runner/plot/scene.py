@@ -38,12 +38,17 @@ class Scene:
         return varying_keys([group.settings for group in self.groups])
 
     @property
+    def known(self) -> tuple[str, ...]:
+        """Every key of the sweeps' configs."""
+        return self.groups[0].known if self.groups else ()
+
+    @property
     def most(self) -> int:
         """Trials in the fullest group."""
         return max((len(group.values(self.metric)) for group in self.groups), default=0)
 
     def label(self, group: Setting, without: str | None = None) -> str:
-        return literal(describe(group.settings, [key for key in self.keys if key != without]))
+        return literal(describe(group.settings, [key for key in self.keys if key != without], self.known))
 
     def half(self, spread: Spread) -> float:
         """How far an error bar reaches; nothing for a single trial."""
@@ -80,7 +85,7 @@ class Scene:
             return self.x
         keys = [key for key in self.keys if all(is_number(group.settings.get(key)) for group in self.groups)]
         if len(keys) != 1:
-            there = ", ".join(short_names(self.keys)) or "nothing"
+            there = ", ".join(short_names(self.keys, self.known)) or "nothing"
             raise ConfigError(f"--kind parameter: --x KEY says which setting is the axis; they differ in {there}")
         return keys[0]
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from runner.differences import read_settings
 from runner.explain import counted
 from runner.masking import mask_text
 from runner.report.html import Content, Html, element, paragraph, table
@@ -17,9 +16,9 @@ MOST_NOTES = 30
 def tell_failures(material: Material) -> Html:
     """The first traceback of each kind of failure, with the trials that had it; then what else needs a look."""
     groups = explain_failures(material.rows)
-    settings = read_settings(material.runs, [row.record.overrides for row in material.rows]) if groups else []
-    keys = varying_keys(settings)
-    told = dict(zip(material.runs, [describe(each, keys) for each in settings], strict=True)) if groups else {}
+    keys = varying_keys([result.settings for result in material.results])
+    words = [describe(result.settings, keys, result.known) for result in material.results]
+    told = dict(zip(material.runs, words, strict=True))
     parts: list[Html] = []
     for group in groups:
         names = [f"{row.trial} ({told[row.run]})" if told[row.run] else row.trial for row in group.rows[:NAMED]]

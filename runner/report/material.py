@@ -42,7 +42,7 @@ class Material:
         return varying_keys([group.settings for group in self.groups])
 
     def label(self, group: Setting) -> str:
-        return describe(group.settings, self.keys) or "all trials"
+        return describe(group.settings, self.keys, group.known) or "all trials"
 
     def best_run(self) -> RunDir | None:
         """Of the best group the best trial that is done; None before there is one."""

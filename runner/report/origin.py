@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from runner.differences import DAMAGED, read_configs
+from runner.differences import read_configs
 from runner.explain import counted
 from runner.masking import mask_text
 from runner.plot.scene import is_number
@@ -25,7 +25,7 @@ MOST_COMMANDS = 5
 def tell_settings(material: Material) -> Html:
     """What varies over the trials, and folded away what does not."""
     settings = [result.settings for result in material.results]
-    varying = [key for key in varying_keys(settings) if key != DAMAGED]
+    varying = varying_keys(settings)
     parts: list[Html] = []
     if varying:
         overrides = set(setting_keys([result.overrides for result in material.results]))
@@ -37,11 +37,11 @@ def tell_settings(material: Material) -> Html:
         parts.append(table(["setting", "values", "which", "set by"], lines, "settings that vary", (1,)))
     else:
         parts.append(paragraph("All trials have the same settings."))
-    configs = read_configs(material.runs)
+    configs = [config for config in read_configs(material.runs) if config]
     constant = [
         key
         for key in (configs[0] if configs else {})
-        if key not in (*varying, DAMAGED) and len({same_text(own.get(key, "")) for own in configs}) == 1
+        if key not in varying and len({same_text(own.get(key, "")) for own in configs}) == 1
     ]
     same: list[list[Content]] = [[element("code", key), mask_text(format_value(configs[0][key]))] for key in constant]
     if same:

@@ -17,6 +17,7 @@ from runner.results import Setting, group_by
 from runner.results.groups import identity, without
 from runner.results.layout import groups_sheet, trials_sheet
 from runner.results.sheet import rank_metrics
+from runner.results.trials import tell_flaws
 from runner.tables import varying_keys
 
 MOST_COLUMNS = 6
@@ -53,7 +54,8 @@ def tell_results(material: Material) -> Html:
     keys = varying_keys([result.settings for result in material.results])
     trials = trials_sheet(material.results, keys, metrics)
     more = len(ranked) - len(metrics)
-    trials = replace(trials, notes=[f"{counted(more, 'more metric')}: runner results --csv FILE"] if more > 0 else [])
+    told = [f"{counted(more, 'more metric')}: runner results --csv FILE"] if more > 0 else []
+    trials = replace(trials, notes=[*tell_flaws(material.results), *told])
     parts.append(fold(f"Every trial ({len(material.results)})", sheet_table(trials, "every trial")))
     return Html("".join(parts))
 

@@ -6,7 +6,7 @@ from typing import Any
 from runner.errors import ConfigError
 from runner.results.groups import gather, without
 from runner.results.statistics import Paired, Spread, measure, measure_pairs
-from runner.results.trials import TrialResult, metric_names
+from runner.results.trials import TrialResult, known_keys, metric_names
 from runner.strict_yaml import flow, parse_yaml
 from runner.tables import describe, same_text, varying_keys
 
@@ -23,6 +23,9 @@ class Pairs:
     pairs: list[tuple[TrialResult, TrialResult]]
     unpaired: list[str]
     """In words: which trial, and why it has no partner."""
+
+    known: tuple[str, ...] = ()
+    """Every key of the sweeps' configs."""
 
     def means(self, metric: str) -> tuple[Spread | None, Spread | None]:
         """Of the first and of the second trials, pairs only."""
@@ -78,21 +81,22 @@ def pair_up(results: list[TrialResult], key: str, values: list[Any], over: str |
 
 
 def _pair(results: list[TrialResult], key: str, values: list[Any], settings: dict[str, Any]) -> Pairs:
-    pairs, unpaired = [], []
+    pairs, unpaired, known = [], [], known_keys(results)
     varying = [name for name in varying_keys([result.settings for result in results]) if name != key]
     for partners in gather(results, lambda result: without(result.settings, key)):
         sides = [[each for each in partners if same_text(each.settings[key]) == same_text(value)] for value in values]
-        if all(len(side) == 1 and side[0].state == "done" for side in sides):
+        if all(len(side) == 1 and side[0].counts for side in sides):
             pairs.append((sides[0][0], sides[1][0]))
         else:
-            told = describe(partners[0].settings, varying)
-            why = _why_unpaired(key, values, sides)
+            told = describe(partners[0].settings, varying, known)
+            why = _why_unpaired(key, values, sides, known)
             unpaired.append(f"{told}: {why}" if told else why)
-    return Pairs(key, values, settings, pairs, unpaired)
+    return Pairs(key, values, settings, pairs, unpaired, known)
 
 
-def _why_unpaired(key: str, values: list[Any], sides: list[list[TrialResult]]) -> str:
-    words = [f"no {describe({key: value}, [key])}" for value, side in zip(values, sides, strict=True) if not side]
-    words += [f"{trial.trial} {trial.state}" for side in sides for trial in side if trial.state != "done"]
+def _why_unpaired(key: str, values: list[Any], sides: list[list[TrialResult]], known: tuple[str, ...]) -> str:
+    told = [describe({key: value}, [key], known) for value in values]
+    words = [f"no {name}" for name, side in zip(told, sides, strict=True) if not side]
+    words += [f"{trial.trial} {trial.standing}" for side in sides for trial in side if not trial.counts]
     words += [f"{len(side)} trials alike" for side in sides if len(side) > 1]
     return ", ".join(words)

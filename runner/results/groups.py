@@ -8,7 +8,7 @@ from runner.errors import ConfigError
 from runner.results.names import find_key
 from runner.results.order import sort_by_settings, sort_values
 from runner.results.statistics import Spread, measure
-from runner.results.trials import TrialResult, metric_names, setting_keys
+from runner.results.trials import TrialResult, known_keys, metric_names, setting_keys
 from runner.tables import describe, same_text
 
 Identity = tuple[tuple[str, str], ...]
@@ -31,12 +31,17 @@ class Setting:
     """The key grouped over, where it is one."""
 
     @property
+    def known(self) -> tuple[str, ...]:
+        """Every key of the sweeps' configs."""
+        return known_keys(self.trials)
+
+    @property
     def done(self) -> list[TrialResult]:
-        return [trial for trial in self.trials if trial.state == "done"]
+        return [trial for trial in self.trials if trial.counts]
 
     @property
     def missing(self) -> list[TrialResult]:
-        return [trial for trial in self.trials if trial.state != "done"]
+        return [trial for trial in self.trials if not trial.counts]
 
     @property
     def expected(self) -> int:
@@ -54,9 +59,10 @@ class Setting:
         over = [self.over] if self.over else []
         words = []
         for trial in self.missing:
-            told = describe(trial.settings, over)
-            words.append(f"{told}: {trial.trial} {trial.state}" if told else f"{trial.trial} {trial.state}")
-        return words + [f"no {describe({key: value}, over)}" for key in over for value in self.absent]
+            told = describe(trial.settings, over, self.known)
+            why = f"{trial.trial} {trial.standing}"
+            words.append(f"{told}: {why}" if told else why)
+        return words + [f"no {describe({key: value}, over, self.known)}" for key in over for value in self.absent]
 
     def as_json(self) -> dict[str, Any]:
         spreads = {name: spread for name in metric_names(self.trials) if (spread := self.spread(name))}
@@ -84,6 +90,9 @@ def group_over(results: list[TrialResult], key: str) -> list[Setting]:
     known = sort_values(result.settings[over] for result in results if over in result.settings)
 
     def absent(trials: list[TrialResult]) -> list[Any]:
+        if not any(over in trial.settings for trial in trials):
+            # Which of the values they have is not known.
+            return []
         there = {same_text(trial.settings.get(over)) for trial in trials}
         return [value for value in known if same_text(value) not in there]
 

@@ -8,7 +8,7 @@ from runner.results.compare import Pairs
 from runner.results.groups import Setting, identity
 from runner.results.order import sort_by_settings, sort_values
 from runner.results.sheet import SPREADS, Cell, Number, Sheet, SpreadKind, number
-from runner.results.trials import TrialResult
+from runner.results.trials import TrialResult, known_keys
 from runner.tables import describe, format_value, short_names, varying_keys
 
 
@@ -25,8 +25,9 @@ def trials_sheet(results: list[TrialResult], keys: list[str], metrics: list[str]
         ]
         for result in results
     ]
-    heads = ["trial", *short_names(keys), "state", *metrics]
-    return Sheet(heads, _mark_best(heads, rows, metrics, done), metrics=frozenset(metrics))
+    heads = ["trial", *short_names(keys, known_keys(results)), "state", *metrics]
+    marked = _comparable(metrics, [result.settings for result in results])
+    return Sheet(heads, _mark_best(heads, rows, marked, done), metrics=frozenset(metrics))
 
 
 def groups_sheet(groups: list[Setting], keys: list[str], metrics: list[str], spread: SpreadKind = "std") -> Sheet:
@@ -41,13 +42,15 @@ def groups_sheet(groups: list[Setting], keys: list[str], metrics: list[str], spr
         ]
         for group in groups
     ]
-    heads = [*short_names(keys), "n", *metrics, "not counted"]
+    known = groups[0].known if groups else ()
+    heads = [*short_names(keys, known), "n", *metrics, "not counted"]
     whole = [len(group.done) == most for group in groups]
-    rows = _mark_best(heads, rows, metrics, whole)
-    over = short_names([over])[0] if groups and (over := groups[0].over) else ""
+    rows = _mark_best(heads, rows, _comparable(metrics, [group.settings for group in groups]), whole)
+    over = short_names([over], known)[0] if groups and (over := groups[0].over) else ""
     if all(row[-1] == "" for row in rows):
         heads, rows = heads[:-1], [row[:-1] for row in rows]
-    return Sheet(heads, rows, title=_title(spread, over, most), metrics=frozenset(metrics))
+    several = any(group.expected > 1 for group in groups)
+    return Sheet(heads, rows, title=_title(spread, over, most, several), metrics=frozenset(metrics))
 
 
 def pivot_sheet(groups: list[Setting], keys: tuple[str, str], metric: str, spread: SpreadKind = "std") -> Sheet:
@@ -66,35 +69,39 @@ def pivot_sheet(groups: list[Setting], keys: tuple[str, str], metric: str, sprea
             group = cells.get(identity({down: value, across: other}))
             row.append(_pivot_cell(group, metric, most, spread))
         rows.append(row)
-    row_name, column_name = short_names(list(keys))
+    known = groups[0].known if groups else ()
+    row_name, column_name = short_names(list(keys), known)
     heads = [row_name, *(f"{column_name} {format_value(value)}" for value in columns)]
-    rows = _mark_best_of_all(rows, metric)
+    if _comparable([metric], [trial.settings for group in groups for trial in group.trials]):
+        rows = _mark_best_of_all(rows, metric)
     rest = varying_keys([trial.settings for group in groups for trial in group.trials])
-    over = ", ".join(short_names([key for key in rest if key not in keys]))
+    over = ", ".join(short_names([key for key in rest if key not in keys], known))
     missing = [words for group in groups for words in _missing(group, list(keys))]
     notes = [f"not counted: {', '.join(missing)}"] if missing else []
-    return Sheet(heads, rows, notes, f"{metric}: {_title(spread, over, most)}")
+    several = any(len(group.trials) > 1 for group in groups)
+    return Sheet(heads, rows, notes, f"{metric}: {_title(spread, over, most, several)}")
 
 
 def pairs_sheet(compared: list[Pairs], metrics: list[str]) -> Sheet:
     """One line a metric: both means, their mean difference with its interval, n and p values."""
     keys = varying_keys([pairs.settings for pairs in compared])
-    first, second = (describe({compared[0].key: value}, [compared[0].key]) for value in compared[0].values)
+    key, known = compared[0].key, compared[0].known
+    first, second = (describe({key: value}, [key], known) for value in compared[0].values)
     rows: list[list[Cell]] = []
     title = f"{second} minus {first} over pairs of trials that are equal but for it, ± {SPREADS['ci']}"
     differ = dict.fromkeys(
         key for pairs in compared for key in varying_keys([pair[0].settings for pair in pairs.pairs])
     )
-    notes = [f"pairs differ in {', '.join(short_names(list(differ)))}"] if differ else []
+    notes = [f"pairs differ in {', '.join(short_names(list(differ), known))}"] if differ else []
     for pairs in compared:
-        told = describe(pairs.settings, keys)
+        told = describe(pairs.settings, keys, known)
         if pairs.unpaired:
             notes.append(f"{told + ': ' if told else ''}no pair for {'; '.join(pairs.unpaired)}")
         for metric in metrics:
             rows.append([*_settings(pairs.settings, keys), metric, *_compared(pairs, metric)])
     if len(rows) > 1:
         notes.append(f"p values are of {len(rows)} single comparisons, not corrected for their number")
-    heads = [*short_names(keys), "metric", first, second, "difference", "pairs", "p (t)", "p (Wilcoxon)"]
+    heads = [*short_names(keys, known), "metric", first, second, "difference", "pairs", "p (t)", "p (Wilcoxon)"]
     return Sheet(heads, rows, notes, title)
 
 
@@ -117,23 +124,36 @@ def _pivot_cell(group: Setting | None, metric: str, most: int, spread: SpreadKin
         return ""
     count = len(group.values(metric))
     if not count:
-        states = dict.fromkeys(trial.state for trial in group.trials)
+        states = dict.fromkeys(trial.standing for trial in group.trials)
         return f"({', '.join(states)})"
     return number(group.spread(metric), spread, "" if count == most else f"n={count}")
 
 
 def _missing(group: Setting, keys: list[str]) -> list[str]:
-    return [f"{trial.trial} {trial.state} ({describe(trial.settings, keys)})" for trial in group.missing]
+    return [
+        f"{trial.trial} {trial.standing} ({describe(trial.settings, keys, group.known)})" for trial in group.missing
+    ]
 
 
 def _settings(settings: dict[str, Any], keys: list[str]) -> list[str]:
     return [format_value(settings[key]) if key in settings else "" for key in keys]
 
 
-def _title(spread: SpreadKind, over: str, most: int) -> str:
-    if most < 2:
-        return f"one trial each, over {over}" if over else "one trial each"
+def _title(spread: SpreadKind, over: str, most: int, several: bool) -> str:
+    """What the numbers are, where the fullest group has `most` trials that are done; `several` if any has more."""
+    if most == 0:
+        return "no trial is done"
+    if most == 1:
+        words = "at most one trial done each" if several else "one trial each"
+        return f"{words}, over {over}" if over else words
     return f"mean ± {SPREADS[spread]}" + (f" over {over}" if over else "")
+
+
+def _comparable(metrics: list[str], settings: list[dict[str, Any]]) -> list[str]:
+    """The metrics of which one value is better than another: training metrics of other methods measure other things."""
+    if not any(key.startswith("method.") for key in varying_keys(settings)):
+        return metrics
+    return [metric for metric in metrics if not metric.startswith("train/")]
 
 
 def _mark_best(heads: list[str], rows: list[list[Cell]], metrics: list[str], whole: list[bool]) -> list[list[Cell]]:

@@ -48,6 +48,9 @@ class Entry:
     groups: dict[str, str]
     """The text of config.yaml by top-level key."""
 
+    flaw: str = ""
+    """What of it cannot be read; none of those that are kept has any."""
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -72,7 +75,7 @@ def read_entries(runs: list[RunDir], ask: Ask | None = None) -> list[Entry]:
         fresh = {
             trial: Kept(stamps[trial], entry)
             for trial, entry in found.items()
-            if entry.state == "done" and now - newest_seconds(stamps[trial]) > SETTLING_SECONDS
+            if entry.state == "done" and not entry.flaw and now - newest_seconds(stamps[trial]) > SETTLING_SECONDS
         }
         if fresh or len(kept) < len(registry):
             # A folder that cannot be written is no reason to show no results.
@@ -84,10 +87,12 @@ def read_entries(runs: list[RunDir], ask: Ask | None = None) -> list[Entry]:
 
 def read_entry(row: Row) -> Entry:
     """What there is of a trial whose state is known."""
-    metrics = row.record.metrics if row.state == "done" else _last_values(row.run)
+    record = row.record
+    metrics = record.metrics if row.state == "done" or record.damaged else _last_values(row.run)
     # Its search ended it early: its metrics are shown, and do not count beside those of whole trials.
-    is_pruned = bool((row.record.result or {}).get("pruned"))
-    return Entry(row.run, "pruned" if is_pruned else row.state, row.record.overrides, metrics, split_groups(row.run))
+    state = "pruned" if (record.result or {}).get("pruned") and row.state == "done" else row.state
+    flaw = row.note if record.damaged else record.flaw
+    return Entry(row.run, state, record.overrides, metrics, split_groups(row.run), flaw)
 
 
 def read_registry(folder: Path) -> dict[str, Kept]:

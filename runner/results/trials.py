@@ -37,6 +37,24 @@ class TrialResult:
     """What the sweep set."""
 
     run: RunDir | None = None
+    flaw: str = ""
+    """What of it cannot be read."""
+
+    known: tuple[str, ...] = ()
+    """Every key of the sweeps' configs, from which the short name of a setting has to tell it."""
+
+    is_certain: bool = True
+    """Its config can be read; else nobody knows all that it was trained with, and no mean has it."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of those that a mean is of."""
+        return self.state == "done" and self.is_certain
+
+    @property
+    def standing(self) -> str:
+        """Its state; of one that is done and counts in no mean all the same, why."""
+        return self.state if self.is_certain or self.state != "done" else "done, with a damaged config"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -68,10 +86,10 @@ def select(folders: list[Path], where: Iterable[Condition] = (), named: Mapping[
     """
     entries = [entry for folder in folders for entry in read_entries(find_trials(folder))]
     configs, several = Configs([entry.groups for entry in entries]), len(folders) > 1
-    settings = _settings(entries, configs, several)
+    settings, known = _settings(entries, configs, several), tuple(configs.setting_keys())
     conditions, count = list(where), len(entries)
     if not conditions and not named:
-        return Selection(_results(entries, settings), count, {})
+        return Selection(_results(entries, settings, configs, known), count, {})
     differing, others = setting_keys(settings), [EXPERIMENT, *configs.keys()]
     keys = {name: find_key(option, name, differing, others) for name, option in (named or {}).items()}
     asked = [(each, find_key("--where", each.key, [*differing, *_ABOUT], others)) for each in conditions]
@@ -80,14 +98,15 @@ def select(folders: list[Path], where: Iterable[Condition] = (), named: Mapping[
         kept = [place for place, entry in enumerate(entries) if _meets(asked, {**settings[place], **_about(entry)})]
         entries, configs = [entries[place] for place in kept], configs.take(kept)
     settings = _settings(entries, configs, several, keys.values())
-    return Selection(_results(entries, settings), count, keys)
+    return Selection(_results(entries, settings, configs, known), count, keys)
 
 
 def read_results(rows: list[Row]) -> list[TrialResult]:
     """One result a trial, in the order given: final metrics, or the last ones of a trial that is not done."""
     entries = [read_entry(row) for row in rows]
     several = len({row.experiment for row in rows}) > 1
-    return _results(entries, _settings(entries, Configs([entry.groups for entry in entries]), several))
+    configs = Configs([entry.groups for entry in entries])
+    return _results(entries, _settings(entries, configs, several), configs, tuple(configs.setting_keys()))
 
 
 def metric_names(results: Iterable[TrialResult]) -> list[str]:
@@ -97,15 +116,37 @@ def metric_names(results: Iterable[TrialResult]) -> list[str]:
     return sorted(names, key=lambda name: (name != main, not is_evaluation(name)))
 
 
+def tell_flaws(results: Iterable[TrialResult]) -> list[str]:
+    """A line for each trial of which something cannot be read."""
+    return [f"{result.trial}: {result.flaw}" for result in results if result.flaw]
+
+
+def known_keys(results: Iterable[TrialResult]) -> tuple[str, ...]:
+    """Every key of the configs that these trials, read together, were chosen from."""
+    return next((result.known for result in results), ())
+
+
 def setting_keys(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     """Every key of any of them, in order of appearance."""
     return list(dict.fromkeys(key for each in settings for key in each))
 
 
-def _results(entries: list[Entry], settings: list[dict[str, Any]]) -> list[TrialResult]:
+def _results(
+    entries: list[Entry], settings: list[dict[str, Any]], configs: Configs, known: tuple[str, ...]
+) -> list[TrialResult]:
     return [
-        TrialResult(entry.run.trial, own, entry.state, entry.metrics, entry.overrides, entry.run)
-        for entry, own in zip(entries, settings, strict=True)
+        TrialResult(
+            entry.run.trial,
+            own,
+            entry.state,
+            entry.metrics,
+            entry.overrides,
+            entry.run,
+            entry.flaw or flaw,
+            known,
+            is_certain=not flaw,
+        )
+        for entry, own, flaw in zip(entries, settings, configs.flaws(), strict=True)
     ]
 
 

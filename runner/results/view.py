@@ -13,7 +13,7 @@ from runner.results.names import find_metrics
 from runner.results.records import Records, group_records, pair_records, trial_records
 from runner.results.sheet import Sheet, SpreadKind, rank_metrics
 from runner.results.terminal import fit
-from runner.results.trials import Selection, TrialResult, metric_names
+from runner.results.trials import Selection, TrialResult, metric_names, tell_flaws
 from runner.status import count_words
 from runner.tables import varying_keys
 
@@ -120,7 +120,7 @@ def make_view(selection: Selection, query: Query, where: list[str]) -> View:
     if where:
         counts += f": {len(results)} of {counted(selection.count, 'trial')}, those with {', '.join(where)}"
     groups = pairs = None
-    notes = [counts]
+    notes = [counts, *tell_flaws(results)]
     if results and query.over and not query.compare:
         groups = group_over(results, keys[query.over])
     if results and query.rows and query.cols:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,7 +100,22 @@ def test_the_best_of_each_metric_is_marked_among_what_is_done():
     rows = trials_sheet(results, KEYS, [TOP1, "train/loss"]).rows
     marked = [(row[0], column) for row in rows for column in (3, 4) if isinstance(row[column], Number)]
     best = [(row, column) for row, column in marked if next(r for r in rows if r[0] == row)[column].is_best]
-    assert best == [("g1.0s0", 4), ("g1.0s1", 3), ("g1.0s1", 4)]
+    assert best == [("g1.0s1", 3)], "a loss of other gammas is another loss"
+    alike = [replace(each, settings={"train.seed": place}) for place, each in enumerate(results)]
+    rows = trials_sheet(alike, [], [TOP1, "train/loss"]).rows
+    assert [row[0] for row in rows if row[3].is_best] == ["g1.0s0", "g1.0s1"]
+
+
+def test_the_title_says_how_many_are_done():
+    results = sweep()
+    (title,) = {groups_sheet(group_over(results, "seed"), KEYS, [TOP1]).title}
+    assert title == "mean ± standard deviation over seed"
+    for trial in ("g0.0s1", "g0.0s2", "g1.0s1", "g1.0s2"):
+        change(results, trial, "running")
+    assert groups_sheet(group_over(results, "seed"), KEYS, [TOP1]).title == "at most one trial done each, over seed"
+    for trial in ("g0.0s0", "g1.0s0"):
+        change(results, trial, "running")
+    assert groups_sheet(group_over(results, "seed"), KEYS, [TOP1]).title == "no trial is done"
 
 
 def test_a_pivot_has_the_means_of_numpy_and_says_where_trials_are_missing():

@@ -88,8 +88,10 @@ def test_a_changed_file_is_read_again(folder, scanned, name):
 def test_a_damaged_trial_is_not_shown_as_it_was(folder):
     read(folder)
     (folder / "t07" / "failure.json").write_text("{")
-    entries = {entry.run.trial: entry.state for entry in read_entries(find_trials(folder))}
-    assert entries["t07"] == "unknown" and entries["t08"] == "done"
+    (folder / "t09" / "result.json").write_text("{")
+    entries = {entry.run.trial: entry for entry in read_entries(find_trials(folder))}
+    assert entries["t07"].state == "done" and "failure.json: holds no JSON" in entries["t07"].flaw
+    assert entries["t08"].state == "done" and not entries["t08"].flaw and entries["t09"].state == "unknown"
 
 
 def test_trials_come_and_go(folder, scanned):

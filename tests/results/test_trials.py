@@ -5,9 +5,13 @@ import pytest
 from runner.conditions import parse_condition
 from runner.errors import ConfigError
 from runner.results import group_over, read_results, select
+from runner.results.layout import trials_sheet
 from runner.results.sheet import rank_metrics
+from runner.results.trials import tell_flaws
+from runner.rundir import find_trials
 from runner.status import read_statuses
-from runner.tables import varying_keys
+from runner.tables import short_names, varying_keys
+from runner.watch import status_table
 from tests.results.sweeps import TOP1
 from tests.trials import make_trial
 
@@ -74,11 +78,46 @@ def test_equal_configs_are_one_setting_whoever_set_them(tmp_path):
     assert len(group.trials) == 3 and group.settings["optimizer.lr"] == 1e-3
 
 
-@pytest.mark.parametrize("damage", ["train: [", b"\xff\xfe", ""], ids=["not YAML", "not UTF-8", "empty"])
-def test_a_damaged_config_is_not_averaged_with_others(tmp_path, damage):
-    runs = [make_config(tmp_path, f"t{seed}", {"train.seed": seed}, config_text(seed=seed), 0.1) for seed in (0, 1)]
-    runs[1].config.write_bytes(damage if isinstance(damage, bytes) else damage.encode())
-    assert len(group_over(read_results(read_statuses(runs)), "seed")) == 2
+@pytest.mark.parametrize(
+    ("damage", "flaw"),
+    [
+        (lambda text: b"train: [\n", "config.yaml is damaged: train is no YAML"),
+        (lambda text: b"\xff\xfe", "config.yaml is damaged: it is no text"),
+        (lambda text: bytes(len(text)), "config.yaml is damaged: it has NUL bytes"),
+        (lambda text: b"", "config.yaml is empty"),
+        (lambda text: text[:40], "config.yaml is cut short"),
+        (lambda text: text[: text.index(b"train:")], "config.yaml is cut short"),
+        (None, "config.yaml is missing; `runner submit` of its experiment writes it again"),
+    ],
+    ids=["not YAML", "not UTF-8", "NUL", "empty", "cut", "cut between lines", "missing"],
+)
+def test_a_damaged_config_sets_no_trials_apart_and_is_in_no_mean(tmp_path, damage, flaw):
+    overrides = [{"optimizer.lr": lr, "train.seed": seed} for lr in (0.1, 0.2) for seed in (0, 1)]
+    for place, own in enumerate(overrides):
+        text = config_text(seed=own["train.seed"], lr=str(own["optimizer.lr"]))
+        run = make_config(tmp_path, f"t{place}", own, text, place)
+    if damage is None:
+        run.config.unlink()
+    else:
+        run.config.write_bytes(damage(text.encode()))
+    runs = find_trials(tmp_path / "exp")
+    results = read_results(read_statuses(runs))
+    assert [list(result.settings) for result in results] == [["optimizer.lr", "train.seed"]] * 4
+    assert tell_flaws(results) == [f"t3: {flaw}"]
+    groups = group_over(results, "seed")
+    assert [group.values(TOP1) for group in groups] == [[0, 1], [2]]
+    state = "unknown" if damage is None else "done, with a damaged config"
+    assert groups[1].missing_words() == [f"seed 1: t3 {state}"] and groups[1].expected == 2
+
+
+def test_a_short_name_is_enough_among_all_keys_of_the_config(tmp_path):
+    """Blur alone varies, and jitter has a probability, too."""
+    views = "views:\n  jitter:\n    probability: 0.8\n  blur:\n    probability: {}\n"
+    runs = [make_config(tmp_path, f"t{p}", {}, config_text(extra=views.format(p)), p) for p in (0, 1)]
+    results = read_results(read_statuses(runs))
+    assert trials_sheet(results, ["views.blur.probability"], [TOP1]).heads[1] == "blur.probability"
+    assert status_table(read_statuses(runs)).columns[1].header == "blur.probability"
+    assert short_names(["method.name", "method.gamma", "a.b.c", "d.b.c"]) == ["method", "gamma", "a.b.c", "d.b.c"]
 
 
 def test_a_table_shows_the_metrics_of_every_data_set(tmp_path):
