@@ -177,7 +177,7 @@ def has_config(run: RunDir) -> bool:
 
 def is_closed(run: RunDir) -> bool:
     """Whether we may not look into the folder, let alone write there."""
-    return not os.access(run.path, os.X_OK)
+    return run.path.is_dir() and not os.access(run.path, os.X_OK)
 
 
 def _list_folders(experiment: Path) -> list[RunDir]:

@@ -17,6 +17,8 @@ from runner.errors import ConfigError
 from runner.files import append_row, read_rows, replacing, write_json
 from runner.goodput import read_accounts
 from runner.lock import in_use, locked
+from runner.report.material import read_material
+from runner.report.origin import tell_origin
 from runner.results import read_results
 from runner.rundir import (
     RunDir,
@@ -191,6 +193,7 @@ def test_a_folder_that_is_closed_is_still_a_trial():
             assert (row.state, row.note) == ("unknown", f"{run.path} cannot be read: Permission denied")
             assert mark_cancelled([run]) == ([], []) and read_accounts([row], 1.0)[0].ledger.wall_seconds == 0
             assert read_results([row])[0].state == "unknown"
+            assert "do not say" in tell_origin(read_material([root / "one"], 1.0))
 
         code = in_child(work)
         for each in (run, other):

@@ -14,6 +14,7 @@ from runner.report.html import Content, Html, element, fold, join, paragraph, ta
 from runner.report.material import Material
 from runner.results.order import sort_values
 from runner.results.trials import setting_keys
+from runner.rundir import is_closed
 from runner.tables import format_value, same_text, varying_keys
 from runner.trial_environment import read_environment
 from runner.wandb_note import find_group_page
@@ -68,8 +69,9 @@ def tell_origin(material: Material) -> Html:
     run = material.best_run()
     if run is not None and (facts := _facts(read_environment(run), {*names, "python", "platform"})):
         entries.append((f"machine of {run.trial}", ", ".join(f"{key} {value}" for key, value in facts.items())))
-    for experiment in dict.fromkeys(run.experiment for run in material.runs):
-        page = find_group_page([run for run in material.runs if run.experiment == experiment])
+    readable = [run for run in material.runs if not is_closed(run)]
+    for experiment in dict.fromkeys(run.experiment for run in readable):
+        page = find_group_page([run for run in readable if run.experiment == experiment])
         # Whoever can write to a run folder can write an address there that a browser would run.
         if page is not None and page.startswith(("https://", "http://")):
             entries.append(("W&B", element("a", page, href=page, rel="noreferrer")))
