@@ -31,10 +31,14 @@ def new(
     made = make(kind, name, into, Path.cwd())
     for word, paths in (("wrote", made.written), ("added to", made.changed)):
         for path in paths:
-            print(f"{word} {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+            print(f"{word} {_shown(path)}")
     if made.package is not None:
-        print(f"package {made.package}: pyproject.toml lies beside this folder")
+        print(f"package {_shown(made.package)}: pyproject.toml lies beside this folder")
     print(f"next: {' && '.join(made.following)}")
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def list_(
