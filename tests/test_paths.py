@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import typing
@@ -43,7 +42,6 @@ def here(tmp_path, monkeypatch):
     write_experiment(tmp_path)
     make_trial(tmp_path / "runs", "abc")
     (tmp_path / "folder").mkdir()
-    os.mkfifo(tmp_path / "pipe")
     return tmp_path
 
 
@@ -68,7 +66,6 @@ def test_what_is_no_file_to_write_is_refused(here, capfd, option):
         ".": ".: is a folder; give a file, such as ",
         "folder": "folder: is a folder; give a file",
         "tiny.yaml/x.png": "tiny.yaml/x.png: tiny.yaml is no folder",
-        "pipe": "pipe: is no regular file",
     }.items():
         assert f"runner: {(name or ['FILE'])[0]} {why}" in told(capfd, *GIVEN[option], *name, value)
     assert everything(here) == before
@@ -145,15 +142,15 @@ def test_an_empty_runner_root_counts_as_unset(here, capfd, monkeypatch):
     assert cli.run(["status"]) == 0 and capfd.readouterr().out == "no trials under runs\n"
 
 
-def test_a_device_is_never_replaced(tmp_path):
+def test_a_stream_may_be_written_to(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="is no regular file"), replacing(tmp_path / "pipe"):
-        pass
-    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    for path in (Path("/dev/stdout"), Path("/dev/null"), tmp_path / "pipe"):
+        assert file_to_write("--csv", "a.csv")(str(path)) == path
+
+
+def test_a_path_without_a_name_is_a_folder():
     with pytest.raises(IsADirectoryError), replacing(Path(".")):
         pass
-    with pytest.raises(ConfigError, match=r"--csv .*/pipe: is no regular file; give a file, such as a\.csv"):
-        file_to_write("--csv", "a.csv")(str(tmp_path / "pipe"))
 
 
 def test_profiles_are_found_here_and_in_slurm(here):
