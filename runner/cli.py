@@ -23,12 +23,14 @@ from runner import (
     completion,
 )
 from runner.cli_onebox import Yes, confirm
-from runner.cli_options import Json, Root, Trial
+from runner.cli_options import EXPERIMENT, Json, Root, Trial, help_without_verb
 from runner.cli_options import choose_root as _root
+from runner.cli_options import existing_root as _existing
 from runner.cli_options import print_json as _print_json
 from runner.errors import ConfigError, RunnerError, SubmissionError, UserError
 from runner.interruption import end_at_once_in_imports
 from runner.masking import mask_text
+from runner.paths import file_to_write
 
 if TYPE_CHECKING:
     from runner.rundir import RunDir
@@ -39,7 +41,7 @@ EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 1, 2, 130, 14
 
 app = typer.Typer(
     help="Contrastive-learning experiments on Slurm that survive preemption and lose nothing.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -48,7 +50,10 @@ app.add_typer(cli_onebox.app, name="onebox")
 app.add_typer(cli_data.app, name="data")
 
 Experiment = Annotated[
-    str, typer.Argument(metavar="EXP", help="Experiment file.", autocompletion=completion.experiment_files)
+    Path,
+    typer.Argument(
+        metavar="EXP", parser=EXPERIMENT, help="Experiment file.", autocompletion=completion.experiment_files
+    ),
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of the file.")]
 Target = Annotated[
@@ -74,8 +79,23 @@ MaybeProfile = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from runner.version import describe_version
+
+        print(describe_version())
+        _exit(0)
+
+
 @app.callback()
-def options(context: typer.Context, root: Root = None) -> None:
+def options(
+    context: typer.Context,
+    root: Root = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    help_without_verb(context)
     if root is not None:
         context.default_map = {verb: {"root": str(root)} for verb in context.command.commands}  # type: ignore[attr-defined]
 
@@ -92,7 +112,7 @@ def debug(
     """Run one trial here, in the foreground, as a job would."""
     from runner.debug import debug
 
-    _exit(debug(Path(experiment), overrides or [], _root(root), ranks, steps, pdb))
+    _exit(debug(experiment, overrides or [], _root(root), ranks, steps, pdb))
 
 
 @app.command()
@@ -111,7 +131,7 @@ def submit(
     from runner.submit import submit
 
     others = [run for name in after or [] for run in _find_target(name, _root(root))]
-    send = partial(submit, Path(experiment), overrides or [], on, _root(root), dry_run, sys.argv, after=others)
+    send = partial(submit, experiment, overrides or [], on, _root(root), dry_run, sys.argv, after=others)
     submission = send()
     print(submission.table(), flush=True)
     for script in submission.scripts:
@@ -128,11 +148,11 @@ def submit(
     _exit(code)
 
 
-app.command()(cli_plan.plan)
-app.command()(cli_plan.apply)
+app.command(short_help="What `apply` would do: new, changed, gone, failed, done.")(cli_plan.plan)
+app.command(short_help="Do what a plan says, and nothing else.")(cli_plan.apply)
 
 
-@app.command()
+@app.command(short_help="One row a trial: state, progress, what happened to it.")
 def status(
     sweep: Annotated[
         str | None,
@@ -152,7 +172,7 @@ def status(
     from runner.tables import make_console
     from runner.watch import status_table
 
-    runs, count = _select(sweep, selectors, _root(root))
+    runs, count = _select(sweep, selectors, _existing(root))
     if watch and not as_json:
         if state:
             raise ConfigError("--state: not together with --watch, since states change")
@@ -167,7 +187,7 @@ def status(
         print(f"none of {counted(count, 'trial')}" if count else f"no trials under {_root(root)}")
 
 
-@app.command()
+@app.command(short_help="Output of a trial; why each trial of a sweep failed.")
 def logs(
     target: Target,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the trial is final.")] = False,
@@ -181,9 +201,9 @@ def logs(
     from runner.logs import find_log, follow_log, print_log
 
     if failed:
-        _print_failures(_find_target(target, _root(root)))
+        _print_failures(_find_target(target, _existing(root)))
         return
-    run = _find_trial(target, _root(root))
+    run = _find_trial(target, _existing(root))
     if follow:
         follow_log(run, rank, attempt, tail=tail)
     else:
@@ -196,7 +216,7 @@ def show(trial: Trial, as_json: Json = False, root: Root = None) -> None:
     from runner.show import print_trial, show_trial
     from runner.tables import make_console
 
-    document = show_trial(_find_trial(trial, _root(root)))
+    document = show_trial(_find_trial(trial, _existing(root)))
     if as_json:
         _print_json(document)
     else:
@@ -210,7 +230,7 @@ def cancel(target: Target, yes: Yes = False, root: Root = None) -> None:
     from runner.explain import counted
     from runner.status import count_states, read_statuses
 
-    rows = read_statuses(_find_target(target, _root(root)))
+    rows = read_statuses(_find_target(target, _existing(root)))
     active = [row for row in rows if not row.record.is_final]
     if not active:
         print("nothing to cancel: every trial is final")
@@ -235,7 +255,7 @@ def retry(
     from runner.cancel import retry
     from runner.explain import counted
 
-    runs = _find_target(target, _root(root))
+    runs = _find_target(target, _existing(root))
     plan = retry(runs, on, ranks=ranks, is_elastic=is_elastic, code=code)
     for line in plan.refused:
         print(f"runner: {line}", file=sys.stderr)
@@ -247,35 +267,44 @@ def retry(
     print(f"submitted {len(plan.runs)} of {counted(len(runs), 'trial')} again")
 
 
-app.command(cls=cli_results.ResultsCommand)(cli_results.results)
-app.command()(cli_results.plot)
-app.command()(cli_report.report)
-app.command()(cli_report.embed)
-app.command()(cli_search.search)
+app.command(cls=cli_results.ResultsCommand, short_help="Metrics of all trials: grouped, filtered, compared.")(
+    cli_results.results
+)
+app.command(short_help="A picture of sweeps: curves, a parameter, the time.")(cli_results.plot)
+app.command(short_help="One page of a sweep that needs nothing else.")(cli_report.report)
+app.command(short_help="Pictures of what a trial has learned.")(cli_report.embed)
+app.command(short_help="What a search has come to.")(cli_search.search)
 
 
-app.command()(cli_goodput.goodput)
-app.command()(cli_goodput.simulate)
+app.command(short_help="Where the time went, and what to do about it.")(cli_goodput.goodput)
+app.command(short_help="How much of the time would be useful, on paper.")(cli_goodput.simulate)
 
 
 @app.command()
 def export(
     trial: Trial,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights of the encoder and method, for torch.load.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            parser=file_to_write("FILE", "weights.pt"),
+            help="Weights of the encoder and method, for torch.load.",
+        ),
+    ],
     root: Root = None,
 ) -> None:
     """Write the weights of a trial into one file."""
     from runner.export import export
 
-    for refused in export(_find_trial(trial, _root(root)), file):
+    for refused in export(_find_trial(trial, _existing(root)), file):
         print(f"runner: refused {refused}", file=sys.stderr)
     print(file)
 
 
-app.command()(cli_sync.sync)
+app.command(short_help="Send W&B what it does not have of trials.")(cli_sync.sync)
 
 
-@app.command("verify-resume")
+@app.command("verify-resume", short_help="Train a trial straight and interrupted, and compare.")
 def verify_resume(
     experiment: Experiment,
     overrides: Overrides = None,
@@ -290,9 +319,7 @@ def verify_resume(
     from runner.tables import make_console
     from runner.verify import print_verdict, verify_resume
 
-    verdict = verify_resume(
-        Path(experiment), overrides or [], _root(root), ranks=ranks, kills=kills, steps=steps, seed=seed
-    )
+    verdict = verify_resume(experiment, overrides or [], _root(root), ranks=ranks, kills=kills, steps=steps, seed=seed)
     if as_json:
         _print_json(verdict.as_json())
     else:
@@ -300,7 +327,7 @@ def verify_resume(
     _exit(0 if verdict.equal else EXIT_FAILED)
 
 
-@app.command()
+@app.command(short_help="Interrupt one trial in every way a cluster would.")
 def rehearse(
     experiment: Experiment,
     overrides: Overrides = None,
@@ -321,7 +348,7 @@ def rehearse(
     from runner.tables import make_console
 
     report = rehearse(
-        Path(experiment),
+        experiment,
         overrides or [],
         _root(root),
         ranks=ranks,
@@ -350,12 +377,12 @@ def doctor(on: MaybeProfile = None, root: Root = None) -> None:
     _exit(EXIT_FAILED if failed else 0)
 
 
-app.command()(cli_code.reproduce)
-app.command()(cli_code.diff)
-app.command()(cli_code.code)
-app.command()(cli_new.new)
-app.command("list")(cli_new.list_)
-app.command()(cli_new.init)
+app.command(short_help="How to train a trial again, or do so and compare.")(cli_code.reproduce)
+app.command(short_help="What sets two trials apart.")(cli_code.diff)
+app.command(short_help="The code that trials run, and what no trial needs.")(cli_code.code)
+app.command(short_help="Write a plug-in or a profile that works as it is.")(cli_new.new)
+app.command("list", short_help="What there is to choose from; options of a plug-in.")(cli_new.list_)
+app.command(short_help="Write a profile of this cluster, or of this machine.")(cli_new.init)
 
 
 @app.command()

@@ -7,7 +7,8 @@ import typer
 
 from runner import completion
 from runner.cli_onebox import Yes, confirm
-from runner.cli_options import Json, Root, Trial, choose_root, print_json
+from runner.cli_options import Json, Root, Trial, existing_root, print_json
+from runner.paths import folder
 
 EXIT_DIFFERENT = 1
 
@@ -15,14 +16,17 @@ EXIT_DIFFERENT = 1
 def reproduce(
     trial: Trial,
     run: Annotated[bool, typer.Option("--run", help="Do it, here, and compare; 1 unless equal.")] = False,
-    into: Annotated[Path | None, typer.Option(metavar="DIR", help="Else ROOT/.reproduce/EXPERIMENT/TRIAL.")] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", parser=folder("--into"), help="Else ROOT/.reproduce/EXPERIMENT/TRIAL."),
+    ] = None,
     root: Root = None,
 ) -> None:
     """Print how to train a trial again from step 0 in its own code, or do so and compare every bit of the end."""
     from runner.reproduce import read_recipe, reproduce
     from runner.rundir import find_trial
 
-    recipe = read_recipe(find_trial(choose_root(root), trial), into)
+    recipe = read_recipe(find_trial(existing_root(root), trial), into)
     print("\n".join(recipe.lines()), flush=True)
     if not run:
         return
@@ -43,7 +47,7 @@ def diff(
     from runner.rundir import find_trial
     from runner.tables import make_console
 
-    place = choose_root(root)
+    place = existing_root(root)
     document = diff_trials(find_trial(place, first), find_trial(place, second))
     if as_json:
         print_json(document)
@@ -61,7 +65,7 @@ def code(
     from runner.explain import counted
     from runner.tables import make_console, new_table
 
-    snapshots = list_snapshots(choose_root(root))
+    snapshots = list_snapshots(existing_root(root))
     spare = [each for each in snapshots if each.is_spare]
     if not prune:
         table = new_table(["code", "used", "MB", "trials"])

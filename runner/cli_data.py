@@ -6,23 +6,38 @@ from typing import Annotated, Literal
 
 import typer
 
+from runner.cli_options import help_without_verb
 from runner.errors import ConfigError
+from runner.paths import file_to_read, file_to_write
 
-app = typer.Typer(help="Make data sets.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Make data sets.", invoke_without_command=True, rich_markup_mode=None)
 
 
 @app.callback()
-def options() -> None:
-    """So that a single verb still is a verb."""
+def options(context: typer.Context) -> None:
+    help_without_verb(context)
 
 
-@app.command("build-triples")
+@app.command("build-triples", short_help="Functions with comments, disassembly and IR, from C.")
 def build_triples(
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Output, .jsonl or .jsonl.gz.")],
-    sources: Annotated[list[Path] | None, typer.Argument(metavar="SOURCES", help="C files.")] = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", parser=file_to_write("--out", "triples.jsonl"), help="Output, .jsonl or .jsonl.gz."
+        ),
+    ],
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SOURCES", parser=file_to_read("SOURCES", "give C files"), help="C files."),
+    ] = None,
     flags: Annotated[str, typer.Option(help='Flags for all SOURCES, such as "-I. -DX".')] = "",
     log: Annotated[
-        Path | None, typer.Option(metavar="FILE", help='Compile commands instead, JSON lines of {"cwd", "argv"}.')
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            parser=file_to_read("--log", "give a file of compile commands"),
+            help='Compile commands instead, JSON lines of {"cwd", "argv"}.',
+        ),
     ] = None,
     names: Annotated[Literal["kept", "stripped"], typer.Option(help="Names that relocations hold.")] = "kept",
     jobs: Annotated[int | None, typer.Option(min=1, help="Files at once; else one a core.")] = None,

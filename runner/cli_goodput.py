@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli_options import Json, Root, choose_root, print_json
+from runner.cli_options import Json, Root, existing_root, print_json
+from runner.paths import file_to_write
 
 if TYPE_CHECKING:
     from runner.goodput import Account
@@ -16,7 +17,12 @@ def goodput(
     target: Annotated[str, typer.Argument(metavar="SWEEP|TRIAL", help="Experiment, or start of a trial's id.")],
     as_json: Json = False,
     per_rank: Annotated[bool, typer.Option("--rank-seconds", help="Count a second once for each rank.")] = False,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the timeline: .png, .pdf, .svg.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=file_to_write("--plot", "time.png"), help="Draw the timeline: .png, .pdf, .svg."
+        ),
+    ] = None,
     root: Root = None,
 ) -> None:
     """Where the time went: useful, redone, saving, restoring, start-up, evaluation, queue, idle; and what to do."""
@@ -106,4 +112,4 @@ def _accounts(target: str, root: Path | None, per_rank: bool = False) -> "list[A
     from runner.rundir import find_target
     from runner.status import read_statuses
 
-    return read_accounts(read_statuses(find_target(choose_root(root), target)), time.time(), per_rank)
+    return read_accounts(read_statuses(find_target(existing_root(root), target)), time.time(), per_rank)

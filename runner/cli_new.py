@@ -7,6 +7,7 @@ import typer
 
 from runner import completion, plugins
 from runner.cli_options import Json, print_json
+from runner.paths import file_to_write, folder
 
 KINDS = ("method", "dataset", "encoder", "schedule", "profile")
 LISTED = (*plugins.FAMILIES, "profiles", "experiments")
@@ -16,7 +17,12 @@ def new(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"{', '.join(KINDS)}.", autocompletion=lambda: KINDS)],
     name: Annotated[str, typer.Argument(metavar="NAME", help="What an experiment file will call it.")],
     into: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="A package of your own; else this checkout.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            parser=folder("--into"),
+            help="A package of your own, with pyproject.toml beside this folder; else this checkout.",
+        ),
     ] = None,
 ) -> None:
     """Write a plug-in or a profile that works as it is, to be changed; overwrites nothing."""
@@ -25,8 +31,14 @@ def new(
     made = make(kind, name, into, Path.cwd())
     for word, paths in (("wrote", made.written), ("added to", made.changed)):
         for path in paths:
-            print(f"{word} {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+            print(f"{word} {_shown(path)}")
+    if made.package is not None:
+        print(f"package {_shown(made.package)}: pyproject.toml lies beside this folder")
     print(f"next: {' && '.join(made.following)}")
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def list_(
@@ -66,7 +78,12 @@ def list_(
 def init(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Take what Slurm tells; ask nothing.")] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Else slurm/NAME.yaml, by the name of the cluster.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            parser=file_to_write("--out", "slurm/site.yaml", makes_folder=True),
+            help="Else slurm/NAME.yaml, by the name of the cluster.",
+        ),
     ] = None,
 ) -> None:
     """Write a profile of this cluster from four questions, or of this machine where there is no Slurm."""

@@ -6,14 +6,24 @@ from typing import Annotated
 
 import typer
 
+from runner.cli_options import help_without_verb
 from runner.errors import ConfigError
+from runner.paths import folder
 
 app = typer.Typer(
-    help="A real single-machine Slurm, for tests and rehearsals.", no_args_is_help=True, rich_markup_mode=None
+    help="A real single-machine Slurm, for tests and rehearsals.", invoke_without_command=True, rich_markup_mode=None
 )
 
-Folder = Annotated[Path | None, typer.Option(metavar="DIR", help="Else RUNNER_ONEBOX, else ~/.cache/runner/onebox.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", parser=folder("--folder"), help="Else RUNNER_ONEBOX, else ~/.cache/runner/onebox."),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.callback()
+def options(context: typer.Context) -> None:
+    help_without_verb(context)
 
 
 @app.command("install")

@@ -3,25 +3,58 @@
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from runner import completion
+from runner import completion, paths
+from runner.errors import ConfigError
 
-Root = Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Run root; else RUNNER_ROOT, else ./runs.")]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        "--root", metavar="DIR", parser=paths.folder("--root"), help="Run root; else RUNNER_ROOT, else ./runs."
+    ),
+]
 Trial = Annotated[
     str,
     typer.Argument(
         metavar="TRIAL", help="Start of a trial's id, or EXPERIMENT/START.", autocompletion=completion.trials
     ),
 ]
+EXPERIMENT = paths.file_to_read("EXP", "give an experiment file, such as experiments/quickstart.yaml")
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else.")]
 
 
 def choose_root(root: Path | None) -> Path:
-    return root or Path(os.environ.get("RUNNER_ROOT") or "runs")
+    """The run root, which may not exist yet; an empty RUNNER_ROOT is none.
+
+    Raises: ConfigError for what is no folder.
+    """
+    return root or _root_of_environment() or paths.folder("--root")("runs")
+
+
+def existing_root(root: Path | None) -> Path:
+    """The run root of a verb that reads. Raises: ConfigError where one was named that does not exist."""
+    chosen = choose_root(root)
+    named = "--root" if root is not None else "RUNNER_ROOT" if _root_of_environment() is not None else None
+    if named is not None and not chosen.exists():
+        raise ConfigError(f"{named} {chosen}: does not exist; give the folder that the trials were submitted to")
+    return chosen
+
+
+def _root_of_environment() -> Path | None:
+    given = os.environ.get("RUNNER_ROOT", "")
+    return paths.folder("RUNNER_ROOT")(given) if given.strip() else None
+
+
+def help_without_verb(context: typer.Context) -> None:
+    """Where no verb follows: its help, on stderr, and the exit code of an error of the user."""
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
 
 
 def print_json(document: Any) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runner.cli_onebox import Yes, confirm
-from runner.cli_options import Json, Root, choose_root, print_json
+from runner.cli_options import EXPERIMENT, Json, Root, choose_root, print_json
 from runner.errors import ConfigError
+from runner.paths import file_to_read, file_to_write
 
 if TYPE_CHECKING:
     from runner.plan import Plan
@@ -19,10 +20,15 @@ All = Annotated[bool, typer.Option("--all", help="One line for every trial, howe
 
 
 def plan(
-    experiment: Annotated[Path, typer.Argument(metavar="EXP", help="Experiment file.")],
+    experiment: Annotated[Path, typer.Argument(metavar="EXP", parser=EXPERIMENT, help="Experiment file.")],
     on: Annotated[str, typer.Option("--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.")],
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep the plan, for `runner apply FILE`.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=file_to_write("--out", "plan.json"), help="Keep the plan, for `runner apply FILE`."
+        ),
+    ] = None,
     as_json: Json = False,
     every: All = False,
     root: Root = None,
@@ -44,7 +50,14 @@ def plan(
 
 
 def apply(
-    target: Annotated[Path, typer.Argument(metavar="FILE|EXP", help="What `plan --out` wrote, or an experiment.")],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE|EXP",
+            parser=file_to_read("apply", "give a file that `runner plan --out` wrote, or an experiment"),
+            help="What `plan --out` wrote, or an experiment.",
+        ),
+    ],
     overrides: Overrides = None,
     on: Annotated[str | None, typer.Option("--on", metavar="PROFILE", help="Where, for an experiment.")] = None,
     yes: Yes = False,
@@ -63,6 +76,8 @@ def apply(
         file = read_plan_file(target)
         request, shown = _read(file.experiment, file.overrides, file.profile, file.root), file.plan
     else:
+        if not target.exists():
+            raise ConfigError(f"{target}: does not exist; give a file that `runner plan --out` wrote, or an experiment")
         if on is None:
             raise ConfigError(f"{target}: say where with --on PROFILE, or give a file that `runner plan --out` wrote")
         request = _read(target, overrides or [], on, choose_root(root))

@@ -6,14 +6,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from runner.cli_options import Root, Trial, choose_root
+from runner.cli_options import Root, Trial, existing_root
 from runner.cli_results import Sweeps
 from runner.errors import ConfigError
+from runner.paths import file_to_write, folder
 
 
 def report(
     sweeps: Sweeps,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Else ROOT/EXPERIMENT/report.html.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            parser=file_to_write("--out", "report.html"),
+            help="Else ROOT/EXPERIMENT/report.html.",
+        ),
+    ] = None,
     pictures: Annotated[
         bool, typer.Option("--pictures", help="With what the best trial has learned, as `runner embed` draws it.")
     ] = False,
@@ -23,7 +31,7 @@ def report(
     from runner.report import write_report
     from runner.rundir import find_sweep
 
-    top = choose_root(root)
+    top = existing_root(root)
     folders = list(dict.fromkeys(find_sweep(top, sweep) for sweep in sweeps))
     if out is None and len(folders) > 1:
         raise ConfigError("--out: a page of several sweeps belongs to none of their folders; say where it goes")
@@ -34,7 +42,10 @@ def report(
 
 def embed(
     trial: Trial,
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Else `pictures` in the run folder.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", parser=folder("--out"), help="Else `pictures` in the run folder."),
+    ] = None,
     method: Annotated[
         Literal["tsne", "pca", "umap"], typer.Option(help="How features get two dimensions; umap needs umap-learn.")
     ] = "tsne",
@@ -49,6 +60,6 @@ def embed(
     from runner.embed.pictures import write_pictures
     from runner.rundir import find_trial
 
-    run = find_trial(choose_root(root), trial)
+    run = find_trial(existing_root(root), trial)
     for path in write_pictures(run, out or run.path / "pictures", method, samples, queries, neighbours):
         print(path)

@@ -9,7 +9,8 @@ import typer
 from typer.core import TyperCommand
 
 from runner import completion
-from runner.cli_options import Json, Root, choose_root, print_json
+from runner.cli_options import Json, Root, existing_root, print_json
+from runner.paths import file_to_write
 
 if TYPE_CHECKING:
     from runner.results.trials import Selection
@@ -68,11 +69,34 @@ def results(
     ] = None,
     spread: Spread = "std",
     as_json: Json = False,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write every setting and metric.")] = None,
-    parquet: Annotated[Path | None, typer.Option(metavar="FILE", help="The same, in typed columns.")] = None,
-    markdown: Annotated[str | None, typer.Option(metavar="[FILE.md]", help="The table as Markdown.")] = None,
-    latex: Annotated[str | None, typer.Option(metavar="[FILE.tex]", help="The table for booktabs.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the main metric: .png, .pdf, .svg.")] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", parser=file_to_write("--csv", "all.csv"), help="Write every setting and metric."),
+    ] = None,
+    parquet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=file_to_write("--parquet", "all.parquet"), help="The same, in typed columns."
+        ),
+    ] = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="[FILE.md]", parser=file_to_write("--markdown", "table.md"), help="The table as Markdown."
+        ),
+    ] = None,
+    latex: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="[FILE.tex]", parser=file_to_write("--latex", "table.tex"), help="The table for booktabs."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=file_to_write("--plot", "all.png"), help="Draw the main metric: .png, .pdf, .svg."
+        ),
+    ] = None,
     root: Root = None,
 ) -> None:
     """Metrics of all trials: grouped, filtered, compared, as a table or for other programs."""
@@ -103,7 +127,12 @@ def results(
 
 def plot(
     sweeps: Sweeps,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The picture: .png, .pdf or .svg.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", parser=file_to_write("--out", "curves.png"), help="The picture: .png, .pdf or .svg."
+        ),
+    ],
     kind: Annotated[
         str | None,
         typer.Option(metavar="KIND", help="curves, parameter, search, settings, timeline; else what fits."),
@@ -171,20 +200,20 @@ def _select(sweeps: list[str], where: list[str] | None, named: dict[str, str], r
     from runner.results.trials import select
     from runner.rundir import find_sweep
 
-    top = choose_root(root)
+    top = existing_root(root)
     conditions = [parse_condition(text, "--where") for text in where or []]
     folders = list(dict.fromkeys(find_sweep(top, sweep) for sweep in sweeps))
     return select(folders, conditions, named)
 
 
-def _write_text(view: "View", markdown: str | None, latex: str | None) -> None:
+def _write_text(view: "View", markdown: Path | None, latex: Path | None) -> None:
     from runner.results import markup
     from runner.results.records import write_file
     from runner.tables import PIPED_WIDTH
 
     sheet = view.sheet(PIPED_WIDTH)
     for file, render in ((markdown, markup.markdown), (latex, markup.latex)):
-        if file == STDOUT:
+        if file == Path(STDOUT):
             sys.stdout.write(render(sheet))
         elif file is not None:
-            write_file(Path(file), render(sheet).encode())
+            write_file(file, render(sheet).encode())

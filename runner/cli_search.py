@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from runner.cli_options import Json, Root, choose_root, print_json
+from runner.cli_options import Json, Root, existing_root, print_json
 
 Sweep = Annotated[str, typer.Argument(metavar="SWEEP", help="An experiment with a `sweep: search:`.")]
 
@@ -15,7 +15,7 @@ def search(sweep: Sweep, as_json: Json = False, root: Root = None) -> None:
     from runner.search_report import print_reports, read_reports
     from runner.tables import make_console
 
-    reports = read_reports(find_trials(find_sweep(choose_root(root), sweep)))
+    reports = read_reports(find_trials(find_sweep(existing_root(root), sweep)))
     if as_json:
         print_json([report.as_json() for report in reports])
     else:

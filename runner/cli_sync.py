@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from runner.cli_options import Root, choose_root
-from runner.errors import ConfigError
+from runner.cli_options import Root, existing_root
+from runner.paths import folder
 
 
 def sync(
@@ -15,7 +15,10 @@ def sync(
     project: Annotated[str | None, typer.Option(help="Else that of the trial, or the experiment's name.")] = None,
     entity: Annotated[str | None, typer.Option(help="Else that of the trial, or of the login.")] = None,
     to: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write offline runs there, for `wandb sync` elsewhere.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", parser=folder("--to"), help="Write offline runs there, for `wandb sync` elsewhere."
+        ),
     ] = None,
     root: Root = None,
 ) -> None:
@@ -26,7 +29,5 @@ def sync(
     from runner.rundir import find_target
     from runner.sync import Destination, sync
 
-    runs = find_target(choose_root(root), target)
-    if to is not None and to.exists() and not to.is_dir():
-        raise ConfigError(f"--to {to}: is no folder")
+    runs = find_target(existing_root(root), target)
     sync(runs, Destination(to, project, entity), dry_run)

@@ -35,8 +35,15 @@ _TRANSIENT = re.compile(
 )
 
 
+_UNCONFIGURED = re.compile("could not establish a configuration source|_establish_config_source", re.IGNORECASE)
+
+
 class UnknownJobError(SubmissionError):
     """Slurm has no such job; it forgets ended ones after MinJobAge, five minutes by default."""
+
+
+class UnconfiguredError(SubmissionError):
+    """Slurm's tools are installed, and nothing tells them of a cluster."""
 
 
 class UnansweredError(SubmissionError):
@@ -46,7 +53,7 @@ class UnansweredError(SubmissionError):
 def ask(tool: str, *arguments: str, patience_seconds: float = QUESTION_PATIENCE_SECONDS) -> str:
     """What a tool of Slurm prints; no new try begins after `patience_seconds`.
 
-    Raises: SubmissionError, one line; of these UnknownJobError and UnansweredError.
+    Raises: SubmissionError, one line; of these UnknownJobError, UnconfiguredError and UnansweredError.
     """
     deadline = time.monotonic() + patience_seconds
     for pause in pauses():
@@ -94,6 +101,8 @@ def call(tool: str, *arguments: str, text: str = "") -> subprocess.CompletedProc
         said = "; ".join(dict.fromkeys(map(_strip, everything.splitlines()[-MOST_LINES:])))
         if "Invalid job id specified" in said:
             raise UnknownJobError(f"{tool}: {said}")
+        if _UNCONFIGURED.search(everything):
+            raise UnconfiguredError(f"{tool}: Slurm is installed here, but has no slurm.conf and finds none by DNS")
         raise (UnansweredError if is_transient(everything) else SubmissionError)(f"{tool}: {said}")
     return done
 

@@ -33,6 +33,13 @@ def _check_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(_check_name)]
 """A name that is safe as a folder, a job name and a part of a command line."""
 
+
+def _check_steps(steps: Any) -> Any:
+    if isinstance(steps, int) and steps < 0:
+        raise ValueError("must be at least 1, or 0 to evaluate what init_from names")
+    return steps
+
+
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -128,7 +135,7 @@ class TrainConfig(Options):
     epochs: Count | None = None
     """Passes over the training data; give this or `steps`."""
 
-    steps: Annotated[int, Field(ge=0, le=10**9)] | None = None
+    steps: Annotated[int, BeforeValidator(_check_steps), Field(ge=0, le=10**9)] | None = None
     """Optimizer steps; give this or `epochs`. 0 evaluates what `init_from` names and trains nothing."""
 
     batch_size: Count

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from runner import slurm
+from runner.client import UnconfiguredError
 from runner.code_store import list_snapshots
 from runner.errors import ConfigError, SubmissionError
 from runner.explain import counted
 from runner.launcher import find_intruder
 from runner.nodes import read_excluded
+from runner.onebox import onebox_hint
 from runner.profile import NODE_LOCAL, Profile, load_profile
 from runner.slurm import parse_duration
 
@@ -160,6 +162,9 @@ def check_slurm(site: Profile | None, root: Path) -> Iterator[Check]:
         return
     try:
         config = slurm.show_config()
+    except UnconfiguredError as error:
+        yield Check("slurm", "fail" if wanted else "ok", f"{error}{onebox_hint()}")
+        return
     except SubmissionError as error:
         yield Check("slurm", "fail" if wanted else "warn", str(error))
         return

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from runner.config import Trial, check_together
-from runner.explain import OptionError, did_you_mean, explain, first_of
+from runner.explain import MISSING, OptionError, did_you_mean, explain, first_of
 from runner.schema import Document, canonical, load_yaml, override, refuse_secrets
 from runner.strict_yaml import flow, show
 
@@ -108,7 +108,7 @@ def validate_groups(groups: Mapping[str, str], seen: dict[tuple[str, str], Any])
     """`validate` for canonical JSON by top-level key, remembering in `seen` what is valid already."""
     adapters = _adapters()
     errors = [OptionError(key, f"unknown key; {did_you_mean(key, adapters)}") for key in groups if key not in adapters]
-    errors += [OptionError(key, "is missing") for key in _required() if key not in groups]
+    errors += [OptionError(key, MISSING) for key in _required() if key not in groups]
     values = dict(_defaults())
     for key, text in groups.items():
         if (key, text) not in seen and key in adapters:

@@ -27,6 +27,10 @@ class OptionError(ConfigError, ValueError):
         return f"{self.key}: {self.problem}" if self.key else self.problem
 
 
+MISSING = "is missing"
+"""What is said of a key that must be there."""
+
+
 def explain(error: ValidationError, annotation: Any, value: Any, key: str = "") -> list[OptionError]:
     """One OptionError for each dotted key that pydantic complained about, in its order.
 
@@ -49,8 +53,11 @@ def explain(error: ValidationError, annotation: Any, value: Any, key: str = "") 
 def first_of(errors: Sequence[OptionError]) -> OptionError:
     """The first of several errors, with the keys of the others."""
     first, *others = errors
-    keys = [key for key in dict.fromkeys(error.key for error in others) if key != first.key]
-    return OptionError(first.key, f"{first.problem} (also refused: {', '.join(keys)})") if keys else first
+    keys = {error.key: error.problem == MISSING for error in others if error.key != first.key}
+    refused = [key for key, is_missing in keys.items() if not is_missing]
+    missing = [key for key, is_missing in keys.items() if is_missing]
+    also = [f"also {word}: {', '.join(some)}" for word, some in (("refused", refused), ("missing", missing)) if some]
+    return OptionError(first.key, f"{first.problem} ({'; '.join(also)})") if also else first
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
@@ -105,7 +112,7 @@ def _path(detail: Any, value: Any) -> tuple[str, ...]:
 def _problem(details: Sequence[Any], value: Any, path: tuple[str, ...], annotation: Any) -> str:
     """What is wrong with the value at `path`, and what is allowed there."""
     if details[0]["type"] == "missing":
-        return "is missing"
+        return MISSING
     if details[0]["type"] == "extra_forbidden":
         return f"unknown key; {did_you_mean(path[-1], _keys(annotation, path[:-1]))}"
     for part in path:

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from runner.checkpoint import load, newest_valid, world_size
+from runner.config import Trial
 from runner.errors import ConfigError
 from runner.explain import OptionError
 from runner.files import read_rows, replacing
 from runner.group import Group
 from runner.rundir import RunDir
+from runner.schema import load_yaml
 from runner.state import misfits
 from runner.weights import UnreadableError, read_tensors
 
@@ -23,15 +24,16 @@ def export(run: RunDir, file: Path) -> list[str]:
     `tokenizer` is in it, too, where the data have a choice: what its token ids mean, as the data set's `describe`.
 
     Returns the newer ones that do not, each with its reason.
-    Raises: ConfigError when the trial has no checkpoint, or the file cannot be written.
+    Raises: ConfigError when the trial has no checkpoint or no whole config, or the file cannot be written.
     """
+    config = read_config(run)
     name, refused = newest_valid(run)
     if name is None:
         raise ConfigError(f"{run.experiment}/{run.trial}: has no checkpoint to export yet")
     shared = load(run, Group(world=world_size(run, name)), name, refused).shared
     portable = {
         "state_dict": shared["method"],
-        "config": yaml.safe_load(run.config.read_text()),
+        "config": config,
         "history": read_rows(run.metrics),
     }
     if run.tokenizer.exists():
@@ -44,6 +46,16 @@ def export(run: RunDir, file: Path) -> list[str]:
     except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
         raise ConfigError(f"{file}: cannot be written: {getattr(error, 'strerror', None) or error}") from error
     return refused
+
+
+def read_config(run: RunDir) -> dict[str, Any]:
+    """The config of a trial, as it is written. Raises: ConfigError for a damaged one, such as one that was cut."""
+    config = load_yaml(run.config).mapping
+    # It may be of another version, or of plug-ins that are gone: only what every version has written must be there.
+    whole = [key for key, field in Trial.model_fields.items() if field.default is not None]
+    if missing := [key for key in whole if config.get(key) is None]:
+        raise ConfigError(f"{run.config}: is no whole config: it has no {', '.join(missing)}; put it back from a copy")
+    return config
 
 
 def read_export(file: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Files that are read back by other processes: written whole or not at all, and by whom they may be read."""
 
+import errno
 import itertools
 import json
 import os
@@ -120,6 +121,8 @@ def replacing(path: Path, sync_folder: bool = True) -> Iterator[IO[bytes]]:
     Without `sync_folder` a power cut may take the new one away until somebody syncs the folder.
     Raises: OSError that names the file itself, and not the one beside it.
     """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if _is_stream(path):
         with path.open("wb") as file:
             yield file

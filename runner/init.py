@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from runner import site
+from runner.client import UnconfiguredError
 from runner.errors import ConfigError
 from runner.explain import OptionError
 from runner.files import replacing
+from runner.onebox import onebox_hint
 from runner.profile import Profile, load_profile
 from runner.schema import build
 from runner.site import Answers, Cluster, Line
@@ -25,15 +27,23 @@ PARALLEL_HERE = 2
 def init(out: Path | None, ask: Ask) -> tuple[Path, str]:
     """Write a profile, and give its path and text; raises ConfigError for a file that is there.
 
-    Raises: SubmissionError when Slurm is on PATH and does not answer.
+    Raises: SubmissionError when there is a cluster and it does not answer.
     """
     if shutil.which("scontrol") is None:
-        path = _place(out, "local")
-        return path, _write(path, _here(), "This machine, without a scheduler: no scontrol on PATH.")
-    cluster = site.read_cluster()
+        return _write_local(out, "no scontrol on PATH")
+    try:
+        cluster = site.read_cluster()
+    except UnconfiguredError:
+        print(f"runner: no slurm.conf, so this is a profile of this machine alone{onebox_hint()}", file=sys.stderr)
+        return _write_local(out, "no slurm.conf")
     path = _place(out, cluster.name)
     lines = site.choose(cluster, interview(cluster, ask))
     return path, _write(path, lines, f"Cluster {cluster.name}, as `runner init` found it.")
+
+
+def _write_local(out: Path | None, why: str) -> tuple[Path, str]:
+    path = _place(out, "local")
+    return path, _write(path, _here(), f"This machine, without a scheduler: {why}.")
 
 
 def interview(cluster: Cluster, ask: Ask) -> Answers:

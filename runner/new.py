@@ -1,6 +1,7 @@
 """`runner new`: files of a plug-in or a profile that work as they are, in this checkout or in one's own package."""
 
 import keyword
+import os
 import re
 import shlex
 import tomllib
@@ -65,6 +66,9 @@ class Made:
     following: list[str]
     """Commands."""
 
+    package: Path | None = None
+    """The folder of the package of one's own that it is in."""
+
 
 def make(kind: str, name: str, into: Path | None, here: Path) -> Made:
     """Write the files of a new plug-in or profile, and nothing over what is there.
@@ -94,7 +98,7 @@ def make(kind: str, name: str, into: Path | None, here: Path) -> Made:
         file.write(text.encode())
     written = [*files] if was_there else [*files, project]
     install = f"pip install -e {_shown(place.root, here)}"
-    return Made(written, [project] if was_there else [], [install, run])
+    return Made(written, [project] if was_there else [], [install, run], place.folder)
 
 
 def check_name(kind: str, name: str) -> None:
@@ -117,14 +121,36 @@ def find_place(family: str, into: Path | None, here: Path) -> Place:
             problem = f"{here} is in no checkout of {plugins.OURS}"
             raise ConfigError(f"new: {problem}; give a package of your own, such as --into my_lab")
         return Place(checkout, PACKAGE / family, f"{plugins.OURS}.{family}", True)
-    folder = (here / into).absolute()
+    # Without the links and .. in it: its parents are where it really lies.
+    folder = (here / into).resolve()
     root = next((up for up in folder.parents if (up / "pyproject.toml").is_file()), folder.parent)
     parts = folder.relative_to(root).parts
-    parts = parts[1:] if parts[0] == "src" else parts
-    if root.resolve() == checkout or not parts or not all(part.isidentifier() for part in parts):
-        what = "is in a checkout of runner" if root.resolve() == checkout else "is no name of a package"
-        raise ConfigError(f"--into {into}: {what}; give the folder of a package of your own, such as ../my_lab")
+    parts = parts[1:] if parts[:1] == ("src",) else parts
+    _check_place(into, folder, root, here.resolve(), bool(parts) and all(part.isidentifier() for part in parts))
     return Place(root, folder, ".".join(parts), False)
+
+
+def _check_place(into: Path, folder: Path, root: Path, here: Path, is_package: bool) -> None:
+    """Raise ConfigError where the files of a package would litter a place that is none."""
+    checkout = PACKAGE.parent.resolve()
+    if root == checkout:
+        name = folder.name if folder.name.isidentifier() and folder != checkout else "my_lab"
+        beside = os.path.relpath(checkout.parent / name / name, here)
+        raise ConfigError(f"--into {into}: is in a checkout of runner; give a package beside it, such as {beside}")
+    if not is_package:
+        raise ConfigError(f"--into {into}: is no name of a package; give letters, digits and _, such as my_lab")
+    project = root / "pyproject.toml"
+    goes = f"pyproject.toml lies beside the package's folder and would go to {project}"
+    if _has_files(folder) and not (folder / "__init__.py").exists():
+        problem = "is there, not empty and no package, since it has no __init__.py"
+        raise ConfigError(f"--into {into}: {problem}; give a new folder, such as my_lab ({goes})")
+    if not project.exists() and root != here and _has_files(root):
+        way = folder / folder.name
+        raise ConfigError(f"--into {into}: {goes}, among other files; work in that folder, or give {way}")
+
+
+def _has_files(folder: Path) -> bool:
+    return folder.exists() and any(folder.iterdir())
 
 
 def plan_files(kind: str, name: str, place: Place) -> dict[Path, str]:

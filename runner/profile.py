@@ -27,6 +27,8 @@ def _one_of(more: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+_SUFFIXES = (".yaml", ".yml")
+
 NODE_LOCAL = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 """Folders that each machine has for itself."""
 
@@ -208,15 +210,26 @@ def locate(error: OptionError, path_or_name: str) -> ConfigError:
 
 
 def find_profile(path_or_name: str, folder: Path = Path("slurm")) -> Path:
-    """The file of a profile; raises ConfigError for a name that there is none of."""
-    if "/" in path_or_name or path_or_name.endswith((".yaml", ".yml")):
+    """The file of a profile: by its path, the name of a file here or in the folders, or the same without `.yaml`.
+
+    Raises: ConfigError for a name that there is none of.
+    """
+    if "/" in path_or_name:
         return Path(path_or_name).expanduser()
     folders = [folder, Path(__file__).parent.parent / "slurm"]
-    for place in folders:
-        if (place / f"{path_or_name}.yaml").is_file():
-            return place / f"{path_or_name}.yaml"
+    is_file_name = path_or_name.endswith(_SUFFIXES)
+    places = [place / path_or_name for place in (Path(), *folders)] if is_file_name else []
+    places = places or [place / f"{path_or_name}.yaml" for place in folders]
+    if found := next((path for path in places if path.is_file()), None):
+        return found
     names = {path.stem for place in folders for path in place.glob("*.yaml")}
-    raise ConfigError(f"profile not found: {folder / path_or_name}.yaml; {did_you_mean(path_or_name, names)}")
+    if not path_or_name.strip() or Path(path_or_name).is_file():
+        problem = "is no .yaml file" if path_or_name.strip() else "is empty"
+        given = path_or_name or repr(path_or_name)
+        raise ConfigError(f"profile {given}: {problem}; give one, or a name in {folder}: {', '.join(sorted(names))}")
+    looked = f"{path_or_name}, here or in {folder}" if is_file_name else f"{folder / path_or_name}.yaml"
+    name = path_or_name.removesuffix(".yaml").removesuffix(".yml")
+    raise ConfigError(f"profile not found: {looked}; {did_you_mean(name, names)}")
 
 
 def layout(ranks: int, gpus_per_node: int | None) -> tuple[int, int]:

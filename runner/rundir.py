@@ -212,7 +212,8 @@ def find_trial(root: Path, prefix: str) -> RunDir:
     if not found:
         raise ConfigError(f"trial {prefix!r}: no trial under {root} starts with it; `runner status` lists them")
     names = ", ".join(f"{run.experiment}/{run.trial}" for run in found[:4])
-    raise ConfigError(f"trial {prefix!r}: {len(found)} trials start with it: {names}; give more of the id")
+    more = "write EXPERIMENT/ID" if len({run.trial for run in found}) == 1 else "give more of the id"
+    raise ConfigError(f"trial {prefix!r}: {len(found)} trials start with it: {names}; {more}")
 
 
 def find_sweep(root: Path, name: str) -> Path:
@@ -224,23 +225,31 @@ def find_sweep(root: Path, name: str) -> Path:
     for folder in (root / name, Path(name)):
         if not folder.is_symlink() and find_trials(folder):
             return folder.resolve()
-    known = ", ".join(path.name for path in find_experiments(root)) or "none yet"
-    raise ConfigError(f"sweep {name!r}: no trials of that name under {root}; there is: {known}")
+    raise ConfigError(f"sweep {name!r}: no trials of that name under {root}; there is: {_known(root)}")
 
 
 def find_target(root: Path, name: str) -> list[RunDir]:
     """The trials of an experiment, else the one trial of that id; raises ConfigError where there is neither."""
     try:
         return find_trials(find_sweep(root, name))
-    except ConfigError as no_sweep:
+    except ConfigError:
         try:
             return [find_trial(root, name)]
         except ConfigError as no_trial:
             # Several trials are a closer miss than no experiment.
-            raise (no_trial if "trials start with" in str(no_trial) else no_sweep) from None
+            if "trials start with" in str(no_trial):
+                raise
+            neither = f"{name!r}: neither an experiment nor the start of a trial's id under {root}"
+            raise ConfigError(f"{neither}; there is: {_known(root)}") from None
+
+
+def _known(root: Path) -> str:
+    return ", ".join(path.name for path in find_experiments(root)) or "none yet"
 
 
 def _check_name(kind: str, name: str) -> None:
     """Raise ConfigError for a name that would lead out of the run root; a path says so from its start."""
+    if not name.strip():
+        raise ConfigError(f"{kind} {name!r}: is empty; `runner status` lists what there is")
     if not name.isprintable() or ".." in Path(name).parts:
         raise ConfigError(f"{kind} {name!r}: must be a name, or a path without .. and control characters")

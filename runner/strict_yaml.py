@@ -67,7 +67,8 @@ def is_secret(key: str) -> bool:
 
 def show(value: Any) -> str:
     """A value in YAML's flow style, on one line of at most 80 characters."""
-    return one_line(json.dumps(value, ensure_ascii=False))
+    text = one_line(json.dumps(value, ensure_ascii=False))
+    return f'{text[:75]} ..."' if isinstance(value, str) and text.endswith(" ...") else text
 
 
 def flow(value: Any) -> str:
@@ -111,7 +112,10 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             place = f" at column {mark.column + 1}" if mark else ""
-            raise self.error(mark.line + 1 if mark else 1, f"not YAML: {error.problem}{place}") from None
+            problem = (
+                "a tab is no indentation; use spaces" if mark and _is_tab(text, mark) else f"{error.problem}{place}"
+            )
+            raise self.error(mark.line + 1 if mark else 1, f"not YAML: {problem}") from None
         return value, self.lines
 
     def value(self, event: yaml.Event, events: Iterator[yaml.Event], key: str, depth: int) -> Any:
@@ -174,6 +178,12 @@ class _Dumper(_Writer):  # type: ignore[misc]
 for _tag, _pattern in {"int": _INTEGER, "float": _FLOAT}.items():
     _whole_text = re.compile(f"(?:{_pattern.pattern})$")
     _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _whole_text, list("-+.0123456789"))
+
+
+def _is_tab(text: str, mark: yaml.Mark) -> bool:
+    """Whether a tab is what the parser stumbles over: the one at the mark, or one that its line begins with."""
+    line = [*text.splitlines(), ""][mark.line]
+    return "\t" in line[: len(line) - len(line.lstrip())] or line[mark.column : mark.column + 1] == "\t"
 
 
 def _line(event: yaml.Event) -> int:

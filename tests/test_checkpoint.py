@@ -16,11 +16,16 @@ from hypothesis import strategies as st
 from runner import checkpoint
 from runner.attempt import SupersededError, claim, read_parents
 from runner.errors import CheckpointError, ConfigError
+from runner.experiment import validate
 from runner.export import export, load_weights
+from runner.files import write_yaml
 from runner.group import Group
 from runner.rundir import RunDir
+from runner.strict_yaml import dump_yaml
+from tests.experiments import SETTINGS
 from tests.ranks import run_ranks
 
+CONFIG = validate(SETTINGS).model_dump(mode="json")
 SHARED = {"method": {"weight": torch.arange(6.0)}, "optimizer": {}, "step": 0}
 
 
@@ -134,12 +139,31 @@ def test_what_was_never_saved_is_not_missed(tmp_path):
 
 def test_an_export_to_what_is_no_file_is_refused(tmp_path):
     run = make_run(tmp_path / "trial")
-    run.config.write_text("name: x")
+    write_yaml(run.config, CONFIG)
     save(run, start(run), 1)
     (tmp_path / "folder").mkdir()
     with pytest.raises(ConfigError, match=rf"{tmp_path}/folder: cannot be written: Is a directory"):
         export(run, tmp_path / "folder")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "trial"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "is empty"),
+        ("\0" * 4096, "control character U\\+0000"),
+        ("name: tiny\nmethod: {name: scl}\nencoder:\n", "is no whole config: it has no encoder, data, views"),
+        (dump_yaml(CONFIG)[:-40], "is no whole config|not YAML"),
+    ],
+    ids=["empty", "nulls", "cut", "cut near its end"],
+)
+def test_weights_do_not_leave_with_a_damaged_config(tmp_path, text, why):
+    run = make_run(tmp_path / "trial")
+    run.config.write_text(text)
+    save(run, start(run), 1)
+    with pytest.raises(ConfigError, match=f"{run.config}.*{why}"):
+        export(run, tmp_path / "model.pt")
+    assert not (tmp_path / "model.pt").exists()
 
 
 def test_a_superseded_attempt_cannot_commit_and_its_late_commits_are_not_read(tmp_path):
@@ -270,14 +294,14 @@ def test_a_rank_that_cannot_write_fails_the_save_on_all_ranks(tmp_path):
 
 def test_export_and_init_from(tmp_path):
     run = make_run(tmp_path / "trial")
-    run.config.write_text("name: t\n")
+    write_yaml(run.config, CONFIG)
     with pytest.raises(ConfigError, match="has no checkpoint to export yet"):
         export(run, tmp_path / "model.pt")
     layer = torch.nn.Linear(3, 2)
     checkpoint.save(run, Group(), start(run), 7, {"step": 7, "method": layer.state_dict()}, {}, {})
     export(run, tmp_path / "model.pt")
     portable = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert set(portable) == {"state_dict", "config", "history"} and portable["config"] == {"name": "t"}
+    assert set(portable) == {"state_dict", "config", "history"} and portable["config"] == CONFIG
     other = torch.nn.Linear(3, 2)
     load_weights(other, tmp_path / "model.pt")
     assert torch.equal(other.weight, layer.weight)

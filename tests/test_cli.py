@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import resource
 import signal
 import subprocess
@@ -114,11 +113,10 @@ def test_status_for_people(runner):
 
 
 def test_status_of_an_empty_root(tmp_path, capfd):
-    assert run(["status", "--root", str(tmp_path / "none")]) == 0
+    assert run(["status", "--root", str(tmp_path)]) == 0
     assert "no trials under" in capfd.readouterr().out
-    assert run(["status", "--json", "--root", str(tmp_path / "none")]) == 0
+    assert run(["status", "--json", "--root", str(tmp_path)]) == 0
     assert json.loads(capfd.readouterr().out) == []
-    assert not (tmp_path / "none").exists()
 
 
 def test_watch_ends_with_1_when_a_trial_failed(runner):
@@ -191,7 +189,7 @@ def test_logs(runner):
         ),
         (["cancel", "aa"], "trial 'aa': 3 trials start with it"),
         (["results", "nothing"], "sweep 'nothing': no trials of that name"),
-        (["status", "nothing"], "sweep 'nothing': no trials of that name"),
+        (["status", "nothing"], "'nothing': neither an experiment nor the start of a trial's id under"),
         (["logs", "bb11", "--attempt", "7"], "--attempt 7: trial bb11 has no log of it; there is: 2"),
         (["results", "gamma", "--over", "lr"], "--over lr: no trial of the sweep sets it"),
         (["results", "gamma", "--plot", "x.gif"], "x.gif: the suffix must be one of .png, .pdf, .svg"),
@@ -301,20 +299,15 @@ def test_a_stdout_that_takes_nothing_is_no_traceback(root, target, code, message
 
 
 @pytest.mark.parametrize(
-    ("verb", "problem"),
-    [
-        (["submit", "--on", "here.yaml"], r"file: is no folder; give another --root"),
-        (["debug"], r"file/.*: Not a directory"),
-    ],
+    "verb", [["submit", "--on", "here.yaml"], ["debug"], ["plan", "--on", "here.yaml"], ["verify-resume"]]
 )
-def test_a_root_that_cannot_be_written_is_one_line(tmp_path, capfd, monkeypatch, verb, problem):
+def test_a_root_that_cannot_be_written_is_one_line(tmp_path, capfd, monkeypatch, verb):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here.yaml").write_text("cluster: local")
     (tmp_path / "file").touch()
     path = write_experiment(tmp_path)
     assert run([verb[0], str(path), *verb[1:], "--root", str(tmp_path / "file")]) == 2
-    err = capfd.readouterr().err
-    assert re.fullmatch(f"runner: {tmp_path}/{problem}\n", err)
+    assert capfd.readouterr().err == f"runner: --root {tmp_path}/file: is no folder; give another --root\n"
 
 
 def test_files_are_private(root):

@@ -173,7 +173,7 @@ def test_what_there_is_no_room_for_is_counted(runner, root):
         (["--where", "gama=1"], '--where gama: no trial of the sweep sets it; did you mean "gamma"?'),
         (["--compare", "gamma=0,3"], "--compare method.gamma: no trial has 3; there is 0.0, 1.0"),
         (["--spread", "iqr"], "'iqr' is not one of 'std', 'ci', 'sem'"),
-        (["--csv", "/nowhere/x.csv"], "/nowhere/x.csv: cannot be written: No such file or directory"),
+        (["--csv", "/nowhere/x.csv"], "--csv /nowhere/x.csv: there is no folder /nowhere; make it"),
     ],
 )
 def test_what_cannot_be_answered_is_one_line_and_exit_code_2(runner, arguments, message):

@@ -103,6 +103,7 @@ BAD = {
     "checkpoint.keep=0": "checkpoint.keep: 0 is not allowed",
     "train.seed=-1": "train.seed: -1 is not allowed; must be at least 0",
     "train.seed=9223372036854775808": "train.seed: 9223372036854775808 is not allowed; must be at most",
+    "train={steps: -1, batch_size: 4}": "train.steps: -1 is not allowed; must be at least 1, or 0 to evaluate what",
     "train.epochs=null": "train: needs either epochs or steps; neither is given",
     "train.steps=5": "train: needs either epochs or steps; both are given",
     "evaluate.every_steps=5": "evaluate: every_epochs and every_steps are both given; keep one",
@@ -154,6 +155,11 @@ def test_names_that_are_safe_are_allowed(name):
 def test_what_has_no_default_must_be_there(tmp_path, key):
     without = "\n".join(line for line in FILE.splitlines() if not line.startswith(key))
     assert told(tmp_path, [], without) == f"exp.yaml: {key}: is missing"
+
+
+def test_a_misspelt_group_is_not_told_as_two_refusals(tmp_path):
+    line = told(tmp_path, [], FILE.replace("optimizer:", "optimiser:"))
+    assert line == 'exp.yaml:6: optimiser: unknown key; did you mean "optimizer"? (also missing: optimizer)'
 
 
 def test_errors_in_the_file_say_its_line(tmp_path):

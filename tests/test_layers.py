@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "runner"
 
 _ORDER = """
-errors processes faults masking plugins launcher unpacking strict_yaml files lock rundir submission ownership
+errors paths processes faults masking plugins launcher unpacking strict_yaml files lock rundir submission ownership
 code_snapshot provenance explain schema distribution search_config views_config config sink wandb_note mirrors
 experiment grouped_yaml sweep_config sweep interval ledger simulate profile packing client slurm arrays limits reasons
 wording signs causes budgets decision nodes evidence requeue group batch gather reduce queue meters dataset download
@@ -21,9 +21,9 @@ weights checkpoint export background progress trial_data study search_journal se
 trainer verdict rank job local_queue pack record status pack_requeue after tables columns conditions differences
 record_cache selectors pace gpus live watch show logs tracebacks results plot search_report goodput advice timeline
 forecast embed refusals orphans plan survey preflight acceptance sbatch dispatch notify submit local_ranks reshape
-code_changes recode debug verify contract templates cancel plan_file apply trial_environment reproduce diff report
-code_store json_schema onebox rehearsal rehearse doctor new listing site init completion cli_options cli_onebox cli_data
-cli_plan cli_goodput cli_code cli_results cli_search cli_report cli_new cli_sync interruption cli __main__
+code_changes recode debug verify contract templates cancel plan_file apply trial_environment reproduce version diff
+report code_store json_schema onebox rehearsal rehearse doctor new listing site init completion cli_options cli_onebox
+cli_data cli_plan cli_goodput cli_code cli_results cli_search cli_report cli_new cli_sync interruption cli __main__
 """
 ORDER = _ORDER.split()
 """Each part imports only from parts to its left; a folder is one part. A total order has no circles."""
@@ -34,12 +34,12 @@ PLUG_INS = ["methods", "encoders", "data", "schedules", "evaluation", "mirrors"]
 HEAVY = ["torch", "wandb", "tensorboard", "sklearn", "matplotlib", "transformers", "optuna"]
 
 _LIGHT = """
-errors processes faults rundir config sweep interval profile client slurm arrays limits wording signs causes budgets
-decision nodes evidence reasons record_cache conditions selectors pace gpus live tracebacks notify requeue provenance
-record status tables watch show logs differences results plot cancel submit job local_queue pack pack_requeue packing
-submission ownership json_schema onebox doctor code_snapshot code_store diff reproduce report cli_results cli_search
-search_report search cli_report ledger simulate goodput advice timeline forecast cli_goodput new listing completion
-site init sync cli
+errors paths processes faults rundir config sweep interval profile client slurm arrays limits wording signs causes
+budgets decision nodes evidence reasons record_cache conditions selectors pace gpus live tracebacks notify requeue
+provenance record status tables watch show logs differences results plot cancel submit job local_queue pack
+pack_requeue packing submission ownership json_schema onebox doctor code_snapshot code_store diff reproduce report
+cli_results cli_search search_report search cli_report ledger simulate goodput advice timeline forecast cli_goodput new
+listing completion site init sync version cli
 """
 LIGHT = _LIGHT.split()
 

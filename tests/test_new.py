@@ -118,8 +118,31 @@ def test_in_a_checkout_each_file_has_its_place(tmp_path):
     ]
     with pytest.raises(ConfigError, match=r"is in no checkout of runner; give a package .* --into my_lab"):
         find_place("methods", None, tmp_path)
-    with pytest.raises(ConfigError, match="is in a checkout of runner; give the folder of a package of your own"):
-        find_place("methods", Path("my_lab"), CHECKOUT)
+    with pytest.raises(ConfigError, match="is in a checkout of runner; give a package beside it") as refused:
+        find_place("methods", Path("my_lab"), CHECKOUT / "experiments")
+    way = str(refused.value).rpartition("such as ")[2]
+    place = find_place("methods", Path(way), CHECKOUT / "experiments")
+    assert place.folder == CHECKOUT.parent / "my_lab" / "my_lab" and place.root == place.folder.parent
+
+
+@pytest.mark.parametrize("into", [".", "full", "../above/new", "{tmp_path}", "{tmp_path}/above/new"])
+def test_a_project_is_not_strewn_over_a_folder_of_other_things(tmp_path, monkeypatch, into):
+    for folder in ("above", "here/full"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "notes.txt").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=r"pyproject\.toml lies beside the package's folder and would go to /"):
+        make("method", "mine", Path(into.format(tmp_path=tmp_path)), tmp_path / "here")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("into", ["my_lab", "../new/my_lab", "../empty/my_lab"])
+def test_a_project_begins_here_or_in_a_folder_of_its_own(tmp_path, into):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "notes.txt").touch()
+    (tmp_path / "empty").mkdir()
+    made = make("method", "mine", Path(into), tmp_path / "here")
+    assert (tmp_path / "here" / into).resolve().parent / "pyproject.toml" in made.written
 
 
 def test_sources_under_src_and_projects_with_other_tests(tmp_path):
@@ -164,9 +187,12 @@ def test_what_is_taken_is_refused(tmp_path, kind, name, problem):
 def test_nothing_is_overwritten_and_nothing_is_half_written(tmp_path, there):
     (tmp_path / there).parent.mkdir(parents=True)
     (tmp_path / there).write_text("mine")
+    (tmp_path / "my_lab").mkdir(exist_ok=True)
+    (tmp_path / "my_lab" / "__init__.py").write_text("mine")
     with pytest.raises(ConfigError, match=f"{there}: is there already; nothing is overwritten"):
         make("method", "mine", Path("my_lab"), tmp_path)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / there]
+    there_still = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert there_still == {tmp_path / there, tmp_path / "my_lab" / "__init__.py"}
 
 
 PROJECT = '[project]\nname = "x"  # mine\n'
@@ -228,6 +254,7 @@ def test_the_command_line_says_what_was_written_and_what_comes_next(tmp_path, mo
         "wrote experiments/two_views/debug.yaml",
         "wrote tests/test_two_views.py",
         "wrote pyproject.toml",
+        "package my_lab: pyproject.toml lies beside this folder",
         "next: pip install -e . && runner debug experiments/two_views/debug.yaml",
     ]
     assert new.class_name("two_views") == "TwoViews"

@@ -54,8 +54,15 @@ def test_trials_are_found_by_prefix_path_and_experiment(tmp_path):
     assert find_trial(tmp_path, str(a.path)) == a
     with pytest.raises(ConfigError, match=r"2 trials start with it: one/abc123, two/abc999"):
         find_trial(tmp_path, "abc")
+    d = make_trial(tmp_path, "two", "abd456")
+    with pytest.raises(ConfigError, match=r"2 trials start with it: one/abd456, two/abd456; write EXPERIMENT/ID$"):
+        find_trial(tmp_path, "abd456")
+    assert find_trial(tmp_path, "two/abd456") == d
+    for name in ("zzz", "one/zz"):
+        with pytest.raises(ConfigError, match=f"^'{name}': neither an experiment nor the start of a trial's id"):
+            find_target(tmp_path, name)
     for absent in ("zzz", "", "one/"):
-        with pytest.raises(ConfigError, match="no trial under"):
+        with pytest.raises(ConfigError, match=r"no trial under|is empty"):
             find_trial(tmp_path, absent)
     assert find_sweep(tmp_path, "one") == tmp_path / "one"
     with pytest.raises(ConfigError, match=r"'three': no trials of that name under .* there is: one, two"):

@@ -110,7 +110,7 @@ def test_lines_are_known_for_every_dotted_key(tmp_path):
         (b"name: caf\xe9\n", r"exp\.yaml:1: is not UTF-8"),
         ("name: x".encode("utf-16"), r"exp\.yaml:1: is not UTF-8"),
         ("name: x\nlr: [1, 2\nseed: 0\n", r"exp\.yaml:3: not YAML: .* at column \d+$"),
-        ("name: x\n\tlr: 1\n", r"exp\.yaml:2: not YAML: .*\(?.* at column 1$"),
+        ("name: x\n\tlr: 1\n", r"exp\.yaml:2: not YAML: a tab is no indentation; use spaces$"),
         ("name: \x07\n", r"exp\.yaml:1: not YAML: control character U\+0007"),
         ("- a\n- b\n", r"exp\.yaml: is a list; a config is a mapping"),
         ("just words\n", r"exp\.yaml: is a single value"),
@@ -256,6 +256,8 @@ def test_bad_overrides_name_the_override(text, expected):
             {"lable": 1, "steps": 0, "nesterov": 0},
             "o.steps: 0 is not allowed; must be at least 1 (also refused: o.nesterov, o.lable)",
         ),
+        ({"lable": 1, "betas": [0.9]}, "o.betas.1: is missing (also refused: o.lable)"),
+        ({"name": "b" * 300}, f'o.name: "{"b" * 74} ..." is not allowed; must be "adam"'),
         (
             {"label": "a\nb" * 99, "steps": "a\nb\u2028"},
             'o.steps: "a\\nb\\u2028" is not allowed; must be a whole',

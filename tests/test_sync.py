@@ -189,7 +189,7 @@ def test_a_mirror_that_lives_is_left_to_it(tmp_path):
 def test_a_target_that_is_a_file_is_refused(tmp_path):
     run = prepare_run(tmp_path)
     done = run_cli("--root", tmp_path / "runs", "sync", run.trial, "--to", run.config)
-    assert (done.returncode, done.stderr) == (2, f"runner: --to {run.config}: is no folder\n")
+    assert (done.returncode, done.stderr) == (2, f"runner: --to {run.config}: is no folder; give another --to\n")
 
 
 @pytest.mark.nightly

@@ -26,6 +26,7 @@ from runner.onebox.cluster import (
     free_ports,
     load,
     make_private,
+    onebox_hint,
     write_files,
 )
 from runner.onebox.debian import install, missing_tools
@@ -40,6 +41,7 @@ __all__ = [
     "kill_node",
     "load",
     "missing_tools",
+    "onebox_hint",
     "revive_node",
     "set_user_signal",
     "status",

@@ -103,6 +103,12 @@ def default_folder() -> Path:
     return Path(os.environ.get("RUNNER_ONEBOX") or "~/.cache/runner/onebox").expanduser()
 
 
+def onebox_hint() -> str:
+    """How to use the onebox that was brought up here, as more words to a line; empty without one."""
+    env = default_folder() / "env"
+    return f"; to use the onebox: source {env}" if env.is_file() else ""
+
+
 def make_private(folder: Path | None) -> Path:
     """The absolute path of a folder that exists; only its owner may enter it if it is new."""
     folder = (folder or default_folder()).expanduser().resolve()
@@ -119,8 +125,11 @@ def load(folder: Path | None = None) -> Cluster:
         owner = folder.stat().st_uid
         settings = Settings(**json.loads((folder / "settings.json").read_text()))
         exports = (folder / "env").read_text().splitlines()
+    except FileNotFoundError:
+        raise SubmissionError(f"{folder}: no onebox there; `runner onebox up` starts one") from None
     except (OSError, ValueError, TypeError) as error:
-        raise SubmissionError(f"{folder}: no onebox there ({error})") from error
+        told = getattr(error, "strerror", None) or error
+        raise SubmissionError(f"{folder}: no onebox there that can be read: {told}") from error
     cluster = Cluster(folder, settings)
     if owner != os.geteuid():
         raise SubmissionError(f"{folder}: belongs to another user")

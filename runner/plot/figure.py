@@ -1,6 +1,10 @@
 """How every picture looks: colours that print and that everybody can tell apart, and how it becomes a file."""
 
+import atexit
 import io
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#00
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", "-.", ":")
 
+_BASES = (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache"))
+
 MOST_LABELS = 40
 """Settings with a line of their own; more would not be readable."""
 
@@ -22,6 +28,7 @@ MOST_IN_LEGEND = 14
 
 def new_figure(title: str) -> tuple[Any, Any]:
     """A figure and its axes."""
+    lend_folder()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -35,6 +42,26 @@ def new_figure(title: str) -> tuple[Any, Any]:
     # Above the whole figure: long labels leave the axes narrower than the title.
     figure.suptitle(literal(title), fontsize=11, x=0.01, horizontalalignment="left")
     return figure, axes
+
+
+def lend_folder() -> None:
+    """Give matplotlib a folder for this process where its own cannot be written: else it complains of that twice.
+
+    Call it before the first import of matplotlib.
+    """
+    home = Path(os.path.expanduser("~"))
+    usual = [Path(os.environ.get(name) or home / default) for name, default in _BASES]
+    if "MPLCONFIGDIR" in os.environ or all(_can_have(base / "matplotlib") for base in usual):
+        return
+    folder = tempfile.mkdtemp(prefix="matplotlib-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["MPLCONFIGDIR"] = folder
+
+
+def _can_have(folder: Path) -> bool:
+    """Whether files can be written into a folder, which may have to be made."""
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def literal(text: str) -> str:
