@@ -171,13 +171,16 @@ def tell_failure(run: Run, error: Exception) -> None:
 
 
 def pruner(run: Run) -> Callable[[], None]:
-    """What removes the checkpoints that need not be kept, as of now."""
+    """What removes the checkpoints that need not be kept, as of now; what cannot be removed stays, and is told of."""
     config, best_step = run.trial.checkpoint, run.state.best.get("step")
 
     def prune() -> None:
-        run.faults.at("checkpoint.prune")
-        checkpoint.prune(
-            run.attempt.run, keep=config.keep, keep_every_steps=config.keep_every_steps, best_step=best_step
-        )
+        try:
+            run.faults.at("checkpoint.prune")
+            checkpoint.prune(
+                run.attempt.run, keep=config.keep, keep_every_steps=config.keep_every_steps, best_step=best_step
+            )
+        except OSError as error:
+            print(f"runner: older checkpoints stay: {error}", flush=True)
 
     return prune

@@ -72,10 +72,11 @@ def disturb(kind: str, row: Row, root: Path) -> bool:
 
 
 def lived_seconds(run: RunDir) -> float:
-    """From submission to result; but for the time from the end of a cancelled trial until somebody retried it."""
+    """From submission to result; but for the time from the end of a trial, which nothing requeued, until its retry."""
     first, *later = (row["time"] for row in run.job_rows())
-    ends = [row["time"] for row in run.attempt_rows() if row["event"] == "end"]
-    apart = sum(begin - max(end for end in ends if end < begin) for begin in later)
+    ends = [row for row in run.attempt_rows() if row["event"] == "end"]
+    last = [[end for end in ends if end["time"] < begin][-1] for begin in later]
+    apart = sum(begin - end["time"] for begin, end in zip(later, last, strict=True) if not end["requeue"])
     return run.result.stat().st_mtime - first - apart
 
 

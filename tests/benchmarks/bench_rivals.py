@@ -227,7 +227,7 @@ def look_after(work: Work, run: RunDir, restarts: int, struck: float) -> Passage
 def first_save_after(run: RunDir, struck: float) -> float | None:
     """Seconds until the attempt that was struck had saved on account of it."""
     ends = [row for row in run.attempt_rows() if row["event"] == "end" and row["time"] > struck]
-    if not ends or ends[0]["signal_to_saved_seconds"] is None or not run.saved(ends[0]["attempt"]).exists():
+    if not ends or ends[0].get("signal_to_saved_seconds") is None or not run.saved(ends[0]["attempt"]).exists():
         return None
     return run.saved(ends[0]["attempt"]).stat().st_mtime - struck
 
