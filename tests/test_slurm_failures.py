@@ -266,6 +266,7 @@ def test_a_job_that_nobody_wrote_down_is_found_again(slurm: onebox.Cluster, tmp_
     wait_until_done(run)
 
 
+@pytest.mark.nightly
 def test_ranks_in_a_container_that_cannot_reach_slurm(slurm, profile, tmp_path, uninterrupted):
     """It saves on the signal and leaves; the batch script, which is outside, requeues it."""
     container = tmp_path / "in container"
