@@ -26,7 +26,7 @@ SEEDS = 5
 
 def make_sweep(folder: Path, count: int) -> None:
     """Written without fsync."""
-    config = dump_yaml(resolved(trials(ten_thousand_trials())[0][1]))
+    config = dump_yaml(resolved(trials(ten_thousand_trials())[0][1]).model_dump(mode="json"))
     assert config.count("gamma: 0\n") == config.count("seed: 0\n") == 1
     metrics = {f"test/retrieval_{way}_recall_at_{at}": (way + at) / 7 for way in range(6) for at in range(6)}
     result = {"state": "done", "step": 500, "metrics": metrics, "fingerprint": "0" * 64, "seconds": {}}
