@@ -19,10 +19,9 @@ from runner.ownership import is_ours, is_over
 from runner.profile import load_profile
 from runner.record import read_end
 from runner.rundir import RunDir, is_closed
-from runner.status import Job, Row, ask_about, read_statuses
+from runner.status import STOPPED, Job, Row, ask_about, read_statuses
 from runner.submission import SubmissionDir, index_of
 
-RETRIED_STATES = ("failed", "cancelled", "unknown")
 PATIENCE_SECONDS = 30
 """How long a retry waits for jobs that are just ending; saving takes seconds."""
 
@@ -95,7 +94,7 @@ def plan_retry(rows: list[Row], jobs: list[Job | None]) -> RetryPlan:
     """
     plan = RetryPlan()
     for row, job in zip(rows, jobs, strict=True):
-        if row.state not in RETRIED_STATES:
+        if row.state not in STOPPED:
             continue
         if row.record.damaged:
             plan.refused.append(f"{row.trial}: {row.note}")

@@ -139,8 +139,7 @@ def submit(
     if dry_run or not wait:
         return
     try:
-        sent = [run for run in submission.runs if run.path.exists()]
-        code = _wait(sent, partial(_send_rest, send, sent) if submission.rest else None)
+        code = _wait(submission.sent, partial(_send_rest, send) if submission.rest else None)
     except KeyboardInterrupt:
         words = f"interrupted; the trials go on, and `runner cancel {submission.experiment}` stops them"
         _exit(_complain(words, EXIT_INTERRUPTED))
@@ -470,10 +469,7 @@ def _find_all(root: Path) -> "list[RunDir]":
 
 
 def _select(sweep: str | None, selectors: list[str] | None, root: Path) -> "tuple[list[RunDir], int]":
-    """The trials of an experiment, or of all of them, that meet the selectors, of which the first may be `sweep`.
-
-    And of how many.
-    """
+    """The trials of an experiment, or of all, that meet the selectors, and of how many; `sweep` may be a selector."""
     from runner.conditions import SIGNS, parse_condition
     from runner.selectors import select
 
@@ -502,15 +498,14 @@ def _print_failures(runs: "list[RunDir]") -> None:
     print(count_states(rows))
 
 
-def _send_rest(send: "Callable[[], Submission]", sent: "list[RunDir]") -> "tuple[list[RunDir], int]":
-    """Send what there is room for now, after those in `sent`; where the cluster does not say, something is left."""
+def _send_rest(send: "Callable[[], Submission]") -> "tuple[list[RunDir], int] | None":
+    """Send what there is room for now; None where the cluster refuses or does not say."""
     try:
         submission = send()
     except SubmissionError as error:
         _complain(str(error), EXIT_USER_ERROR)
-        return sent, 1
-    sent[:] = [run for run in submission.runs if run.path.exists()]
-    return sent, submission.rest
+        return None
+    return submission.sent, submission.rest
 
 
 def _wait(runs: "list[RunDir]", send_rest: "SendRest | None" = None) -> int:

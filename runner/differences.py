@@ -37,6 +37,13 @@ class Configs:
         texts = dict.fromkeys(pair for each in self._groups for pair in each.items())
         return list(dict.fromkeys(key for name, text in texts for key in self._parse(name, text) or ()))
 
+    def whole(self) -> list[dict[str, Any]]:
+        """Every key of each trial."""
+        return [
+            {key: value for name, text in each.items() for key, value in (self._parse(name, text) or {}).items()}
+            for each in self._groups
+        ]
+
     def flaws(self) -> list[str]:
         """For each trial why its settings are not known, all or in part; empty where they are."""
         return [self._flaw(each) for each in self._groups]
@@ -97,16 +104,7 @@ def read_settings(runs: list[RunDir], overrides: list[dict[str, Any]]) -> tuple[
 
 def read_configs(runs: list[RunDir]) -> list[dict[str, Any]]:
     """Every dotted key of each trial's config."""
-    parsed: dict[str, dict[str, Any] | None] = {}
-    configs: list[dict[str, Any]] = []
-    for run in runs:
-        config: dict[str, Any] = {}
-        for name, text in split_groups(run).items():
-            if text not in parsed:
-                parsed[text] = _parse_group(name, text)
-            config |= parsed[text] or {}
-        configs.append(config)
-    return configs
+    return Configs([split_groups(run) for run in runs]).whole()
 
 
 def split_groups(run: RunDir) -> dict[str, str]:

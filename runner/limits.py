@@ -20,6 +20,15 @@ SHARE_ASKED_ABOUT = 0.1
 
 
 @dataclass(frozen=True)
+class Longest:
+    """The longest that a job may run; Slurm lets one that asks for more wait for ever."""
+
+    seconds: float
+    words: str
+    """Slurm's name for it, and whose it is."""
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a submission has to fit into."""
 
@@ -27,16 +36,7 @@ class Limits:
     """Elements of one array; MaxArraySize bounds the index, so they are just as many."""
 
     bounds: tuple[Bound, ...] = ()
-    longest: "Longest | None" = None
-
-
-@dataclass(frozen=True)
-class Longest:
-    """The longest that a job may run; Slurm lets one that asks for more wait for ever."""
-
-    seconds: float
-    words: str
-    """Slurm's name for it, and whose it is."""
+    longest: Longest | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from runner.experiment import Change, find_changes
 from runner.explain import counted
 from runner.rundir import RunDir
+from runner.status import STOPPED
 from runner.strict_yaml import flow
 
 Mark = Literal["+", "~", "-", "!", ">", "="]
@@ -26,7 +27,6 @@ Action = Literal["submit", "update", "cancel", "nothing"]
 MARKS: dict[Mark, str] = {"+": "new", "~": "changed", "-": "gone", "!": "failed", ">": "alive", "=": "done"}
 """In the order in which a plan is read."""
 
-STOPPED = ("failed", "cancelled", "unknown")
 WORDS = ("new", "changed", "gone", *STOPPED, "alive", "done")
 """How trials are counted, in that order."""
 

@@ -25,6 +25,9 @@ T = TypeVar("T")
 TrialState = Literal["pending", "running", "requeued", "done", "failed", "cancelled", "unknown"]
 STATES: tuple[TrialState, ...] = ("pending", "running", "requeued", "done", "failed", "cancelled", "unknown")
 
+STOPPED: tuple[TrialState, ...] = ("failed", "cancelled", "unknown")
+"""Of trials that do not go on by themselves, and are not done."""
+
 ASK_AGAIN_SECONDS = 60
 """Between two questions to the accounts about one job: they may be behind, or never get to know it."""
 

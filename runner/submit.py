@@ -116,6 +116,11 @@ class Submission:
     def runs(self) -> list[RunDir]:
         return [item.run for item in self.items]
 
+    @property
+    def sent(self) -> list[RunDir]:
+        """Those that have been sent, now or before; of what there was no room for there is no folder."""
+        return [run for run in self.runs if run.path.exists()]
+
     def table(self) -> str:
         """One line a trial, and a count."""
         lines = []

@@ -40,8 +40,8 @@ REST_SECONDS = 60.0
 """Jobs of other sweeps make room, too."""
 
 
-SendRest = Callable[[], tuple[list[RunDir], int]]
-"""Submits trials for which there was no room; all that have been sent so far, and how many are left."""
+SendRest = Callable[[], tuple[list[RunDir], int] | None]
+"""Submits trials for which there was no room: all that are there by then, and how many are left; None if in vain."""
 
 
 class Watch:
@@ -54,11 +54,13 @@ class Watch:
         self._trails: dict[RunDir, tuple[Record, Trail]] = {}
         self._settings: list[dict[str, str]] | None = None
 
-    def refresh(self, runs: list[RunDir] | None = None) -> list[Row]:
-        """The state of each trial now, from now on of `runs`: two questions to Slurm at most, and what has changed."""
-        if runs is not None:
-            self.runs, self._settings = runs, None
+    def refresh(self) -> list[Row]:
+        """The state of each trial now: two questions to Slurm at most, and what has changed on disk."""
         return read_statuses(self.runs, self.ask, self.read)
+
+    def follow(self, runs: list[RunDir]) -> None:
+        """Look at these from now on; what sets them apart is looked up again."""
+        self.runs, self._settings = runs, None
 
     def view(self, rows: list[Row], console: Console) -> Group:
         """The live view of these rows, as large as the terminal."""
@@ -156,10 +158,11 @@ def wait_until_final(
                     console.print(Text(line), soft_wrap=True)
             before, settled = settled, sum(row.settled for row in rows)
             if send_rest and (settled > before or time.monotonic() - asked > REST_SECONDS):
-                runs, left = send_rest()
-                send_rest = send_rest if left else None
-                rows, asked = watch.refresh(runs), time.monotonic()
-                settled = sum(row.settled for row in rows)
+                sent, asked = send_rest(), time.monotonic()
+                if sent is not None:
+                    watch.follow(sent[0])
+                    send_rest = send_rest if sent[1] else None
+                    continue
             if settled == len(rows) and not send_rest:
                 break
             # Where a look takes long, the disk is not kept busy with it all the time.
