@@ -7,7 +7,7 @@ samples depends on (seed, epoch) alone, so neither an interruption nor the numbe
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +50,7 @@ class Plan:
         """Samples of all ranks in one forward pass."""
         return self.batch_size // self.accumulate
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Optimizer steps; the last window of an epoch may be short, what fills no micro-batch is left out."""
         full, rest = divmod(self.samples, self.batch_size)
