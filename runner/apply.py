@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from runner import slurm
+from runner.ahead import look_ahead
 from runner.cancel import mark_cancelled
 from runner.config import Trial
 from runner.errors import ConfigError
@@ -11,8 +12,9 @@ from runner.files import masked, replacing
 from runner.grouped_yaml import GroupTexts, split_text
 from runner.plan import Plan, find_move
 from runner.preflight import check_same, resolved
+from runner.request import Request, holding
 from runner.rundir import RunDir
-from runner.submit import Request, holding, look_ahead, submit_chosen
+from runner.submit import submit_chosen
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def retry(
     """
     from runner.recode import recode
     from runner.reshape import plan_reshape, reshape
-    from runner.submit import plan_shipments, ship
+    from runner.shipment import plan_shipments, ship
 
     if profile is not None:
         load_profile(profile)

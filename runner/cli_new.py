@@ -94,3 +94,10 @@ def init(
 
     path, text = init(out, ask)
     print(f"{text}\nwrote {path}\nnext: runner doctor --on {path}")
+
+
+def schema() -> None:
+    """Print the JSON schema of experiment files, for editors."""
+    from runner.json_schema import json_schema
+
+    print_json(json_schema())

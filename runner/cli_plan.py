@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runner.cli_onebox import Yes, confirm
-from runner.cli_options import EXPERIMENT, Json, Root, choose_root, print_json
+from runner.cli_options import Experiment, Json, MaybeProfile, Overrides, Profile, Root, choose_root, print_json
 from runner.errors import ConfigError
 from runner.paths import file_to_read, file_to_write
 
 if TYPE_CHECKING:
     from runner.plan import Plan
-    from runner.submit import Request
+    from runner.request import Request
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides of the file.")]
 All = Annotated[bool, typer.Option("--all", help="One line for every trial, however many there are.")]
 
 
 def plan(
-    experiment: Annotated[Path, typer.Argument(metavar="EXP", parser=EXPERIMENT, help="Experiment file.")],
-    on: Annotated[str, typer.Option("--on", metavar="PROFILE", help="Where: a file, or a name in slurm/.")],
+    experiment: Experiment,
+    on: Profile,
     overrides: Overrides = None,
     out: Annotated[
         Path | None,
@@ -59,7 +58,7 @@ def apply(
         ),
     ],
     overrides: Overrides = None,
-    on: Annotated[str | None, typer.Option("--on", metavar="PROFILE", help="Where, for an experiment.")] = None,
+    on: MaybeProfile = None,
     yes: Yes = False,
     prune: Annotated[bool, typer.Option("--prune", help="Cancel jobs of trials that are gone from the file.")] = False,
     every: All = False,
@@ -68,7 +67,7 @@ def apply(
     """Do what a plan says, and nothing else: refuses when it would not be the same any more."""
     from runner.apply import apply
     from runner.plan_file import is_plan_file, read_plan_file
-    from runner.submit import holding
+    from runner.request import holding
 
     if is_plan_file(target):
         if on is not None or overrides or root is not None:
@@ -93,7 +92,7 @@ def apply(
 
 
 def _read(experiment: Path, overrides: list[str], profile: str, root: Path) -> "Request":
-    from runner.submit import read_request
+    from runner.request import read_request
 
     request = read_request(experiment, overrides, profile, root)
     for line in request.advice:

@@ -21,10 +21,11 @@ from runner.files import PRIVATE, masked, remove_empty
 from runner.lock import in_use
 from runner.masking import format_error, mask_text
 from runner.named import resolve_trials
+from runner.prepare import prepare
 from runner.processes import Stragglers, die_with, tell_to_end
 from runner.provenance import collect
+from runner.request import check_weights
 from runner.rundir import RunDir, experiment_dir
-from runner.submit import check_weights, prepare
 from runner.sweep import Variant, trials
 
 EXIT_USER_ERROR, EXIT_PIPE_CLOSED = 2, 141

@@ -27,6 +27,7 @@ from runner.explain import counted
 from runner.files import read_json, read_rows
 from runner.onebox.events import node_names, preempt, rank_processes
 from runner.onebox.private import private_cluster
+from runner.prepare import prepare
 from runner.profile import Profile
 from runner.provenance import collect
 from runner.rehearsal import (
@@ -41,8 +42,8 @@ from runner.rehearsal import (
     plan_events,
 )
 from runner.rundir import RunDir
+from runner.shipment import ship
 from runner.status import Row, read_statuses
-from runner.submit import prepare, ship
 
 TRAINING_SECONDS = 60.0
 """How long the shortened trial trains, unless --steps says."""

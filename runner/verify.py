@@ -25,9 +25,9 @@ from runner.files import PRIVATE, masked, read_json, read_rows, write_yaml
 from runner.journal import Difference, compare, read_journal
 from runner.local_ranks import DONE, LEFT, REFUSED, LocalRanks
 from runner.lock import in_use
+from runner.prepare import prepare
 from runner.provenance import collect
 from runner.rundir import RunDir, experiment_dir
-from runner.submit import prepare
 
 DEFAULT_STEPS = 60
 PATIENCE_SECONDS = 1800

@@ -13,10 +13,10 @@ from runner.experiment import load_experiment, load_trial
 from runner.files import read_json, read_rows
 from runner.group import Group
 from runner.preemption import Answer, Preemption
+from runner.prepare import prepare
 from runner.rank import run_rank
 from runner.rendezvous import Place
 from runner.rundir import RunDir, find_trials
-from runner.submit import prepare
 from runner.sweep import trials
 from runner.trainer import launch as launch_trial
 from tests.ranks import run_ranks

@@ -11,10 +11,10 @@ from optuna.storages.journal import JournalFileBackend
 
 from runner.experiment import load_experiment
 from runner.files import append_row, read_json, write_json
+from runner.prepare import prepare
 from runner.rundir import RunDir
 from runner.search import ask, journal_of, read_search, tell
 from runner.search_config import SearchConfig
-from runner.submit import prepare
 from runner.sweep import trials
 from tests.experiments import write_experiment
 

@@ -19,9 +19,10 @@ from runner.cli import run as cli
 from runner.errors import ConfigError
 from runner.experiment import load_experiment
 from runner.files import append_row, read_json, write_json
+from runner.prepare import prepare
+from runner.request import read_request
 from runner.rundir import RunDir, find_trials
 from runner.status import read_statuses
-from runner.submit import prepare, read_request
 from runner.sweep import trials
 from tests.clients import in_child
 from tests.experiments import write_experiment

@@ -30,11 +30,11 @@ from runner.experiment import load_experiment, load_trial
 from runner.files import read_json
 from runner.group import Group
 from runner.manifest import seal
+from runner.prepare import prepare as prepare_folder
 from runner.rank import check_alike, run_rank
 from runner.rendezvous import Place
 from runner.requeue import judge
 from runner.rundir import RunDir
-from runner.submit import prepare as prepare_folder
 from runner.sweep import trials
 from tests.data import test_fashion_mnist, test_food101, test_stl10
 from tests.ranks import run_ranks

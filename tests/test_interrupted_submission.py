@@ -18,9 +18,10 @@ from runner.dispatch import send
 from runner.faults import Fault, Faults
 from runner.files import write_json
 from runner.local_queue import start
+from runner.request import read_request
 from runner.rundir import find_trials
 from runner.status import is_alive
-from runner.submit import read_request, submit
+from runner.submit import submit
 from tests.clients import in_child
 from tests.experiments import write_experiment
 from tests.slurm_cluster import GONE_SECONDS, wait_for

@@ -16,11 +16,11 @@ from runner.explain import OptionError
 from runner.files import write_json
 from runner.limits import Cluster
 from runner.preflight import FILES_A_TRIAL, check_data, check_root, find_shortage, measure_kept
+from runner.prepare import prepare
 from runner.profile import Profile
 from runner.refusals import blame, find_refusal, hint
 from runner.rundir import RunDir
 from runner.slurm import Node
-from runner.submit import prepare
 from runner.sweep import trials
 from tests.experiments import write_experiment
 

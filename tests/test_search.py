@@ -17,6 +17,7 @@ from runner.faults import Fault, Faults, InjectedError
 from runner.files import read_json, write_json
 from runner.group import Group
 from runner.preflight import check_same
+from runner.prepare import prepare
 from runner.results.trials import read_results
 from runner.search import Told, as_drawn, ask, journal_of, read_study, tell, write_told
 from runner.search_config import SearchOptions
@@ -24,7 +25,6 @@ from runner.search_report import read_reports
 from runner.search_trial import check_metric, settle_parameters
 from runner.status import read_statuses
 from runner.study import Member, suggest
-from runner.submit import prepare
 from runner.sweep import extremes, trials
 from tests.experiments import write_experiment
 from tests.searches import METRIC, finish, make_runs, objective, read_journal, search_block, search_of, told, work_off

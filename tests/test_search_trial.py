@@ -12,12 +12,12 @@ from runner.experiment import load_experiment, load_trial
 from runner.faults import Fault, Proof
 from runner.files import read_json, read_rows
 from runner.local_ranks import DONE, LocalRanks
+from runner.prepare import prepare
 from runner.reproduce import read_recipe
 from runner.rundir import RunDir, find_trials
 from runner.search import Told, journal_of, write_told
 from runner.search_report import read_reports
 from runner.status import read_statuses
-from runner.submit import prepare
 from runner.sweep import trials
 from tests.experiments import fingerprint, prepare_run, run_cli, train_here, write_experiment
 from tests.searches import METRIC, finish, read_journal, search_block, search_of, told

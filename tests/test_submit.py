@@ -16,12 +16,13 @@ from runner.dispatch import exit_trap, sbatch_parameters
 from runner.experiment import load_experiment
 from runner.files import append_row, write_json
 from runner.nodes import record_fault
+from runner.prepare import choose_rehearsal, prepare
 from runner.profile import load_profile
 from runner.requeue import EXIT_OVER
 from runner.rundir import RunDir, find_trials
 from runner.status import is_alive
 from runner.submission import SubmissionDir
-from runner.submit import choose_rehearsal, prepare, submit
+from runner.submit import submit
 from runner.sweep import expand, trials
 from tests.experiments import prepare_run, write_experiment
 from tests.slurm_cluster import wait_for

@@ -20,11 +20,11 @@ from runner.faults import Fault, Proof
 from runner.group import Group
 from runner.loader import plain_batch
 from runner.method import Method, evaluating
+from runner.prepare import prepare
 from runner.rank import run_rank
 from runner.rendezvous import Place
 from runner.run import build_method
 from runner.rundir import RunDir
-from runner.submit import prepare
 from runner.trial_data import build_data
 from runner.verify import find_difference
 

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from runner.acceptance import check_cluster, check_modules
+from runner.ahead import check_sources
 from runner.config import ResourcesConfig
 from runner.dispatch import batch_script
 from runner.experiment import load_experiment
@@ -22,7 +23,6 @@ from runner.limits import read_cluster, read_limits
 from runner.named import resolve_trials
 from runner.preflight import check_root, check_space
 from runner.profile import load_profile
-from runner.submit import check_sources
 from runner.sweep import trials
 from tests.experiments import write_experiment
 from tests.slurm_cluster import environment_of, own_cluster
