@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from runner.explain import counted
 from runner.tables import new_table
 
 GAP = 2
@@ -57,13 +56,12 @@ def fits(columns: Sequence[Column], width: int) -> bool:
     return _total(columns) <= width
 
 
-def fitted_table(columns: Sequence[Column], width: int) -> Table:
-    """The columns that fit, each as wide as its cells, and a line that says how many do not."""
+def fitted_table(columns: Sequence[Column], width: int, counts: str = "") -> Table:
+    """The columns that fit, each as wide as its cells; below them `counts`, and what had no room."""
     shown = [column for column, _ in fit(columns, width)]
-    left_out = len(columns) - len(shown)
-    them = "it" if left_out == 1 else "them"
-    note = f"{counted(left_out, 'column')} left out: a wider terminal or --json has {them}" if left_out else ""
-    table = new_table([column.head for column in shown], note)
+    heads = [column.head or "notes" for column in columns if not any(column is each for each in shown)]
+    note = f"no room for {', '.join(heads)}: a wider terminal or --json has {'it' if len(heads) == 1 else 'them'}"
+    table = new_table([column.head for column in shown], "\n".join(filter(None, [counts, note if heads else ""])))
     for line in zip(*(column.cells for column in shown), strict=True):
         table.add_row(*line)
     return table

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -13,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from runner.columns import Column, fit
+from runner.columns import Column, fitted_table
 from runner.differences import read_settings
 from runner.gpus import GpuMeter, describe, ranks_here
 from runner.live import SETTING_WEIGHT, Sight, live_view, style_of
@@ -27,7 +28,6 @@ from runner.tables import (
     format_age,
     format_value,
     make_console,
-    new_table,
     short_names,
     varying_keys,
 )
@@ -111,11 +111,8 @@ def status_table(rows: list[Row], width: int = PIPED_WIDTH) -> Table:
             for place, (head, weight, least) in enumerate(_HISTORY)
         ),
     ]
-    shown = columns if width >= PIPED_WIDTH else [column for column, _ in fit(columns, width)]
-    table = new_table([column.head for column in shown], count_states(rows))
-    for line in zip(*(column.cells for column in shown), strict=True):
-        table.add_row(*line)
-    return table
+    # Where nothing limits the width, no column is left out and long cells take several lines.
+    return fitted_table(columns, width if width < PIPED_WIDTH else sys.maxsize, count_states(rows))
 
 
 _HISTORY = (

@@ -186,6 +186,8 @@ def test_a_narrow_terminal_keeps_what_matters(tmp_path):
     lines = drawn(status_table(rows, 60), 60)
     assert "trial" in lines[0] and "state" in lines[0] and "step" in lines[0] and "job" not in lines[0]
     assert any("user code: ValueError" in line for line in lines) and max(map(len, lines)) <= 60
+    assert "no room for method, lr, gamma, attempts, job, updated" in " ".join(lines)
+    assert not any("no room" in line for line in drawn(status_table(rows), 200))
 
 
 def age(run, seconds=60.0):
