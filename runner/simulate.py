@@ -170,10 +170,11 @@ def simulate(scenario: Scenario, repeats: int = 20, seed: int = 0) -> Outcome:
     tallies = [play(scenario, draw, min(most, repeats - done)) for done in range(0, repeats, most)]
     ends = np.concatenate([_fill_pool(scenario, tally) for tally in tallies])
     totals = {name: np.concatenate([tally.values[name].sum(axis=1) for tally in tallies]) for name in TALLIED}
+    totals["queue"] += ends[:, 0]
     held = sum((totals[kind] for kind in KINDS if kind != "queue"), np.zeros(repeats))
     return Outcome(
         ratio=Estimate.of(totals["useful"] / held),
-        ratio_with_queue=Estimate.of(totals["useful"] / (held + totals["queue"] + ends[:, 0])),
+        ratio_with_queue=Estimate.of(totals["useful"] / (held + totals["queue"])),
         hours={kind: float(totals[kind].mean()) / HOUR for kind in KINDS},
         node_hours=Estimate.of(held * scenario.nodes / HOUR),
         failures=float(totals["failures"].mean()),

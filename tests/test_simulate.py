@@ -88,6 +88,7 @@ def test_a_pool_serves_trials_one_after_the_other():
     found = simulate(replace(calm, interval=60), repeats=2)
     assert found.makespan_hours.mean == pytest.approx(3 * (1 + 5 / HOUR))
     assert found.ratio_with_queue.mean == pytest.approx(found.ratio.mean / 2), "0, 0, 1, 1, 2, 2 hours in the queue"
+    assert found.hours["useful"] / sum(found.hours.values()) == pytest.approx(found.ratio_with_queue.mean)
 
 
 def test_the_best_interval_is_the_best():
