@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner import checkpoint
+from runner import checkpoint, lineage
 from runner.attempt import Attempt
 from runner.errors import CheckpointError
 from runner.faults import NO_FAULTS, Faults
@@ -116,7 +116,7 @@ def write(
     Raises: CheckpointError; on rank 0 also where another rank could not write its part.
     """
     # Apart from the folder that `checkpoint.save` would use, should this fail and the same step be saved again.
-    beside = run.checkpoints / f".tmp-{checkpoint.name_of(step, attempt.number)}.background"
+    beside = run.checkpoints / f".tmp-{lineage.name_of(step, attempt.number)}.background"
     try:
         if group.is_main:
             faults.at("checkpoint")

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import io
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -21,16 +20,15 @@ import torch
 
 from runner.attempt import Attempt, read_parents
 from runner.errors import CheckpointError, SaveError
-from runner.evidence import told_saved
 from runner.explain import counted
 from runner.faults import NO_FAULTS, Faults
 from runner.files import read_json, sync_path
 from runner.group import Group
-from runner.manifest import FORMAT, check_own, file_of, read_manifest, seal
+from runner.lineage import candidates, list_names, name_of, order_of, verify
+from runner.manifest import FORMAT, file_of, seal
 from runner.rundir import RunDir
 from runner.weights import read_tensors
 
-NAME = re.compile(r"step_(\d{8})\.(\d{5,})")
 PIECE_BYTES = 8 * 2**20
 
 
@@ -49,10 +47,6 @@ class Checkpoint:
 
     refused: tuple[str, ...] = ()
     """Newer checkpoints that did not verify, each with its reason."""
-
-
-def name_of(step: int, attempt: int) -> str:
-    return f"step_{step:08d}.{attempt:05d}"
 
 
 class _HashingFile(io.RawIOBase):
@@ -219,11 +213,11 @@ def commit(
 
 def which_to_prune(names: list[str], *, keep: int, keep_every_steps: int | None, best_step: int | None) -> list[str]:
     """The checkpoints that may go: all but the newest `keep`, the best, and every n-th step."""
-    by_step = sorted(names, key=_order)
+    by_step = sorted(names, key=order_of)
     return [
         name
         for name in by_step[:-keep]
-        if _order(name)[0] != best_step and not (keep_every_steps and _order(name)[0] % keep_every_steps == 0)
+        if order_of(name)[0] != best_step and not (keep_every_steps and order_of(name)[0] % keep_every_steps == 0)
     ]
 
 
@@ -234,11 +228,11 @@ def prune(run: RunDir, *, keep: int, keep_every_steps: int | None, best_step: in
     no lineage: it takes nobody's place among the newest, and goes.
     """
     names, parents = list_names(run), read_parents(run)
-    counting = _candidates(names, parents)
+    counting = candidates(names, parents)
     if not counting or verify(run, counting[0]) is not None:
         return
     newest = max(parents, default=0)
-    late = [name for name in names if name not in counting and _order(name)[1] < newest]
+    late = [name for name in names if name not in counting and order_of(name)[1] < newest]
     for name in late + which_to_prune(counting, keep=keep, keep_every_steps=keep_every_steps, best_step=best_step):
         os.rename(run.checkpoints / name, run.checkpoints / f".del-{name}")
     for left in run.checkpoints.glob(".del-*"):
@@ -249,97 +243,6 @@ def clean(run: RunDir) -> None:
     """Remove what killed writers left; call at the start of an attempt."""
     for left in [*run.checkpoints.glob(".tmp-*"), *run.checkpoints.glob(".del-*")]:
         shutil.rmtree(left, ignore_errors=True)
-
-
-def list_names(run: RunDir) -> list[str]:
-    if not run.checkpoints.is_dir():
-        return []
-    return sorted((name for name in os.listdir(run.checkpoints) if NAME.fullmatch(name)), key=_order)
-
-
-def _order(name: str) -> tuple[int, int]:
-    match = NAME.fullmatch(name)
-    assert match is not None, name
-    return int(match[1]), int(match[2])
-
-
-def lineage(names: list[str], parents: dict[int, str | None]) -> list[str]:
-    """The checkpoints that count, newest first.
-
-    `parents` says what each attempt resumed from. The newest attempt's own checkpoints count, then its parent's up
-    to the step it resumed from, and so on; a superseded attempt's late commits are on no such path.
-    """
-    chain: list[str] = []
-    attempt = max(parents, default=None)
-    below: int | None = None
-    while attempt is not None:
-        own = [n for n in names if _order(n)[1] == attempt and (below is None or _order(n)[0] <= below)]
-        chain += sorted(own, key=_order, reverse=True)
-        parent = parents.get(attempt)
-        if parent is None:
-            break
-        below, attempt = _order(parent)
-    return chain
-
-
-def _candidates(names: list[str], parents: dict[int, str | None]) -> list[str]:
-    """The checkpoints that count, newest first: without any record of attempts (a folder copied by hand) all do."""
-    return lineage(names, parents) if parents else sorted(names, key=_order, reverse=True)
-
-
-def verify(run: RunDir, name: str) -> str | None:
-    """Why a checkpoint cannot be trusted, None when every byte is what was written."""
-    folder = run.checkpoints / name
-    try:
-        manifest = read_manifest(folder, *_order(name))
-    except CheckpointError as error:
-        return str(error)
-    for file, expected in manifest["files"].items():
-        try:
-            check_own(folder / file)
-            if (folder / file).stat().st_size != expected["size"]:
-                return f"{file} has {(folder / file).stat().st_size} bytes, not {expected['size']}"
-            with (folder / file).open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != expected["sha256"]:
-                    return f"{file} does not have the sha256 that was written"
-        except (OSError, ValueError) as error:
-            return f"{file} cannot be read: {error}"
-    return None
-
-
-def newest_valid(run: RunDir) -> tuple[str | None, list[str]]:
-    """The newest checkpoint that verifies, and the newer ones refused with their reasons.
-
-    Raises: CheckpointError when there are some but none verifies, or there were some and none is left: a trial
-    never silently restarts from zero.
-    """
-    names, parents = list_names(run), read_parents(run)
-    refused: list[str] = []
-    for name in _candidates(names, parents):
-        problem = verify(run, name)
-        if problem is None:
-            return name, refused
-        refused.append(f"{name}: {problem}")
-    if refused:
-        raise CheckpointError(f"{run.checkpoints}: no checkpoint can be trusted: {'; '.join(refused)}")
-    if step := last_saved_step(run, parents):
-        raise CheckpointError(
-            f"{run.checkpoints}: has no checkpoint, but one of step {step} was saved there; put it back, or remove "
-            f"{run.path} to start anew"
-        )
-    return None, []
-
-
-def last_saved_step(run: RunDir, parents: dict[int, str | None]) -> int:
-    """The step of a checkpoint that the newest attempt wrote or resumed from, by what lies outside of `checkpoints`.
-
-    0 when there was none; a superseded attempt's do not count.
-    """
-    newest = max(parents, default=None)
-    if newest is None:
-        return 0
-    parent = parents[newest]
-    return max(0 if parent is None else _order(parent)[0], told_saved(run, newest))
 
 
 def load(run: RunDir, group: Group, name: str, refused: list[str]) -> Checkpoint:

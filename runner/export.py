@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from runner.checkpoint import load, newest_valid, world_size
+from runner.checkpoint import load, world_size
 from runner.config import Trial
 from runner.errors import ConfigError
 from runner.explain import OptionError
 from runner.files import read_rows, replacing
 from runner.group import Group
+from runner.lineage import newest_valid
 from runner.rundir import RunDir
 from runner.schema import load_yaml
 from runner.state import misfits

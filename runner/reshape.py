@@ -38,9 +38,9 @@ def reshape(run: RunDir, trial: Trial) -> None:
 
 
 def _check_checkpoint(run: RunDir, trial: Trial) -> None:
-    from runner import checkpoint, elastic
+    from runner import checkpoint, elastic, lineage
 
-    name, _ = checkpoint.newest_valid(run)
+    name, _ = lineage.newest_valid(run)
     if name is None or (saved := checkpoint.world_size(run, name)) == trial.resources.ranks:
         return
     if not trial.resources.elastic:

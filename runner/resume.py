@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from runner import checkpoint, elastic
+from runner import checkpoint, elastic, lineage
 from runner.errors import CheckpointError
 from runner.exactness import why_inexact
 from runner.experiment import differing_keys
@@ -18,7 +18,7 @@ def restore(run: Run) -> None:
     if run.group.is_main:
         try:
             checkpoint.clean(run.attempt.run)
-            found["name"], found["refused"] = checkpoint.newest_valid(run.attempt.run)
+            found["name"], found["refused"] = lineage.newest_valid(run.attempt.run)
             rows = run.attempt.run.attempt_rows()
             run.interruptions = count_interruptions(rows)
             if (seconds := longest_stop_seconds(rows)) is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from runner import checkpoint, loader, named
+from runner import lineage, loader, named
 from runner.config import Trial
 from runner.dataset import ImageSet, Records, Split
 from runner.errors import ConfigError, DataError
@@ -42,7 +42,7 @@ def known_tokenizer(trial: Trial, options: named.ResolvedTrial, run: RunDir) -> 
 
     Raises ConfigError for weights that do not say it, where the trial's own training texts would make other ids.
     """
-    if run.tokenizer.exists() and checkpoint.list_names(run):
+    if run.tokenizer.exists() and lineage.list_names(run):
         return run.tokenizer.read_text()
     if trial.init_path is None:
         return None

@@ -298,7 +298,7 @@ def _set_save_interval(run: RunDir, trial: Trial, every_steps: int) -> None:
 
 def _next_step(run: RunDir) -> int:
     """Where the next attempt will go on, by the checkpoints there are."""
-    from runner.checkpoint import newest_valid
+    from runner.lineage import newest_valid
 
     name, _ = newest_valid(run)
     return 0 if name is None else int(name[5:13])

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from runner import background, checkpoint
+from runner import background, checkpoint, lineage
 from runner.attempt import claim
 from runner.background import Background
 from runner.errors import CheckpointError
@@ -37,7 +37,7 @@ PATIENCE_SECONDS = 60
 def write_for_ever(run: RunDir, in_background: bool, acknowledged: mmap.mmap) -> None:
     """Save one step after the other."""
     attempt = claim(run)
-    name, _ = checkpoint.newest_valid(run)
+    name, _ = lineage.newest_valid(run)
     step = int(name[5:13]) if name else 0
     attempt.record_start(job_id="1", launch=attempt.name, world=1, step=step, steps=0, resumed_from=name)
     checkpoint.clean(run)
@@ -80,7 +80,7 @@ def kill_one(run: RunDir, chance: random.Random, in_background: bool) -> int:
 
 def judge(run: RunDir, acknowledged: int) -> str:
     try:
-        name, _ = checkpoint.newest_valid(run)
+        name, _ = lineage.newest_valid(run)
     except CheckpointError:
         return "unrecoverable"
     if name is None or int(name[5:13]) < acknowledged:

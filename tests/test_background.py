@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runner import background, checkpoint, saving
+from runner import background, checkpoint, lineage, saving
 from runner.attempt import Attempt, SupersededError, claim
 from runner.background import Background, GivenUpError
 from runner.errors import CheckpointError
@@ -41,10 +41,10 @@ def test_it_is_the_same_checkpoint(tmp_path):
     attempt = start(run)
     write(run, attempt, 3)
     checkpoint.save(run, Group(), attempt, 4, *content(4), {"trial": run.trial})
-    one, other = (run.checkpoints / checkpoint.name_of(step, 1) for step in (3, 4))
+    one, other = (run.checkpoints / lineage.name_of(step, 1) for step in (3, 4))
     assert sorted(file.name for file in one.iterdir()) == sorted(file.name for file in other.iterdir())
-    name, refused = checkpoint.newest_valid(run)
-    assert (name, refused) == (other.name, []) and checkpoint.verify(run, one.name) is None
+    name, refused = lineage.newest_valid(run)
+    assert (name, refused) == (other.name, []) and lineage.verify(run, one.name) is None
     assert checkpoint.load(run, Group(), one.name, []).own == {"rng": 3}
     assert not list(run.checkpoints.glob(".*"))
 
@@ -72,7 +72,7 @@ def test_given_up_it_leaves_no_checkpoint_and_once_committing_it_is_one(tmp_path
                 work.collect()
         else:
             work.collect()
-    assert checkpoint.list_names(run) == ["step_00000003.00001"]
+    assert lineage.list_names(run) == ["step_00000003.00001"]
     assert not list(run.checkpoints.glob(".*"))
 
 
@@ -82,10 +82,10 @@ def test_a_full_disk_is_an_error_of_the_checkpoint(tmp_path, place):
     attempt = start(run)
     with pytest.raises(CheckpointError, match="No space left"):
         write(run, attempt, 1, faults=Faults([Fault(place, "full")]))
-    assert checkpoint.list_names(run) == [] and not list(run.checkpoints.glob(".*"))
+    assert lineage.list_names(run) == [] and not list(run.checkpoints.glob(".*"))
     # The same step, while training waits: what the failed one left is not in its way.
     checkpoint.save(run, Group(), attempt, 1, *content(1), {})
-    assert checkpoint.newest_valid(run)[0] == "step_00000001.00001"
+    assert lineage.newest_valid(run)[0] == "step_00000001.00001"
 
 
 def test_a_superseded_attempt_does_not_commit(tmp_path):
@@ -127,8 +127,8 @@ def test_ranks_commit_together_and_one_that_cannot_write_fails_only_its_step(tmp
     run = make_run(tmp_path / "trial")
     start(run)
     results = run_ranks(3, write_on_ranks, str(run.path), 1, failing)
-    assert checkpoint.list_names(run) == ["step_00000001.00001", "step_00000003.00001"]
-    assert all(checkpoint.verify(run, name) is None for name in checkpoint.list_names(run))
+    assert lineage.list_names(run) == ["step_00000001.00001", "step_00000003.00001"]
+    assert all(lineage.verify(run, name) is None for name in lineage.list_names(run))
     assert {file.name for file in (run.checkpoints / "step_00000003.00001").iterdir()} == {
         *(f"rank_{rank:05d}.pt" for rank in range(3)),
         "manifest.json",
@@ -156,10 +156,10 @@ def test_training_on_meanwhile_does_not_change_what_is_saved(tmp_path, monkeypat
     monkeypatch.setattr("runner.faults.SLOW_SECONDS", 0.2)
     outcome, _ = run_rank(run, Place(), redirect=False, proof=Proof(tuple(faults)))
     assert not outcome.verdict and fingerprint(run) == fingerprint(straight)
-    saved = [int(name[5:13]) for name in checkpoint.list_names(run)]
+    saved = [int(name[5:13]) for name in lineage.list_names(run)]
     # The last in flight may be given up for the final one.
     assert sorted({*saved, 18}) == [3, 6, 9, 12, 15, 18, 20]
-    for name in checkpoint.list_names(run):
+    for name in lineage.list_names(run):
         loaded = checkpoint.load(run, Group(), name, [])
         # The last one was written while training waited.
         assert loaded.step == 20 or hash_of(loaded.shared) == hashed[loaded.step], name
@@ -185,12 +185,12 @@ def test_an_interruption_while_one_is_in_flight(tmp_path, signal, monkeypatch):
     if signal == "USR2":
         outcome, _ = run_rank(run, Place(), redirect=False, proof=proof)
         assert outcome.verdict and outcome.step == 9
-        assert checkpoint.newest_valid(run)[0] == checkpoint.name_of(outcome.step, 1)
-        assert "step_00000008.00001" not in checkpoint.list_names(run), "superseded"
+        assert lineage.newest_valid(run)[0] == lineage.name_of(outcome.step, 1)
+        assert "step_00000008.00001" not in lineage.list_names(run), "superseded"
     else:
         code = exit_code_of(run, proof)
         assert code == -9
-        assert checkpoint.newest_valid(run)[0] == "step_00000004.00001"
+        assert lineage.newest_valid(run)[0] == "step_00000004.00001"
         # Or none: the kill may come before the thread has begun.
         assert {path.name for path in run.checkpoints.glob(".tmp-*")} <= {".tmp-step_00000008.00001.background"}
     train_here(run)
@@ -214,7 +214,7 @@ def test_a_failure_is_reported_at_the_next_step_and_training_goes_on(tmp_path, c
     assert not outcome.verdict
     said = capsys.readouterr().out
     assert "checkpoint failed, training goes on: step 8: rank 0 could not write its part: [Errno 28] No space" in said
-    assert [int(name[5:13]) for name in checkpoint.list_names(run)] == [12, 16, 20]
+    assert [int(name[5:13]) for name in lineage.list_names(run)] == [12, 16, 20]
 
 
 def test_an_error_of_other_kinds_ends_the_run(tmp_path):
@@ -231,7 +231,7 @@ def test_without_memory_for_a_copy_training_waits_for_each_checkpoint(tmp_path, 
     run = prepare_run(tmp_path, checkpoint={"background": "always", "every_steps": 4, "keep": 9})
     train_here(run)
     assert "no memory for a copy of the state, so training waits" in capsys.readouterr().out
-    assert [int(name[5:13]) for name in checkpoint.list_names(run)] == [4, 8, 12, 16, 20]
+    assert [int(name[5:13]) for name in lineage.list_names(run)] == [4, 8, 12, 16, 20]
 
 
 @pytest.mark.ddp

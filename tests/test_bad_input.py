@@ -22,7 +22,7 @@ import pytest
 import torch
 import yaml
 
-from runner import checkpoint
+from runner import lineage
 from runner.cli import run as cli
 from runner.data import cifar10
 from runner.errors import ConfigError, UserError
@@ -566,7 +566,7 @@ def run(saved, here) -> RunDir:
 def rewrite(run: RunDir, change: Callable[[dict[str, Any]], Any], steps: tuple[int, ...] = (2, 4)) -> None:
     """Change what a rank saved, and the manifest with it: the sums are right, whoever did it."""
     for step in steps:
-        folder = run.checkpoints / checkpoint.name_of(step, 1)
+        folder = run.checkpoints / lineage.name_of(step, 1)
         file = folder / "rank_00000.pt"
         content = torch.load(file, weights_only=True)
         changed = change(content)
@@ -587,23 +587,23 @@ def remake(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def cut(run: RunDir, step: int) -> None:
-    file = run.checkpoints / checkpoint.name_of(step, 1) / "rank_00000.pt"
+    file = run.checkpoints / lineage.name_of(step, 1) / "rank_00000.pt"
     os.truncate(file, file.stat().st_size - 1)
 
 
 def flip(run: RunDir, step: int) -> None:
-    file = run.checkpoints / checkpoint.name_of(step, 1) / "rank_00000.pt"
+    file = run.checkpoints / lineage.name_of(step, 1) / "rank_00000.pt"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
 def age(run: RunDir, step: int) -> None:
-    remake(run.checkpoints / checkpoint.name_of(step, 1), lambda manifest: manifest.update(format=99))
+    remake(run.checkpoints / lineage.name_of(step, 1), lambda manifest: manifest.update(format=99))
 
 
 def give_away(run: RunDir, step: int) -> None:
-    os.chown(run.checkpoints / checkpoint.name_of(step, 1) / "rank_00000.pt", STRANGER, STRANGER)
+    os.chown(run.checkpoints / lineage.name_of(step, 1) / "rank_00000.pt", STRANGER, STRANGER)
 
 
 DAMAGES = {
@@ -635,7 +635,7 @@ def test_a_bad_checkpoint_is_passed_over_and_44_all_bad_ones_are_listed(run, cap
 
 def two_ranks(run: RunDir) -> None:
     for step in (2, 4):
-        folder = run.checkpoints / checkpoint.name_of(step, 1)
+        folder = run.checkpoints / lineage.name_of(step, 1)
         shutil.copy(folder / "rank_00000.pt", folder / "rank_00001.pt")
         remake(
             folder,

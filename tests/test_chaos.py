@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner import checkpoint
+from runner import lineage
 from runner.faults import Proof
 from runner.files import read_rows
 from runner.local_ranks import LocalRanks
@@ -51,7 +51,7 @@ def wait_to_strike(run: RunDir, ranks: LocalRanks, known: set[str], rng: random.
     """Until a new checkpoint has been committed (most of the time), and a random moment more."""
     deadline = time.monotonic() + 60
     if rng.random() < 0.85:
-        while not set(checkpoint.list_names(run)) - known and all(p.is_alive() for p in ranks.processes):
+        while not set(lineage.list_names(run)) - known and all(p.is_alive() for p in ranks.processes):
             assert time.monotonic() < deadline, f"no new checkpoint; see {run.logs}"
             time.sleep(0.005)
     time.sleep(rng.uniform(0, 0.3))
@@ -60,7 +60,7 @@ def wait_to_strike(run: RunDir, ranks: LocalRanks, known: set[str], rng: random.
 def torment(run: RunDir, world: int, most: int, rng: random.Random, counts: Counter[str]) -> None:
     """Train to the end through at most `most` interruptions."""
     for number in range(200):
-        known = set(checkpoint.list_names(run))
+        known = set(lineage.list_names(run))
         with LocalRanks(run, world, f"chaos-{number}", proof=Proof(prompt=True)) as ranks:
             kind = rng.choice(KINDS)
             if number < most:
@@ -70,7 +70,7 @@ def torment(run: RunDir, world: int, most: int, rng: random.Random, counts: Coun
                 if alive:
                     counts["interruptions"] += 1
                     counts[kind] += 1
-                    counts["after progress"] += bool(set(checkpoint.list_names(run)) - known)
+                    counts["after progress"] += bool(set(lineage.list_names(run)) - known)
                     counts["of resumed attempts"] += bool(known)
             ranks.wait(120)
         if run.result.exists():

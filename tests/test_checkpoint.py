@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner import checkpoint
+from runner import checkpoint, lineage
 from runner.attempt import SupersededError, claim, read_parents
 from runner.errors import CheckpointError, ConfigError
 from runner.experiment import validate
@@ -49,7 +49,7 @@ def test_what_was_saved_comes_back(tmp_path):
     run = make_run(tmp_path / "trial")
     attempt = start(run)
     save(run, attempt, 3, 1.5)
-    name, refused = checkpoint.newest_valid(run)
+    name, refused = lineage.newest_valid(run)
     assert (name, refused) == ("step_00000003.00001", [])
     found = checkpoint.load(run, Group(), name, refused)
     assert found.step == 3 and found.own == {"rng": 3}
@@ -81,7 +81,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_previous_one_used(tmp_path, dam
             manifest.unlink()
         case "newer format":
             manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
-    name, refused = checkpoint.newest_valid(run)
+    name, refused = lineage.newest_valid(run)
     assert name == "step_00000001.00001"
     assert len(refused) == 1 and refused[0].startswith("step_00000002.00001: ")
 
@@ -95,9 +95,9 @@ def test_every_flipped_byte_is_found(tmp_path):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << random.Random(position).randrange(8)
         file.write_bytes(damaged)
-        assert checkpoint.verify(run, name) is not None, f"byte {position}"
+        assert lineage.verify(run, name) is not None, f"byte {position}"
     file.write_bytes(whole)
-    assert checkpoint.verify(run, name) is None
+    assert lineage.verify(run, name) is None
 
 
 def test_a_trial_never_silently_restarts_from_zero(tmp_path):
@@ -107,7 +107,7 @@ def test_a_trial_never_silently_restarts_from_zero(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"no checkpoint can be trusted: step_00000001\.00001: it has no manifest"
     ):
-        checkpoint.newest_valid(run)
+        lineage.newest_valid(run)
 
 
 @pytest.mark.parametrize("known_by", ["the save", "the next attempt", "the end of the attempt"])
@@ -123,18 +123,18 @@ def test_checkpoints_that_are_gone_are_missed(tmp_path, known_by):
         attempt.record_end(step=7, cause="preempted", requeue=True, signal_to_saved_seconds=0.1)
     shutil.rmtree(run.checkpoints)
     with pytest.raises(CheckpointError, match=rf"{run.checkpoints}: has no checkpoint, but one of step 7 was saved"):
-        checkpoint.newest_valid(run)
+        lineage.newest_valid(run)
 
 
 def test_what_was_never_saved_is_not_missed(tmp_path):
     run = make_run(tmp_path / "trial")
     attempt = start(run)
     attempt.record_end(step=7, cause="killed", requeue=True, signal_to_saved_seconds=None)
-    assert checkpoint.newest_valid(run) == (None, [])
+    assert lineage.newest_valid(run) == (None, [])
     save(run, attempt, 3)
     start(run)
     shutil.rmtree(run.checkpoints)
-    assert checkpoint.newest_valid(run) == (None, []), "the newest attempt did without"
+    assert lineage.newest_valid(run) == (None, []), "the newest attempt did without"
 
 
 def test_an_export_to_what_is_no_file_is_refused(tmp_path):
@@ -176,18 +176,18 @@ def test_a_superseded_attempt_cannot_commit_and_its_late_commits_are_not_read(tm
     assert isinstance(caught.value.__cause__, SupersededError)
     # One commit slips past the check: as if the check had been made just before the new attempt started.
     os.rename(run.checkpoints / ".tmp-step_00000020.00001", run.checkpoints / "step_00000020.00001")
-    assert checkpoint.newest_valid(run)[0] == "step_00000010.00001"
+    assert lineage.newest_valid(run)[0] == "step_00000010.00001"
     save(run, new, 12)
-    assert checkpoint.newest_valid(run)[0] == "step_00000012.00002"
+    assert lineage.newest_valid(run)[0] == "step_00000012.00002"
 
 
 def test_lineage_follows_the_newest_attempt_down():
-    names = [checkpoint.name_of(step, attempt) for step, attempt in [(5, 1), (9, 1), (7, 2), (8, 2), (6, 3)]]
+    names = [lineage.name_of(step, attempt) for step, attempt in [(5, 1), (9, 1), (7, 2), (8, 2), (6, 3)]]
     parents = {1: None, 2: "step_00000005.00001", 3: "step_00000007.00002"}
-    chain = checkpoint.lineage(names, parents)
+    chain = lineage.follow(names, parents)
     assert chain == ["step_00000006.00003", "step_00000007.00002", "step_00000005.00001"]
-    assert checkpoint.lineage(names, {1: None}) == ["step_00000009.00001", "step_00000005.00001"]
-    assert checkpoint.lineage([], {}) == []
+    assert lineage.follow(names, {1: None}) == ["step_00000009.00001", "step_00000005.00001"]
+    assert lineage.follow([], {}) == []
 
 
 @settings(max_examples=100)
@@ -198,7 +198,7 @@ def test_lineage_follows_the_newest_attempt_down():
     st.sampled_from([None, 7, 20]),
 )
 def test_pruning_keeps_the_newest_the_best_and_every_nth(steps, keep, every, best):
-    names = [checkpoint.name_of(step, 1) for step in steps]
+    names = [lineage.name_of(step, 1) for step in steps]
     gone = set(checkpoint.which_to_prune(names, keep=keep, keep_every_steps=every, best_step=best))
     kept = {int(name[5:13]) for name in names if name not in gone}
     expected = set(sorted(steps)[-keep:]) | {s for s in steps if s == best or (every and s % every == 0)}
@@ -212,10 +212,10 @@ def test_prune_waits_for_the_newest_to_verify(tmp_path):
         name = save(run, attempt, step)
     (run.checkpoints / name / "rank_00000.pt").write_bytes(b"torn")
     checkpoint.prune(run, keep=1, keep_every_steps=None, best_step=None)
-    assert len(checkpoint.list_names(run)) == 5
+    assert len(lineage.list_names(run)) == 5
     save(run, attempt, 6)
     checkpoint.prune(run, keep=2, keep_every_steps=None, best_step=1)
-    assert [int(name[5:13]) for name in checkpoint.list_names(run)] == [1, 5, 6]
+    assert [int(name[5:13]) for name in lineage.list_names(run)] == [1, 5, 6]
 
 
 def test_files_and_folders_reach_the_disk_before_the_rename(tmp_path, monkeypatch):
@@ -289,7 +289,7 @@ def test_a_rank_that_cannot_write_fails_the_save_on_all_ranks(tmp_path):
     results = run_ranks(2, save_on_ranks, str(run.path), True)
     assert all(result.startswith("error: step 4: rank 1 could not write its part") for result in results)
     assert "No space left" in results[1]
-    assert checkpoint.list_names(run) == []
+    assert lineage.list_names(run) == []
 
 
 def test_export_and_init_from(tmp_path):

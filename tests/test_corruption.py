@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from runner import background, checkpoint
+from runner import background, lineage
 from runner.group import Group
 from runner.rundir import RunDir
 from tests.test_checkpoint import make_run, start
@@ -19,7 +19,7 @@ def save_on_two_ranks(run: RunDir, attempt, step: int) -> Path:
     for rank in (1, 0):
         group = Group(rank=rank, world=2)
         background.write(run, group, attempt, step, shared, {"rng": rank}, {"trial": "t"}, lambda: None)
-    return run.checkpoints / checkpoint.name_of(step, attempt.number)
+    return run.checkpoints / lineage.name_of(step, attempt.number)
 
 
 def corrupt(file: Path, chance: random.Random) -> str:
@@ -49,11 +49,11 @@ def test_a_thousand_corruptions_are_detected_and_the_older_checkpoint_is_used(me
         file = chance.choice(files)
         whole = file.read_bytes()
         done = corrupt(file, chance)
-        name, refused = checkpoint.newest_valid(run)
+        name, refused = lineage.newest_valid(run)
         if name != older.name or len(refused) != 1:
             missed.append(done)
         file.write_bytes(whole)
-    assert checkpoint.newest_valid(run) == (newest.name, [])
+    assert lineage.newest_valid(run) == (newest.name, [])
     print(f"\n{CORRUPTIONS - len(missed)} of {CORRUPTIONS} corruptions detected, each with the older checkpoint used")
     assert not missed, missed[:5]
 
@@ -65,6 +65,6 @@ def test_a_checkpoint_of_the_first_format_is_read(tmp_path):
     document = json.loads(manifest.read_text())
     del document["sha256"]
     manifest.write_text(json.dumps({**document, "format": 1}))
-    assert checkpoint.verify(run, "step_00000001.00001") is None
+    assert lineage.verify(run, "step_00000001.00001") is None
     manifest.write_text(json.dumps(document))
-    assert checkpoint.verify(run, "step_00000001.00001") == "its manifest is not what was written"
+    assert lineage.verify(run, "step_00000001.00001") == "its manifest is not what was written"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from runner import checkpoint
+from runner import checkpoint, lineage
 from runner.elastic import merge
 from runner.errors import CheckpointError, ConfigError
 from runner.experiment import load_trial
@@ -41,7 +41,7 @@ def train(run: RunDir, world: int, launch: str, faults: tuple[Fault, ...] = ()) 
 
 
 def weights_of(run: RunDir) -> dict[str, torch.Tensor]:
-    name, refused = checkpoint.newest_valid(run)
+    name, refused = lineage.newest_valid(run)
     assert name is not None
     whole, _ = checkpoint.load_parts(run, name, refused)
     weights: dict[str, torch.Tensor] = whole.shared["method"]

@@ -17,8 +17,8 @@ decoded randomness identifiers code proteins mining class_weights color filters 
 time_limit loader attempt heartbeat peers watchdog rendezvous tracking ema online_probe canonical projection decoders
 interpolation curriculum tokenizers method losses methods encoders data schedules lars optimizer precision facts
 features ranking text_metrics evaluation named mirror sync evaluate state elastic exactness journal snapshot manifest
-weights checkpoint export background progress trial_data study search_journal search search_trial run resume saving
-trainer verdict rank job local_queue pack record status pack_requeue after tables columns conditions differences
+lineage weights checkpoint export background progress trial_data study search_journal search search_trial run resume
+saving trainer verdict rank job local_queue pack record status pack_requeue after tables columns conditions differences
 record_cache selectors pace gpus live watch show logs tracebacks results plot search_report goodput advice timeline
 forecast embed refusals orphans plan survey preflight acceptance sbatch dispatch notify prepare request ahead shipment
 submit local_ranks reshape code_changes recode debug verify contract templates cancel plan_file apply trial_environment

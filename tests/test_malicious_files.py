@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from runner import checkpoint
+from runner import checkpoint, lineage
 from runner.attempt import claim
 from runner.cli import run as cli
 from runner.code.triple import read_triples
@@ -92,7 +92,7 @@ def run() -> RunDir:
 
 
 def newest(run: RunDir) -> Path:
-    return run.checkpoints / checkpoint.name_of(2, 1)
+    return run.checkpoints / lineage.name_of(2, 1)
 
 
 def claim_sums(folder: Path, **changes) -> None:
@@ -145,7 +145,7 @@ def test_a_rank_file_with_the_right_sum_runs_nothing(run, name):
     content, why = RANK_FILES[name]
     (newest(run) / "rank_00000.pt").write_bytes(content)
     claim_sums(newest(run))
-    assert checkpoint.newest_valid(run) == (newest(run).name, []), "by its sums it is whole"
+    assert lineage.newest_valid(run) == (newest(run).name, []), "by its sums it is whole"
     refused(CheckpointError, lambda: checkpoint.load(run, Group(), newest(run).name, []), why)
 
 
@@ -227,8 +227,8 @@ CHECKPOINTS = {
 def test_a_checkpoint_that_leads_elsewhere_is_passed_over(run, name):
     spoil, why = CHECKPOINTS[name]
     spoil(run)
-    found, told = checkpoint.newest_valid(run)
-    assert found == checkpoint.name_of(1, 1)
+    found, told = lineage.newest_valid(run)
+    assert found == lineage.name_of(1, 1)
     (line,) = told
     assert why in line and "\n" not in line
 

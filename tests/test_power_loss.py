@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runner import background, checkpoint
+from runner import background, checkpoint, lineage
 from runner.attempt import Attempt, claim
 from runner.config import TrackingConfig
 from runner.errors import CheckpointError
@@ -41,7 +41,7 @@ def train_twice(run: RunDir, save, record: Recording) -> None:
     for first in (1, 3):
         attempt = claim(run)
         checkpoint.clean(run)
-        name, _ = checkpoint.newest_valid(run)
+        name, _ = lineage.newest_valid(run)
         attempt.record_start(job_id="1", launch=str(first), world=1, step=0, steps=4, resumed_from=name)
         tracker = Tracker(attempt, TrackingConfig())
         tracker.begin(first - 1)
@@ -58,7 +58,7 @@ def judge(disk: Disk, folder: Path, acknowledged: int) -> str:
     """What the reader makes of a disk: "good", or what is wrong."""
     materialise(disk, folder)
     try:
-        name, _ = checkpoint.newest_valid(RunDir(folder))
+        name, _ = lineage.newest_valid(RunDir(folder))
     except (CheckpointError, ValueError):
         return "unrecoverable"
     finally:

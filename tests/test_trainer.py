@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runner import checkpoint, named
+from runner import checkpoint, lineage, named
 from runner.batch import Batch
 from runner.errors import ConfigError, NonFiniteLossError
 from runner.experiment import load_trial
@@ -36,7 +36,7 @@ def restore_torch():
 
 
 def final_weights(run: RunDir) -> dict[str, torch.Tensor]:
-    name, _ = checkpoint.newest_valid(run)
+    name, _ = lineage.newest_valid(run)
     assert name is not None
     return checkpoint.load(run, Group(), name, []).shared["method"]
 
@@ -169,7 +169,7 @@ def test_two_ranks_learn_what_one_learns(tmp_path):
     train_on_ranks(two, 2)
     losses = [[row["train/loss"] for row in read_rows(run.metrics)] for run in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    name, _ = checkpoint.newest_valid(two)
+    name, _ = lineage.newest_valid(two)
     weights = checkpoint.load(two, Group(0, 2), name, []).shared["method"]
     for key, value in final_weights(one).items():
         torch.testing.assert_close(weights[key], value, rtol=1e-4, atol=1e-5, msg=key)
@@ -222,7 +222,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_with_its_cause(tmp_path):
         train_here(run)
     crash = read_json(run.crash(1, 0))
     assert crash["cause"] == "non-finite loss" and "NonFiniteLossError" in Path(crash["traceback"]).read_text()
-    for name in checkpoint.list_names(run):
+    for name in lineage.list_names(run):
         weights = checkpoint.load(run, Group(), name, []).shared["method"]
         assert all(torch.isfinite(w).all() for w in weights.values() if w.is_floating_point()), "no poisoned state"
 

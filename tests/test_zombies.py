@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from runner import background, checkpoint
+from runner import background, checkpoint, lineage
 from runner.attempt import Attempt, SupersededError, claim
 from runner.config import TrackingConfig
 from runner.errors import CheckpointError
@@ -42,7 +42,7 @@ class Trainer:
     def __init__(self, run: RunDir, keep: int) -> None:
         self.run, self.keep = run, keep
         self.attempt: Attempt = claim(run)
-        name, _ = checkpoint.newest_valid(run)
+        name, _ = lineage.newest_valid(run)
         self.done = [] if name is None else load(run, name)
         self.attempt.record_start(
             job_id="1", launch=self.attempt.name, world=1, step=len(self.done), steps=99, resumed_from=name
@@ -107,7 +107,7 @@ def haunt(folder: Path, chance: random.Random) -> str | None:
             break
     if not new:
         supersede()
-    name, refused = checkpoint.newest_valid(run)
+    name, refused = lineage.newest_valid(run)
     found = [] if name is None else load(run, name)
     if refused or found != expected[0]:
         return f"{name} holds {found}, not {expected[0]}; refused {refused}"

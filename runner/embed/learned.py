@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from runner import checkpoint, named
+from runner import checkpoint, lineage, named
 from runner.config import Trial
 from runner.dataset import Records, Split
 from runner.errors import CheckpointError, ConfigError
@@ -89,7 +89,7 @@ def load_newest(run: RunDir, method: Method) -> int:
 
     Raises: ConfigError for a trial without one; CheckpointError for one that does not fit.
     """
-    name, refused = checkpoint.newest_valid(run)
+    name, refused = lineage.newest_valid(run)
     if name is None:
         raise ConfigError(f"{run.experiment}/{run.trial}: has no checkpoint to take the weights from yet")
     saved = checkpoint.load(run, Group(world=checkpoint.world_size(run, name)), name, refused)
