@@ -14,7 +14,7 @@ from runner.grouped_yaml import split_text
 from runner.record import find_flaw
 from runner.rundir import RunDir
 from runner.strict_yaml import parse_yaml
-from runner.sweep import SEARCH
+from runner.sweep_config import SEARCH
 from runner.tables import varying_keys
 
 

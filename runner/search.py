@@ -27,7 +27,8 @@ from runner.schema import build, set_key
 from runner.search_config import SearchConfig
 from runner.strict_yaml import flow, parse_yaml
 from runner.study import Member, import_optuna, suggest
-from runner.sweep import SEARCH, Variant
+from runner.sweep import Variant
+from runner.sweep_config import SEARCH
 
 FOLDER = ".search"
 PATIENCE_SECONDS = 60

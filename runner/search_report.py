@@ -17,7 +17,7 @@ from runner.search_config import SearchConfig
 from runner.status import Row, read_statuses
 from runner.strict_yaml import flow
 from runner.study import Member, best, importances
-from runner.sweep import SEARCH
+from runner.sweep_config import SEARCH
 from runner.tables import format_value, new_table, short_names
 
 _STUDY = re.compile(r"^  study: [\'\"]?(\w+)", re.MULTILINE)

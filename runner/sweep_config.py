@@ -25,6 +25,8 @@ from runner.schema import Options
 from runner.search_config import SearchOptions
 
 MAX_TRIALS = 100_000
+SEARCH = "search"
+"""The group of a config that says of which search it is."""
 
 
 class RandomSearch(Options):
