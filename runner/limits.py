@@ -71,10 +71,22 @@ class Accounts:
     associations: tuple[Mapping[str, str], ...]
     """Of the user."""
 
-    account_jobs: Mapping[str, str]
-    """Account -> GrpSubmitJobs."""
+    tree: Mapping[str, Mapping[str, str]]
+    """All accounts by name, each with the account that it is part of."""
 
     qos: Mapping[str, Mapping[str, str]]
+
+    def above(self, account: str) -> list[str]:
+        """An account, the one that it is part of, and so on."""
+        chain: list[str] = []
+        while account and account not in chain:
+            chain.append(account)
+            account = self.tree.get(account, {}).get("ParentName", "")
+        return chain
+
+    def below(self, account: str) -> tuple[str, ...]:
+        """An account and all that are part of it."""
+        return tuple(name for name in self.tree if account in self.above(name))
 
     def association(self, account: str, partition: str) -> Mapping[str, str]:
         """The user's row for an account, of the partition alone where there is one; empty for none."""
@@ -93,18 +105,21 @@ class Job:
     partition: str
 
 
+Same = Mapping[str, tuple[str, ...]]
+"""Field of a Job -> what it may be."""
+
+
 @dataclass(frozen=True)
 class Cap:
     """A limit on jobs that agree in some fields."""
 
     limit: int
     words: str
-    same: Mapping[str, str]
-    """Field of a Job -> what it is."""
+    same: Same
 
     def bound(self, jobs: Iterable[Job]) -> Bound:
         """The limit with the number of those that count."""
-        there = sum(all(getattr(job, field) == value for field, value in self.same.items()) for job in jobs)
+        there = sum(all(getattr(job, field) in values for field, values in self.same.items()) for job in jobs)
         return Bound(self.limit, there, self.words)
 
 
@@ -143,15 +158,13 @@ def read_accounts(cluster: str) -> Accounts:
     where = [f"cluster={cluster}"]
     tables = {
         ("user", *where, f"name={slurm.user_name()}", "withassoc"): ASSOCIATION_FIELDS,
-        ("assoc", *where, "user="): ("Account", "GrpSubmitJobs"),
+        ("assoc", *where, "user="): ("Account", "ParentName", "GrpSubmitJobs"),
         ("qos",): QOS_FIELDS,
     }
     # Each takes its time to reach the accounts, wherever they are.
     with ThreadPoolExecutor(len(tables)) as pool:
-        associations, groups, qos = pool.map(_show, tables, tables.values())
-    return Accounts(
-        tuple(associations), {row["Account"]: row["GrpSubmitJobs"] for row in groups}, {row["Name"]: row for row in qos}
-    )
+        associations, tree, qos = pool.map(_show, tables, tables.values())
+    return Accounts(tuple(associations), {row["Account"]: row for row in tree}, {row["Name"]: row for row in qos})
 
 
 def next_job(site: Profile, accounts: Accounts, cluster: Cluster) -> Job:
@@ -164,7 +177,7 @@ def next_job(site: Profile, accounts: Accounts, cluster: Cluster) -> Job:
     return Job(slurm.user_name(), account, site.qos or row.get("DefaultQOS") or only or "normal", partition)
 
 
-Level = tuple[str, Mapping[str, str], dict[str, str]]
+Level = tuple[str, Mapping[str, str], Same]
 """A name, its limits by Slurm's names of them, and what jobs that count have in common."""
 
 
@@ -172,17 +185,16 @@ def _levels(own: Job, accounts: Accounts, cluster: Cluster) -> list[Level]:
     """Whose limits hold for a job, in Slurm's order: of each kind the first that is set."""
     of_partition = cluster.partitions.get(own.partition, {}).get("QoS", "N/A")
     # Of a partition's own QOS everything in the partition counts.
-    levels = [(of_partition, {"partition": own.partition}), (own.qos, {"qos": own.qos})]
+    levels: list[tuple[str, Same]] = [
+        (of_partition, {"partition": (own.partition,)}),
+        (own.qos, {"qos": (own.qos,)}),
+    ]
     if "OverPartQOS" in accounts.qos.get(own.qos, {}).get("Flags", ""):
         levels.reverse()
     row = accounts.association(own.account, own.partition)
-    of_account = {
-        "MaxSubmitJobsPerUser": row.get("MaxSubmitJobs", ""),
-        "GrpSubmitJobs": accounts.account_jobs.get(own.account, ""),
-        "MaxWall": row.get("MaxWall", ""),
-    }
+    of_account = {"MaxSubmitJobsPerUser": row.get("MaxSubmitJobs", ""), "MaxWall": row.get("MaxWall", "")}
     tables: list[Level] = [(f"QOS {name}", accounts.qos.get(name, {}), same) for name, same in levels]
-    return [*tables, (f"account {own.account}", of_account, {"account": own.account})]
+    return [*tables, (f"account {own.account}", of_account, {"account": (own.account,)})]
 
 
 def find_longest(own: Job, accounts: Accounts, cluster: Cluster) -> Longest | None:
@@ -195,9 +207,9 @@ def find_longest(own: Job, accounts: Accounts, cluster: Cluster) -> Longest | No
 
 def list_caps(own: Job, accounts: Accounts, cluster: Cluster) -> list[Cap]:
     """The limits on jobs that wait or run."""
-    whose: dict[str, dict[str, str]] = {
-        "MaxSubmitJobsPerUser": {"user": own.user},
-        "MaxSubmitJobsPerAccount": {"account": own.account},
+    whose: dict[str, Same] = {
+        "MaxSubmitJobsPerUser": {"user": (own.user,)},
+        "MaxSubmitJobsPerAccount": {"account": (own.account,)},
         "GrpSubmitJobs": {},
     }
     found: dict[str, Cap] = {}
@@ -206,7 +218,20 @@ def list_caps(own: Job, accounts: Accounts, cluster: Cluster) -> list[Cap]:
             limit = read_number(table.get(kind, ""))
             if limit is not None and kind not in found:
                 found[kind] = Cap(limit, f"{kind} of {name}", {**same, **who})
-    return list(found.values())
+    if "GrpSubmitJobs" in found:
+        return list(found.values())
+    # Of these every one holds; in an account count the jobs of all that are part of it.
+    of_groups = {
+        name: read_number(accounts.tree.get(name, {}).get("GrpSubmitJobs", "")) for name in accounts.above(own.account)
+    }
+    return [
+        *found.values(),
+        *(
+            Cap(limit, f"GrpSubmitJobs of account {name}", {"account": accounts.below(name)})
+            for name, limit in of_groups.items()
+            if limit is not None
+        ),
+    ]
 
 
 def read_number(text: str) -> int | None:
@@ -227,8 +252,8 @@ def _show(words: tuple[str, ...], fields: tuple[str, ...]) -> list[dict[str, str
 def _read_bounds(caps: list[Cap]) -> list[Bound]:
     if not caps:
         return []
-    users = {cap.same.get("user") for cap in caps}
-    whose = [] if None in users else ["-u", ",".join(str(user) for user in users)]
+    users = {user for cap in caps for user in cap.same.get("user", [""])}
+    whose = [] if "" in users else ["-u", ",".join(users)]
     lines = ask("squeue", "-h", "-r", *whose, "-o", "%u|%a|%q|%P").splitlines()
     jobs = [Job(*line.split("|")) for line in lines if line.count("|") == 3]
     return [cap.bound(jobs) for cap in caps]

@@ -21,7 +21,13 @@ ACCOUNTS = Accounts(
         {**ME, "Account": "course", "QOS": "small", "MaxWall": "1-00:00:00"},
         {**ME, "Account": "guests", "DefaultQOS": "big"},
     ),
-    {"lab": "", "course": "30"},
+    {
+        "root": {"ParentName": "", "GrpSubmitJobs": ""},
+        "physics": {"ParentName": "root", "GrpSubmitJobs": "200"},
+        "lab": {"ParentName": "root", "GrpSubmitJobs": ""},
+        "course": {"ParentName": "physics", "GrpSubmitJobs": "30"},
+        "seminar": {"ParentName": "course", "GrpSubmitJobs": ""},
+    },
     QOS,
 )
 CLUSTER = Cluster(
@@ -70,7 +76,19 @@ def test_of_each_kind_the_first_limit_that_is_set_holds():
         "MaxSubmitJobsPerUser of QOS small": (3, {"qos", "user"}),
         "GrpSubmitJobs of QOS small": (50, {"qos"}),
     }
-    assert caps("course", "normal", "cpu") == {"GrpSubmitJobs of account course": (30, {"account"})}
+    assert caps("course", "normal", "cpu") == {
+        "GrpSubmitJobs of account course": (30, {"account"}),
+        "GrpSubmitJobs of account physics": (200, {"account"}),
+    }
+
+
+def test_an_account_counts_the_jobs_of_all_that_are_part_of_it():
+    jobs = [Job("you", account, "normal", "cpu") for account in ("seminar", "course", "physics", "lab", "unknown")]
+    found = list_caps(Job("me", "seminar", "normal", "cpu"), ACCOUNTS, CLUSTER)
+    assert [cap.bound(jobs) for cap in found] == [
+        Bound(30, 2, "GrpSubmitJobs of account course"),
+        Bound(200, 3, "GrpSubmitJobs of account physics"),
+    ]
 
 
 def test_the_qos_of_a_partition_comes_first_unless_the_job_s_own_is_over_it():
@@ -97,9 +115,9 @@ def test_the_longest_time_is_that_of_the_first_who_says(account, qos, longest):
 
 def test_only_jobs_that_agree_count():
     jobs = [Job("me", "lab", "small", "gpu"), Job("me", "lab", "normal", "gpu"), Job("you", "lab", "small", "gpu")]
-    cap = Cap(3, "MaxSubmitJobsPerUser of QOS small", {"qos": "small", "user": "me"})
+    cap = Cap(3, "MaxSubmitJobsPerUser of QOS small", {"qos": ("small",), "user": ("me",)})
     assert cap.bound(jobs) == Bound(3, 1, cap.words)
-    assert Cap(9, "GrpSubmitJobs of QOS small", {"qos": "small"}).bound(jobs).room == 7
+    assert Cap(9, "GrpSubmitJobs of QOS small", {"qos": ("small",)}).bound(jobs).room == 7
     assert Bound(1, 4, "x").room == 0
 
 

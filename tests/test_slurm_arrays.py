@@ -31,7 +31,10 @@ def narrow() -> Iterator[onebox.Cluster]:
             "add qos small MaxSubmitJobsPerUser=3",
             "add qos short MaxWall=00:20:00",
             "add account lab",
+            "add account physics GrpSubmitJobs=2",
+            "add account seminar parent=physics",
             f"add user {user()} account=lab",
+            f"add user {user()} account=seminar",
             f"modify user {user()} set qos+=small,short",
         ):
             command = ["sacctmgr", "-i", *words.split()]
@@ -40,9 +43,9 @@ def narrow() -> Iterator[onebox.Cluster]:
         yield cluster
 
 
-def write_site(tmp_path: Path, *lines: str, parallel: int = 3) -> str:
+def write_site(tmp_path: Path, *lines: str, parallel: int = 3, account: str = "lab") -> str:
     path = tmp_path / "site.yaml"
-    keys = ["cluster: slurm", "account: lab", "memory_gb: 0.5", f"parallel: {parallel}", *lines]
+    keys = ["cluster: slurm", f"account: {account}", "memory_gb: 0.5", f"parallel: {parallel}", *lines]
     path.write_text("\n".join(keys))
     return str(path)
 
@@ -103,6 +106,16 @@ def test_a_qos_gets_what_it_has_room_for_and_the_rest_later(narrow, tmp_path, ca
         ids = [str(run.job_rows()[-1]["job_id"]) for run in find_trials(tmp_path / "runs" / "tiny")]
     finally:
         slurm_tools.cancel(ids)
+
+
+def test_a_limit_of_what_an_account_is_part_of_holds(narrow, tmp_path, capfd):
+    site = write_site(tmp_path, 'setup: ["exec sleep 600"]', account="seminar")
+    try:
+        assert submit(tmp_path, site, 3) == 0
+        told = "2 of 3 trials sent: GrpSubmitJobs of account physics is 2, and 0 jobs are there"
+        assert told in capfd.readouterr().err
+    finally:
+        slurm_tools.cancel([str(run.job_rows()[-1]["job_id"]) for run in find_trials(tmp_path / "runs" / "tiny")])
 
 
 CANCEL_ITSELF = """
