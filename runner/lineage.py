@@ -3,14 +3,17 @@
 import hashlib
 import os
 import re
+import time
 
 from runner.attempt import read_parents
 from runner.errors import CheckpointError
 from runner.evidence import told_saved
-from runner.manifest import check_own, read_manifest
+from runner.manifest import FLAWS, check_own, read_manifest
 from runner.rundir import RunDir
 
 NAME = re.compile(r"step_(\d{8})\.(\d{5,})")
+PAUSES_SECONDS = (1.0, 2.0, 4.0)
+"""A file server that takes over from another answers again within seconds."""
 
 
 def name_of(step: int, attempt: int) -> str:
@@ -57,7 +60,10 @@ def candidates(names: list[str], parents: dict[int, str | None]) -> list[str]:
 
 
 def verify(run: RunDir, name: str) -> str | None:
-    """Why a checkpoint cannot be trusted, None when every byte is what was written."""
+    """Why a checkpoint cannot be trusted, None when every byte is what was written.
+
+    Raises: OSError where nobody can tell, because the disk or its server does not answer.
+    """
     folder = run.checkpoints / name
     try:
         manifest = read_manifest(folder, *order_of(name))
@@ -72,23 +78,42 @@ def verify(run: RunDir, name: str) -> str | None:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != expected["sha256"]:
                     return f"{file} does not have the sha256 that was written"
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in FLAWS:
+                raise
             return f"{file} cannot be read: {error}"
     return None
+
+
+def verify_patiently(run: RunDir, name: str) -> str | None:
+    """`verify`, once more after each of some pauses while the disk or its server does not answer."""
+    for pause in PAUSES_SECONDS:
+        try:
+            return verify(run, name)
+        except OSError as error:
+            print(f"runner: {name}: {error}; looked at again in {pause:g} s", flush=True)
+            time.sleep(pause)
+    return verify(run, name)
 
 
 def newest_valid(run: RunDir) -> tuple[str | None, list[str]]:
     """The newest checkpoint that verifies, and the newer ones refused with their reasons.
 
     Raises: CheckpointError when there are some but none verifies, or there were some and none is left: a trial
-    never silently restarts from zero.
+    never silently restarts from zero. OSError when none verifies and one could not be read, as it may be in a while.
     """
     names, parents = list_names(run), read_parents(run)
     refused: list[str] = []
+    unread: OSError | None = None
     for name in candidates(names, parents):
-        problem = verify(run, name)
+        try:
+            problem = verify_patiently(run, name)
+        except OSError as error:
+            unread, problem = error, f"cannot be read: {error}"
         if problem is None:
             return name, refused
         refused.append(f"{name}: {problem}")
+    if unread is not None:
+        raise unread
     if refused:
         raise CheckpointError(f"{run.checkpoints}: no checkpoint can be trusted: {'; '.join(refused)}")
     if step := last_saved_step(run, parents):

@@ -1,5 +1,6 @@
 """The manifest of a checkpoint: the files of all ranks, with sizes and checksums, and nothing that leads elsewhere."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,9 @@ from runner.errors import CheckpointError
 
 FORMAT = 2
 """1: without a sha256 of the manifest itself."""
+
+FLAWS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
+"""What a file's own state may answer; all other errors are of the disk, the file server or this process."""
 
 MANIFEST = "manifest.json"
 LARGEST_BYTES = 64_000_000
@@ -30,7 +34,7 @@ def seal(manifest: dict[str, Any]) -> bytes:
 def read_manifest(folder: Path, step: int, attempt: int) -> dict[str, Any]:
     """The manifest in the folder of a checkpoint; with it every file that it names is one of a rank.
 
-    Raises: CheckpointError, why it cannot be trusted.
+    Raises: CheckpointError, why it cannot be trusted; OSError where nobody can tell.
     """
     path = folder / MANIFEST
     try:
@@ -43,6 +47,8 @@ def read_manifest(folder: Path, step: int, attempt: int) -> dict[str, Any]:
         written = path.read_bytes()
         manifest = dict(json.loads(written))
     except (OSError, ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno not in FLAWS:
+            raise
         raise CheckpointError(f"its manifest cannot be read: {error}") from None
     if flaw := _find_flaw(manifest, written, step, attempt):
         raise CheckpointError(flaw)

@@ -1,5 +1,7 @@
 """A checkpoint is whole or absent: kills, flipped bytes and late writers never lose or poison a trial."""
 
+import errno
+import hashlib
 import json
 import os
 import random
@@ -21,6 +23,7 @@ from runner.export import export, load_weights
 from runner.files import write_yaml
 from runner.group import Group
 from runner.rundir import RunDir
+from runner.signs import classify
 from runner.strict_yaml import dump_yaml
 from tests.experiments import SETTINGS
 from tests.ranks import run_ranks
@@ -108,6 +111,36 @@ def test_a_trial_never_silently_restarts_from_zero(tmp_path):
         CheckpointError, match=r"no checkpoint can be trusted: step_00000001\.00001: it has no manifest"
     ):
         lineage.newest_valid(run)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+@pytest.mark.parametrize("failures", [1, 3, 99])
+def test_a_file_server_that_is_away_costs_no_checkpoint(tmp_path, monkeypatch, number, failures):
+    """It is asked again; a file that cannot be read for longer is passed over, and without another one is no flaw."""
+    run = make_run(tmp_path / "trial")
+    older, newer = [save(run, attempt, step) for attempt in [start(run)] for step in (10, 20)]
+    real, seen = hashlib.file_digest, []
+
+    def digest(stream, name):
+        if newer in stream.name or only:
+            seen.append(name)
+            if len(seen) <= failures:
+                raise OSError(number, os.strerror(number))
+        return real(stream, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", digest)
+    monkeypatch.setattr(lineage, "PAUSES_SECONDS", (0.0, 0.0, 0.0))
+    only = False
+    name, refused = lineage.newest_valid(run)
+    assert name == (newer if failures < 4 else older) and len(refused) == (failures > 3)
+    seen.clear()
+    only = True
+    if failures < 4:
+        assert lineage.newest_valid(run)[0] == newer
+        return
+    with pytest.raises(OSError) as caught:
+        lineage.newest_valid(run)
+    assert caught.value.errno == number and classify(caught.value) == "I/O error", "it is requeued"
 
 
 @pytest.mark.parametrize("known_by", ["the save", "the next attempt", "the end of the attempt"])
