@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from runner.signs import Sign, read_log
+from runner.slurm import UNDECIDED
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ START_UP_SIGNALS = (10, 12)
 NODES_OWN = ("Communication connection failure", "Socket timed out", "TMPDIR", "rolog failed", "Zero Bytes were")
 """Launches that fail for a reason of the node's; a program that is not found may be missing everywhere."""
 
-UNDER_WAY = ("RUNNING", "LOCAL", "FAILED")
+UNDER_WAY = (*UNDECIDED, "LOCAL", "FAILED")
 """States in which nobody but the runner says what follows; in all others the scheduler has decided already."""
 
 ORDERS = ("preempted", "time limit", "terminated", "cancelled", "node failure")

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from runner.budgets import ONLY_AGAIN, POLICIES, End, read_ends, verdict
 from runner.causes import Diagnosis, Evidence, diagnose
+from runner.slurm import UNDECIDED
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def decide(facts: Facts, evidence: Evidence) -> Decision:
         return Decision("leave", "cancelled", "the user cancelled it")
     if facts.failed:
         return Decision("leave", "failed", "failure.json exists")
-    if evidence.job_state not in ("RUNNING", "LOCAL"):
+    if evidence.job_state not in (*UNDECIDED, "LOCAL"):
         # COMPLETING, CANCELLED, PENDING: a scancel, a requeue or a preemption is already under way
         found = diagnose(evidence)
         reason = f"the scheduler has already decided: {evidence.job_state}"

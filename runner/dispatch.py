@@ -174,6 +174,8 @@ def exit_trap(submission: Path, site: Profile, code: Path | None = None) -> list
         "judge() {",
         "  code=$?",
         "  trap - EXIT",
+        # A requeue ends this shell too, and with it whatever it has started.
+        "  trap '' TERM",
         '  [ "$code" -eq 0 ] || ask end "$code"',
         *notify,
         '  exit "$code"',

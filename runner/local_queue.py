@@ -174,12 +174,14 @@ def work_off(
                     else:
                         finish(entry.run)
             if time.monotonic() - looked >= LOOK_SECONDS:
-                for entry in running:
-                    if not entry.terminated and not is_ours(entry.run, submission):
-                        entry.terminated = terminate(entry)
-                for each in [each for each in waiting if each.run.cancelled.exists()]:
-                    waiting.remove(each)
-                    finish(each.run)
+                # Of a file server that is away for a moment all that is asked again.
+                with contextlib.suppress(OSError):
+                    for entry in running:
+                        if not entry.terminated and not is_ours(entry.run, submission):
+                            entry.terminated = terminate(entry)
+                    for each in [each for each in waiting if each.run.cancelled.exists()]:
+                        waiting.remove(each)
+                        finish(each.run)
                 looked = time.monotonic()
             sleep(POLL_SECONDS)
     finally:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from runner.batch import Batch
 from runner.config import Selection
 from runner.dataset import Split
+from runner.errors import ConfigError
 from runner.group import Group
 
 Losses = Tensor | Sequence[Tensor] | dict[str, Tensor]
@@ -71,6 +72,9 @@ class Method(nn.Module):
     uses_all_parameters = True
     """False where the loss of some steps leaves trainable parameters out, as the stages of a curriculum do."""
 
+    may_break_off = True
+    """False where no hook raises BreakEpoch or BreakAllEpochs: ranks then need not compare wishes after each step."""
+
     def forward(self, batch: Batch, step: int) -> Output:
         """The summed loss of this rank's rows, and what to log."""
         losses = self.compute_loss(batch, step)
@@ -125,6 +129,24 @@ class Method(nn.Module):
     def after_eval_step(self, index: int) -> None: ...
     def after_eval(self) -> None: ...
     def after_fit(self) -> None: ...
+
+
+HOOKS = ("before_fit_epoch", "before_fit_step", "after_fit_step", "after_fit_epoch")
+"""Those that may wish to end the epoch or the run."""
+
+
+def may_break_off(method: Method) -> bool:
+    """Whether the hooks of a method have to be listened to."""
+    return method.may_break_off and any(getattr(type(method), hook) is not getattr(Method, hook) for hook in HOOKS)
+
+
+def check_request(method: Method) -> None:
+    """Raise ConfigError where a method breaks off that says it never does: other ranks would not hear of it."""
+    if not method.may_break_off:
+        raise ConfigError(
+            f"{type(method).__name__}: a hook raised BreakEpoch or BreakAllEpochs, and may_break_off is False; "
+            "set may_break_off = True in the class"
+        )
 
 
 def name_losses(losses: Losses) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ def settle_orphans(folder: Path) -> list[str]:
         scripts = slurm.scripts()
         told = []
         for submission, members in lost.items():
-            jobs = [job_id for job_id, script in scripts.items() if Path(script).is_relative_to(submission.path)]
+            jobs = [job_id for job_id, script in scripts.items() if _is_of(submission, Path(script))]
             told += _settle(submission, members, jobs)
         return told
     except SubmissionError:
@@ -63,6 +63,11 @@ def _settle(submission: SubmissionDir, members: dict[int, list[RunDir]], jobs: l
     ]
 
 
+def _is_of(submission: SubmissionDir, script: Path) -> bool:
+    """Whether a job's script lies in a submission's folder, by whatever way that was reached."""
+    return script.is_relative_to(submission.path) or script.resolve().is_relative_to(submission.path.resolve())
+
+
 def _is_newer(run: RunDir, sent: float) -> bool:
     """Whether a trial was submitted after this time, in unix seconds."""
     return any(row["time"] > sent for row in run.job_rows())
@@ -80,4 +85,5 @@ def _unrecorded(submission: SubmissionDir) -> dict[int, list[RunDir]]:
 
 
 def _has_row(run: RunDir, submission: SubmissionDir) -> bool:
-    return any(row["submission"] == str(submission.path) for row in run.job_rows())
+    # By its name, which no other has: a run root may be reached by a link, and have been by another.
+    return any(Path(row["submission"]).name == submission.path.name for row in run.job_rows())

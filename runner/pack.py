@@ -140,7 +140,7 @@ def supervise(submission: SubmissionDir, environment: Any, stop_after: int | Non
 def leave(runs: list[RunDir], submission: Path, job_id: str, orders: Orders) -> None:
     """Requeue the job, unless all trials are over or somebody else has decided; returns where all are over."""
     left = [run.trial for run in runs if is_ours(run, submission) and not is_over(run)]
-    action = decide_job(bool(left), ask_state(job_id), orders.signum)
+    action = decide_job(bool(left), ask_state(job_id, orders.signum), orders.signum)
     print(f"runner: job {job_id}: {action}; to go on: {', '.join(left) or 'none'}", flush=True)
     if action == "requeue":
         requeue(orders.previous_usr2)
@@ -160,9 +160,11 @@ def decide_job(is_left: bool, state: str | None, signum: int) -> Literal["over",
     return "requeue" if state in slurm.UNDECIDED else "leave"
 
 
-def ask_state(job_id: str) -> str | None:
+def ask_state(job_id: str, signum: int) -> str | None:
+    """Slurm's word for a job; None where it does not answer, for long enough where nothing is done without it."""
+    patience_seconds = slurm.ORDER_PATIENCE_SECONDS if signum == signal.SIGTERM else 0
     try:
-        return slurm.show_job(job_id).get("JobState", "")
+        return slurm.show_job(job_id, patience_seconds).get("JobState", "")
     except SubmissionError as error:
         print(f"runner: scontrol did not answer: {error}", flush=True)
         return None

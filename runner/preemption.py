@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -60,9 +60,6 @@ class Answer:
     save: bool = False
     """Rank 0's clock says that a periodic checkpoint is due."""
 
-    request: int = 0
-    """The largest wish a hook of any rank expressed, such as to end the epoch."""
-
 
 class Preemption:
     """The flag of this rank, and the agreement of all."""
@@ -111,7 +108,7 @@ class Preemption:
         if verdict:
             raise Interrupted(verdict)
 
-    def poll(self, group: Group, step: int, save_due: bool = False, request: int = 0) -> "Answer":
+    def poll(self, group: Group, step: int, save_due: bool = False) -> "Answer":
         """At a step boundary: what all ranks do now.
 
         One rank answers at once. Several ranks compare their wishes in an asynchronous all-reduce whose answer is
@@ -119,15 +116,15 @@ class Preemption:
         the number of steps until the next comparison is part of it.
         """
         if group.world == 1:
-            return Answer(self.flag, save_due, request)
+            return Answer(self.flag, save_due)
         if step < self._next_poll:
             return Answer()
         answer, spacing = Answer(), 1
         if self._pending is not None:
             message, work = self._pending
             work.wait()
-            verdict, save, wish, spacing = message.tolist()
-            answer = Answer(Verdict(verdict), bool(save), wish)
+            verdict, save, spacing = message.tolist()
+            answer = Answer(Verdict(verdict), bool(save))
         now = time.monotonic()
         wanted = 1
         if self._last is not None and step > self._last[0]:
@@ -135,8 +132,8 @@ class Preemption:
             wanted = int(min(max(self.latency_seconds / 2 / max(seconds_per_step, 1e-6), 1), MAX_STEPS_BETWEEN_POLLS))
         self._last = (step, now)
         # What was just agreed on must not be asked for again by the request already under way.
-        again = save_due and not answer.save, request if not answer.request else 0
-        message = torch.tensor([int(self.flag), int(again[0]), again[1], wanted], dtype=torch.int64)
+        again = save_due and not answer.save
+        message = torch.tensor([int(self.flag), int(again), wanted], dtype=torch.int64)
         work = dist.all_reduce(message, op=dist.ReduceOp.MAX, group=group.control, async_op=True)
         self._pending = (message, work)
         self._next_poll = step + spacing
@@ -206,9 +203,10 @@ def heeding(cancelled: Path, preemption: Preemption, every_seconds: float = 1.0)
 
     def look(over: threading.Event) -> None:
         while not over.wait(every_seconds):
-            if cancelled.exists():
-                preemption.raise_flag(signal.SIGTERM)
-                break
+            with suppress(OSError):  # of a file server that is away for a moment
+                if cancelled.exists():
+                    preemption.raise_flag(signal.SIGTERM)
+                    break
 
     with _looking(look, "cancellation"):
         yield

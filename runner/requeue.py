@@ -16,13 +16,13 @@ from typing import Any
 
 from runner import nodes, slurm
 from runner.budgets import POLICIES, read_ends, verdict
-from runner.causes import Diagnosis, Evidence, diagnose
-from runner.client import QUESTION_PATIENCE_SECONDS
+from runner.causes import ORDERS, Diagnosis, Evidence, diagnose
 from runner.decision import Decision, Facts, decide, weigh
 from runner.errors import ConfigError, SubmissionError
 from runner.evidence import attempt_of, gather, last_attempt, read_crashes, saved_step, split_launch
 from runner.files import append_row, check_private, write_json
 from runner.rundir import RunDir
+from runner.signs import read_log
 from runner.submission import read_elements
 
 EXIT_OVER = 3
@@ -134,8 +134,8 @@ def settle_lost(
 ) -> Decision | None:
     """Look at a job that Slurm has started again without asking; None when its ranks may start as they are.
 
-    Where the launch before could not write down how it ended, that is done now; without a word from the accounts,
-    its node failed.
+    Where the launch before could not write down how it ended, that is done now; without a word from the accounts
+    or in its log, its node failed.
     """
     rows = rows_since_submission(run, launch)
     if not rows or run.result.exists() or run.cancelled.exists() or run.failure.exists():
@@ -151,6 +151,9 @@ def settle_lost(
         facts = read_facts(run, before, max_failures)
         code, state = (previous.shell_code, previous.state) if previous is not None else (0, "NODE_FAIL")
         evidence = gather(run, before, code, state, logs)
+        if previous is None and read_log(evidence.log).cause in ORDERS:
+            # What its log was told counts for more than silence.
+            evidence = replace(evidence, job_state="STARTED AGAIN")
         found = diagnose(evidence)
         why_not = weigh(facts, evidence, found)[0]
     words = f"{found.reason}; {why_not}" if why_not else found.reason
@@ -210,9 +213,12 @@ def find_members(manifest: str, index: str) -> list[RunDir] | None:
 
 
 def ask_state(job_id: str, launch: str) -> str:
-    """What Slurm says now of the job of a launch that has ended."""
+    """What Slurm says now of the job of a launch that has ended; waits for a controller that is away.
+
+    Where somebody else has decided, the end of this process ends the wait.
+    """
     try:
-        job = slurm.show_job(job_id, QUESTION_PATIENCE_SECONDS)
+        job = slurm.show_job(job_id, slurm.ORDER_PATIENCE_SECONDS)
     except SubmissionError as error:
         return f"no answer ({error})"
     # Where this launch was cut off from the controller, the job may run again elsewhere.

@@ -167,7 +167,9 @@ def land_without_freight(run: Run) -> None:
 
 def tell_failure(run: Run, error: Exception) -> None:
     """In the log of this rank: rank 0 knows of the others that they failed, and not why."""
-    print(f"runner: checkpoint failed, training goes on: {error}", flush=True)
+    # It goes on also where the disk of the log is the one that is full.
+    with contextlib.suppress(OSError):
+        print(f"runner: checkpoint failed, training goes on: {error}", flush=True)
 
 
 def pruner(run: Run) -> Callable[[], None]:
@@ -181,6 +183,7 @@ def pruner(run: Run) -> Callable[[], None]:
                 run.attempt.run, keep=config.keep, keep_every_steps=config.keep_every_steps, best_step=best_step
             )
         except OSError as error:
-            print(f"runner: older checkpoints stay: {error}", flush=True)
+            with contextlib.suppress(OSError):
+                print(f"runner: older checkpoints stay: {error}", flush=True)
 
     return prune

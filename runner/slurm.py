@@ -196,8 +196,11 @@ def previous_launch(job_id: str) -> JobInfo | None:
         if "accounting storage is disabled" in str(error):
             return None
         raise
-    lines = text.splitlines()
-    return parse_sacct(lines[-2]).get(job_id) if len(lines) > 1 else None
+    launches = [launch for line in text.splitlines() if (launch := parse_sacct(line).get(job_id)) is not None]
+    # The present launch is among them once the accounts have heard of it.
+    if launches and launches[-1].state in ("PENDING", "RUNNING", *UNDECIDED):
+        launches.pop()
+    return launches[-1] if launches else None
 
 
 def cancel(job_ids: Iterable[str]) -> None:

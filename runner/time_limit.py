@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from runner import slurm
 from runner.errors import SubmissionError
@@ -93,8 +93,9 @@ def keeping(limit: TimeLimit, preemption: Preemption, every_seconds: float = 1.0
     def look() -> None:
         while not over.wait(every_seconds):
             if limit.is_up(time.time()) and not over.is_set():
-                print("runner: the time of this job is nearly up", flush=True)
                 preemption.raise_time_limit()
+                with suppress(OSError):  # of a log whose disk is full
+                    print("runner: the time of this job is nearly up", flush=True)
                 break
 
     if limit.end is not None:

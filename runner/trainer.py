@@ -21,7 +21,7 @@ from runner.files import write_json
 from runner.group import Group
 from runner.heartbeat import Pulse
 from runner.journal import Journal
-from runner.method import BreakAllEpochs, BreakEpoch
+from runner.method import BreakAllEpochs, BreakEpoch, check_request, may_break_off
 from runner.optimizer import set_learning_rate
 from runner.preemption import Interrupted, Preemption, Verdict
 from runner.rendezvous import Place
@@ -151,10 +151,11 @@ def train(run: Run) -> None:
     """The loop: every iteration is one optimizer step and what is due after it."""
     state, plan, trial = run.state, run.plan, run.trial
     batches = _batches(run) if not run.at_end else iter(())
-    request = 0
+    compares = run.group.world > 1 and may_break_off(run.method)
     run.method.train()
     while not run.at_end:
         run.at("step")
+        request = 0
         epoch, index = divmod(run.position, plan.steps_per_epoch)
         if index == 0:
             run.pulse.at("epoch", state.step)
@@ -176,12 +177,15 @@ def train(run: Run) -> None:
             rehearse(run)
 
         attend_background(run)
-        answer = run.preemption.poll(run.group, state.step, time.monotonic() >= run.next_save, request)
+        if compares:
+            # Now, and not with the next comparison of flags, whose step depends on the clock.
+            request = run.group.agree_max(request)
+        answer = run.preemption.poll(run.group, state.step, time.monotonic() >= run.next_save)
         if answer.verdict is Verdict.LEAVE:
             raise Interrupted(answer.verdict)
-        if answer.request:
-            request = 0
-            state.finished = answer.request == BREAK_ALL
+        if request:
+            check_request(run.method)
+            state.finished = request == BREAK_ALL
             state.skipped += -run.position % plan.steps_per_epoch
             batches = _batches(run)
         close_step(run, answer.verdict)

@@ -88,7 +88,10 @@ class Watchdog:
                     # This process was stopped for a while; nobody can have got on meanwhile.
                     self._counts_from = now
                 faulthandler.dump_traceback_later(self.limits.stuck_seconds, exit=True, file=2)
-                before, pause = now, self.look(now)
+                before, pause = now, self.limits.beat_seconds
+                # A disk that is full or away must not end the only one who looks.
+                with suppress(OSError):
+                    pause = self.look(now)
         finally:
             faulthandler.cancel_dump_traceback_later()
 
@@ -131,7 +134,8 @@ class Watchdog:
         except FileExistsError:
             return self._read_hang() or found
         except OSError as error:
-            print(f"runner: {path} cannot be written: {error}", file=sys.stderr, flush=True)
+            with suppress(OSError):
+                print(f"runner: {path} cannot be written: {error}", file=sys.stderr, flush=True)
             return found
         # On its behalf: it may be stopped, and then never says so itself.
         with suppress(OSError):
@@ -141,7 +145,15 @@ class Watchdog:
         return found
 
     def _end(self, found: dict[str, Any]) -> None:
-        print(f"runner: hang: {found['error']}; the stacks of all threads follow", file=sys.stderr, flush=True)
+        """Leave with all that is known in the log and on disk, as far as these take it."""
+        try:
+            self._tell(found)
+        finally:
+            os._exit(EXIT_TRY_AGAIN)
+
+    def _tell(self, found: dict[str, Any]) -> None:
+        with suppress(OSError):
+            print(f"runner: hang: {found['error']}; the stacks of all threads follow", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=2, all_threads=True)
         if self.attempt.rank != found["rank"]:
             error = PeerError(f"because of rank {found['rank']}: hang: {found['error']}")
@@ -152,7 +164,6 @@ class Watchdog:
         deadline = time.monotonic() + 2 * self.limits.beat_seconds
         while time.monotonic() < deadline and not all(map(self._has_ended, range(self.world))):
             time.sleep(self.limits.beat_seconds / 20)
-        os._exit(EXIT_TRY_AGAIN)
 
     def _mark_ended(self) -> None:
         with suppress(OSError):

@@ -95,13 +95,13 @@ def train_on_ranks(run: RunDir, world: int, signals: dict[int, int] | None = Non
     """
     left = []
     for step, rank in [*(signals or {}).items(), (-1, -1)]:
-        left.append(run_ranks(world, _train_rank, str(run.path), step, rank, len(left))[0])
+        left.append(run_ranks(world, train_rank, str(run.path), step, rank, len(left))[0])
         if left[-1] == "GO_ON":
             break
     return left
 
 
-def _train_rank(group: Group, folder: str, signal_step: int, signal_rank: int, launch: int) -> str:
+def train_rank(group: Group, folder: str, signal_step: int, signal_rank: int, launch: int) -> str:
     """One attempt of one rank inside `run_ranks`."""
     run = RunDir(Path(folder))
     attempt = claim(run) if group.is_main else None

@@ -67,6 +67,15 @@ def test_jobs_that_nobody_wrote_down_are_their_trials_once(submission, queue, tm
     assert queue.cancelled == []
 
 
+def test_a_run_root_may_be_reached_by_a_link(submission, queue, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    queue.jobs = {"7_0": str(tmp_path / "link" / ".submissions" / "x" / "array.sh")}
+    assert settle_orphans(tmp_path) == ["a: job 7_0 of a submission that was cut off is its"]
+    queue.jobs["7_1"] = str(submission.script)
+    assert settle_orphans(tmp_path / "link") == ["b: job 7_1 of a submission that was cut off is its"]
+    assert ids(submission) == [["7_0"], ["7_1"]] and queue.cancelled == []
+
+
 def test_of_rows_that_a_power_cut_took_away_the_jobs_are_found_again(submission, queue, tmp_path):
     submission.number.write_text("7\n")
     run = submission.members()[0]

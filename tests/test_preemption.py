@@ -1,5 +1,6 @@
 """A signal is noticed at once, whatever the main thread does, and all ranks leave at the same step."""
 
+import errno
 import itertools
 import os
 import random
@@ -60,6 +61,25 @@ def test_a_file_that_says_cancelled_is_heeded_without_a_signal(tmp_path):
         while not preemption.flag and time.monotonic() < deadline:
             os.sched_yield()
     assert preemption.flag is Verdict.SAVE
+
+
+def test_a_file_server_that_is_away_for_a_moment_hides_no_cancellation(tmp_path):
+    looks = []
+
+    class Away(type(tmp_path)):
+        def stat(self, **options):
+            looks.append(self)
+            if len(looks) <= 3:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return super().stat(**options)
+
+    preemption = Preemption()
+    (tmp_path / "cancelled.json").touch()
+    with heeding(Away(tmp_path / "cancelled.json"), preemption, every_seconds=0.01):
+        deadline = time.monotonic() + 10
+        while not preemption.flag and time.monotonic() < deadline:
+            os.sched_yield()
+    assert preemption.flag is Verdict.SAVE and len(looks) == 4
 
 
 def test_handlers_are_put_back_when_no_signal_came():
@@ -146,7 +166,7 @@ def test_one_rank_answers_at_once():
     assert preemption.poll(Group(), 1) == Answer()
     assert preemption.poll(Group(), 2, save_due=True) == Answer(save=True)
     preemption.raise_flag(signal.SIGUSR2)
-    assert preemption.poll(Group(), 3, request=1) == Answer(Verdict.REQUEUE, request=1)
+    assert preemption.poll(Group(), 3) == Answer(Verdict.REQUEUE)
     with pytest.raises(Interrupted):
         preemption.check(Group())
 

@@ -54,6 +54,9 @@ BEGUN = {"attempts": (start(1, 0),)}
         (BEGUN, {"exit_code": 143, "job_state": "CANCELLED"}, "leave", "cancelled"),
         (NOTHING, {"exit_code": 255, "job_state": "PENDING"}, "leave", "terminated"),
         (NOTHING, {"exit_code": 137, "job_state": "no answer (timeout)"}, "leave", "terminated"),
+        # a signal of a preemption is still on its way to some node
+        ({"attempts": (start(1, 0), end(1, "preempted"))}, {"job_state": "SIGNALING"}, "requeue", "preempted"),
+        (NOTHING, {"exit_code": 140, "job_state": "SIGNALING", "started": False}, "requeue", "launch failed"),
         # a killed rank, seen by its peer
         (BEGUN, {"exit_code": 137, "crashes": (crash(0, "peer crash"),)}, "requeue", "killed"),
         (BEGUN, {"crashes": (crash(0, "peer crash"), crash(1, "peer crash"))}, "requeue", "peer crash"),
@@ -333,6 +336,14 @@ def test_a_job_that_came_back_without_a_word_lost_its_node(run, tmp_path):
     last = run.attempt_rows()[-1]
     assert last["cause"] == "node failure" and last["requeue"] and last["attempt"] == 1
     assert settle_lost(run, "7_0.1", None, 3, tmp_path) is None, "once"
+
+
+def test_without_accounts_the_log_knows_better_than_silence(run, tmp_path):
+    begin(run, "7.0", nodes=("n1", "n1"))
+    told = "slurmstepd: error: *** STEP 7.0 ON n1 CANCELLED AT 2026-11-26T10:00:00 DUE TO PREEMPTION ***"
+    (tmp_path / "7_0_log.err").write_text(f"{mark('7.0')}\n{told}\n")
+    decision = settle_lost(run, "7.1", None, 3, tmp_path)
+    assert decision is not None and (decision.action, decision.cause, decision.node) == ("requeue", "preempted", None)
 
 
 def test_the_accounts_know_better_than_silence(run, tmp_path):

@@ -59,6 +59,23 @@ def test_sacct_lines_become_jobs():
 
 
 @pytest.mark.parametrize(
+    ("states", "before"),
+    [
+        (["PREEMPTED", "RUNNING"], "PREEMPTED"),
+        (["NODE_FAIL", "PREEMPTED", "RUNNING"], "PREEMPTED"),
+        (["NODE_FAIL", "PREEMPTED"], "PREEMPTED"),  # of the present launch the accounts have not heard yet
+        (["RUNNING"], None),
+        ([], None),
+    ],
+)
+def test_the_launch_before_the_present_one(monkeypatch, states, before):
+    lines = [f"7|{state}|0:0|n1|1795356856|1795356857|None\n" for state in states]
+    monkeypatch.setattr(ask, "ask", lambda *_: "".join(lines))
+    found = ask.previous_launch("7")
+    assert (found.state if found is not None else None) == before
+
+
+@pytest.mark.parametrize(
     ("name", "elements"),
     [
         ("12", ["12"]),

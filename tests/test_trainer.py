@@ -5,7 +5,10 @@ import math
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +27,8 @@ from runner.preemption import Preemption
 from runner.rundir import RunDir
 from runner.state import seed_everything
 from runner.views import make_views
-from tests.experiments import fingerprint, prepare_run, train_here, train_on_ranks
+from tests.experiments import fingerprint, prepare_run, train_here, train_on_ranks, train_rank
+from tests.ranks import run_ranks
 
 
 @pytest.fixture(autouse=True)
@@ -252,21 +256,61 @@ def test_hooks_come_in_order(tmp_path, monkeypatch):
     ]
 
 
-def test_a_hook_may_break_off_an_epoch_or_the_run(tmp_path, monkeypatch):
+@contextmanager
+def breaking_off(rank: int) -> Iterator[None]:
+    """A hook of one rank ends the first epoch after 4 steps of 5, and the run after 40."""
     real = SCL.after_fit_step
 
     def break_off(self, step):
         real(self, step)
-        if step == 3:
-            raise BreakEpoch
-        if step == 9:
-            raise BreakAllEpochs
+        if self.group.rank == rank and step in (4, 40):
+            raise BreakEpoch if step == 4 else BreakAllEpochs
 
-    monkeypatch.setattr(SCL, "after_fit_step", break_off)
-    run = prepare_run(tmp_path, train={"steps": 20}, data={"limit": 120}, tracking={"every_steps": 1})
-    train_here(run)
-    assert read_json(run.result)["step"] == 9
-    assert [row["step"] for row in read_rows(run.metrics)] == list(range(1, 10))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SCL, "after_fit_step", break_off)
+        patch.setattr(SCL, "may_break_off", True)
+        yield
+
+
+BROKEN_OFF: dict[str, Any] = {
+    "train": {"steps": 60},
+    "data": {"limit": 120},
+    "tracking": {"every_steps": 1},
+    "checkpoint": {"keep": 9},
+}
+
+
+def test_a_hook_may_break_off_an_epoch_or_the_run(tmp_path):
+    run = prepare_run(tmp_path, **BROKEN_OFF)
+    with breaking_off(0):
+        train_here(run)
+    assert read_json(run.result)["step"] == 40
+    assert [row["step"] for row in read_rows(run.metrics)] == list(range(1, 41))
+    assert checkpoint.load(run, Group(), lineage.newest_valid(run)[0], []).shared["skipped"] == 1 + 4
+
+
+def test_a_method_that_says_it_never_breaks_off_must_not(tmp_path, monkeypatch):
+    run = prepare_run(tmp_path, **BROKEN_OFF)
+    with breaking_off(0), pytest.raises(ConfigError, match="SCL: a hook raised BreakEpoch or BreakAllEpochs"):
+        monkeypatch.setattr(SCL, "may_break_off", False)
+        train_here(run)
+
+
+def train_until_broken_off(group: Group, folder: str, signals: list[int]) -> list[str]:
+    """Attempts of one rank of several; rank 1 alone breaks off, and is signalled at these steps."""
+    with breaking_off(1):
+        return [train_rank(group, folder, step, 1, number) for number, step in enumerate([*signals, -1])]
+
+
+@pytest.mark.ddp
+def test_a_wish_of_one_rank_counts_at_its_step_whatever_the_clock_says(tmp_path):
+    straight, cut = (prepare_run(tmp_path / name, **BROKEN_OFF) for name in ("straight", "cut"))
+    assert run_ranks(2, train_until_broken_off, str(straight.path), [])[0] == ["GO_ON"]
+    assert run_ranks(2, train_until_broken_off, str(cut.path), [3])[0] == ["REQUEUE", "GO_ON"]
+    assert fingerprint(cut) == fingerprint(straight)
+    for run in (straight, cut):
+        assert read_json(run.result)["step"] == 40
+        assert checkpoint.load(run, Group(world=2), lineage.newest_valid(run)[0], []).shared["skipped"] == 1 + 4
 
 
 def test_init_from_starts_with_the_exported_weights(tmp_path):

@@ -336,6 +336,34 @@ def test_a_process_that_was_suspended_goes_on(tmp_path: Path) -> None:
     assert (process.returncode, output, error) == (0, "done\n", "")
 
 
+FULL = """
+import os, sys, time
+from pathlib import Path
+from runner.attempt import claim
+from runner.preemption import Preemption
+from runner.rundir import RunDir
+from runner.saving import tell_failure
+from runner.time_limit import TimeLimit, keeping
+from runner.watchdog import Limits, guarding
+full = os.open("/dev/full", os.O_WRONLY)
+os.dup2(full, 1), os.dup2(full, 2)
+tell_failure(None, OSError("no space left"))
+preemption = Preemption()
+with keeping(TimeLimit(time.time() - 1), preemption, every_seconds=0.01):
+    while not preemption.flag:
+        time.sleep(0.01)
+limits = Limits(slow_seconds=0.2, beat_seconds=0.1)
+with guarding(claim(RunDir(Path(sys.argv[1]))), 1, preemption, limits):
+    time.sleep(50)
+"""
+
+
+def test_a_log_on_a_full_disk_keeps_nobody_from_noticing(tmp_path: Path) -> None:
+    """A failed save does not end training; the end of the time and a hang are noticed all the same."""
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], timeout=50)
+    assert done.returncode == EXIT_TRY_AGAIN
+
+
 def test_whoever_outlives_a_member_of_its_group_is_ended_unless_that_ended_well() -> None:
     sleepers = [psutil.Popen(["sleep", "60"]) for _ in range(3)]
     stragglers = Stragglers(patience_seconds=0.0, kill_seconds=0.0, calm_seconds=1000.0)

@@ -49,6 +49,8 @@ class TeacherOptions(JointEmbeddingOptions):
 class JointEmbedding(Method):
     """Encoder, projector and, if wanted, an online probe; a subclass compares the projections of the views."""
 
+    may_break_off = False
+
     def __init__(self, encoder: nn.Module, config: JointEmbeddingOptions, task: Task, last_norm: bool = False) -> None:
         super().__init__()
         self.group, self.task = task.group, task

@@ -65,6 +65,8 @@ class MomentumTargetOptions(Options):
 class MomentumTarget(Method):
     """Online network (encoder, projector), its moving average (target), and the logarithm of the scale."""
 
+    may_break_off = False
+
     def __init__(self, config: MomentumTargetOptions, encoder: nn.Module, task: Task) -> None:
         super().__init__()
         self.options, self.group, self.steps = config, task.group, task.steps

@@ -152,6 +152,8 @@ def _check_data(config: Config, data: Any) -> None:
 class SupConHard(Method):
     """An encoder of sequences with up to three heads: projection, classes, positions."""
 
+    may_break_off = False
+
     class_weights: Tensor
     """(2, C) of the negatives and the positives of each class."""
 
