@@ -172,12 +172,13 @@ def find_behind(beats: list[Beat]) -> Beat:
     return min(beats, key=lambda beat: (beat.passed, beat.time, beat.since))
 
 
-def is_excused(beat: Beat, now: float, fresh_seconds: float) -> bool:
+def is_excused(beat: Beat, unchanged_seconds: float, fresh_seconds: float) -> bool:
     """Whether a rank that is behind lives and is where things take their time, such as a checkpoint being verified.
 
-    Those who wait for it then wait longer than their own places allow.
+    Those who wait for it then wait longer than their own places allow. `unchanged_seconds`: how long whoever asks has
+    seen this very heartbeat, since clocks of two machines say nothing of each other.
     """
-    return now - beat.time < fresh_seconds and beat.time - beat.since < beat.patience
+    return unchanged_seconds < fresh_seconds and beat.time - beat.since < beat.patience
 
 
 def describe(beat: Beat, now: float) -> str:

@@ -78,6 +78,8 @@ class Watchdog:
         self.attempt, self.world, self.pulse, self.preemption, self.limits = attempt, world, pulse, preemption, limits
         self.over = threading.Event()
         self._counts_from = time.monotonic()
+        self._seen = (-1, 0.0, 0.0)
+        """Whose heartbeat of when was the last to be waited for, and since when by this rank's clock."""
 
     def run(self) -> None:
         pause, before = 0.0, time.monotonic()
@@ -109,7 +111,9 @@ class Watchdog:
         if left <= 0 and self.pulse.last.passed == last.passed:
             behind = find_behind(read_beats(self.attempt, self.world))
             waits = behind.rank != self.attempt.rank
-            if not (waits and is_excused(behind, time.time(), FRESH_BEATS * self.limits.beat_seconds)):
+            if self._seen[:2] != (behind.rank, behind.time):
+                self._seen = behind.rank, behind.time, now
+            if not (waits and is_excused(behind, now - self._seen[2], FRESH_BEATS * self.limits.beat_seconds)):
                 self._end(self._report(behind))
         return min(max(left, self.limits.beat_seconds / 10), self.limits.beat_seconds)
 

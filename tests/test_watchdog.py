@@ -233,12 +233,37 @@ def test_who_is_behind(beats: list[Beat], rank: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("since", "at", "now", "excused"),
-    [(0.0, 59.0, 60.0, True), (0.0, 60.0, 61.0, False), (0.0, 30.0, 39.1, False)],
+    ("since", "at", "unchanged", "excused"),
+    [(0.0, 59.0, 1.0, True), (0.0, 60.0, 1.0, False), (0.0, 30.0, 9.1, False)],
     ids=["lives and may be there", "for too long", "stopped"],
 )
-def test_who_is_behind_may_have_longer_than_those_who_wait(since: float, at: float, now: float, excused: bool) -> None:
-    assert is_excused(beat(0, 3, since, at), now, fresh_seconds=9.0) == excused
+def test_who_is_behind_may_have_longer_than_those_who_wait(
+    since: float, at: float, unchanged: float, excused: bool
+) -> None:
+    assert is_excused(beat(0, 3, since, at), unchanged, fresh_seconds=9.0) == excused
+
+
+@pytest.mark.parametrize("skew_seconds", [-600.0, 0.0, 600.0])
+def test_a_clock_that_is_wrong_makes_nobody_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skew_seconds) -> None:
+    """Rank 1 lives on a machine whose clock is off, at a place where it may stay; once it is silent it is told of."""
+    run, ended = RunDir(tmp_path), list[Any]()
+    waiting, slow = Pulse(), Pulse()
+    watchdog = Watchdog(claim(run), 2, waiting, Preemption(), Limits(slow_seconds=1.0, beat_seconds=1.0))
+    monkeypatch.setattr(watchdog, "_end", ended.append)
+    waiting.at("step", 1)
+    real = time.time
+
+    def look_after(seconds: float, is_alive: bool) -> bool:
+        if is_alive:
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "time", lambda: real() + skew_seconds + seconds)
+                write_beat(Attempt(run, 1, rank=1), slow.last, 3600.0)
+        watchdog.look(time.monotonic() + seconds)
+        return bool(ended)
+
+    assert not any(look_after(10.0 + second, is_alive=True) for second in range(20))
+    assert [look_after(second, is_alive=False) for second in (30.0, 31.0, 34.0)] == [False, False, True]
+    assert ended[0]["rank"] == 1
 
 
 def test_heartbeats_are_written_and_read_back(tmp_path: Path) -> None:
