@@ -24,6 +24,7 @@ SHELL_SECONDS = 20
 """For a login shell to start and load what a profile loads."""
 
 IMAGES = (".sif", ".sqsh", ".simg", ".img")
+_TOO_OLD = 'case "$(module --version 2>&1)" in *"Release 3."* | *VERSION=3.*) exit 0 ;; esac'
 _MODULE = re.compile(r"[\w.+/-]+")
 
 
@@ -31,7 +32,7 @@ def check_modules(site: Profile) -> None:
     """Raise OptionError for a `module load` of the profile that names what is not there.
 
     Asks a login shell, as a job has one, and loads them in order, since some show others. Where no shell knows
-    `module`, there is nothing to ask.
+    `module`, or one too old to say what there is (3.2), nothing is asked.
     """
     wanted = list_modules(site.setup)
     if not wanted or shutil.which("bash") is None:
@@ -39,14 +40,16 @@ def check_modules(site: Profile) -> None:
     lines = [
         f"module is-avail {name} >&2 && module load {name} >&2 || echo {name}" for name in map(shlex.quote, wanted)
     ]
-    script = "\n".join(["type module >/dev/null 2>&1 || exit 0", *lines])
+    script = "\n".join(["type module >/dev/null 2>&1 || exit 0", _TOO_OLD, *lines])
     try:
         words = ["bash", "-l", "-c", script]
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SHELL_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return
     if missing := [line for line in done.stdout.splitlines() if line in wanted]:
-        raise OptionError("setup", f"module load {missing[0]} is not allowed; there is no such module on this machine")
+        problem = "is not allowed; there is no such module on this machine"
+        elsewhere = f"where nodes have others, write: module load {missing[0]} || exit 1"
+        raise OptionError("setup", f"module load {missing[0]} {problem}; {elsewhere}")
 
 
 def check_container(site: Profile) -> None:

@@ -139,8 +139,11 @@ def test_modules_are_asked_for_in_order_by_a_login_shell(tools, tmp_path, monkey
     lines = ["export A=b", "module purge", "module load gcc/12 cuda/12", "ml load x || true", "module load $MINE"]
     assert list_modules(lines) == ["gcc/12", "cuda/12"]
     check_modules(SITE.model_copy(update={"setup": tuple(lines)}))
+    check_modules(SITE.model_copy(update={"setup": ("module load cuda/12 || exit 1",)}))
     with pytest.raises(OptionError, match="setup: module load cuda/12 is not allowed; there is no such module"):
         check_modules(SITE.model_copy(update={"setup": ("module load cuda/12",)}))
+    (tmp_path / ".bash_profile").write_text('module() { echo "Modules Release 3.2.10" >&2; return 1; }')
+    check_modules(SITE.model_copy(update={"setup": ("module load anything",)}))
     (tmp_path / ".bash_profile").write_text("")
     check_modules(SITE.model_copy(update={"setup": ("module load anything",)}))
 
