@@ -73,10 +73,10 @@ def send(
         assert stop_after is None, "the local queue runs whole trials"
         arrays = plan_arrays(kinds_of_jobs, max(len(packs), 1), max(len(packs), 1))
     numbers: list[str] = []
-    for place, array in enumerate(arrays):
+    for array in arrays:
         elements = [[chosen[index][0] for index in packs[member]] for member in array.members]
         resources, code = kinds_of_jobs[array.members[0]]
-        submission = _open_submission(folder, place, site, resources)
+        submission = _open_submission(folder, site, resources)
         try:
             if site.cluster == "slurm":
                 if waiting:
@@ -95,16 +95,27 @@ def send(
             raise
 
 
-def _open_submission(folder: Path, place: int, site: Profile, resources: ResourcesConfig) -> SubmissionDir:
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    submission = SubmissionDir(folder / SUBMISSIONS / f"{stamp}.{os.getpid()}.{place}")
-    # Whoever could write here would have the job run what he likes; so nobody else may even look.
-    submission.path.parent.mkdir(exist_ok=True)
-    submission.path.mkdir(mode=0o700)
+def _open_submission(folder: Path, site: Profile, resources: ResourcesConfig) -> SubmissionDir:
+    submission = SubmissionDir(_make_folder(folder / SUBMISSIONS))
     check_private(submission.path, folder.parent)
     write_yaml(submission.profile, site.model_dump(mode="json"))
     write_json(submission.resources, resources.model_dump(mode="json"))
     return submission
+
+
+def _make_folder(parent: Path) -> Path:
+    """A new folder, named for the time and this process: those of one second are numbered."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    parent.mkdir(exist_ok=True)
+    number = 0
+    while True:
+        path = parent / f"{stamp}.{os.getpid()}.{number}"
+        try:
+            # Whoever could write here would have the job run what he likes; so nobody else may even look.
+            path.mkdir(mode=0o700)
+            return path
+        except FileExistsError:
+            number += 1
 
 
 def _record(elements: list[list[RunDir]], submission: SubmissionDir, asked: float, facts: list[dict[str, Any]]) -> None:

@@ -27,16 +27,18 @@ def plan_shipments(
 
     Raises: ConfigError for a profile or a config that cannot be read.
     """
-    by_profile: dict[str, list[RunDir]] = {}
+    places: dict[str, list[RunDir]] = {}
     for run in runs:
         place = profile or str(SubmissionDir(Path(run.job_rows()[-1]["submission"])).profile)
         if profile is None and not Path(place).exists():
             raise SubmissionError(f"trial {run.trial}: {place} is gone; say where with --on PROFILE")
-        by_profile.setdefault(place, []).append(run)
-    return [
-        (load_profile(place), [(run, resources.get(run) or load_trial(run.config).resources) for run in members])
-        for place, members in by_profile.items()
-    ]
+        places.setdefault(place, []).append(run)
+    # Submissions by one profile hold a copy each; what goes to one place is one shipment, so that `parallel` holds.
+    shipments: dict[Profile, list[tuple[RunDir, ResourcesConfig]]] = {}
+    for place, members in places.items():
+        shipment = shipments.setdefault(load_profile(place), [])
+        shipment += [(run, resources.get(run) or load_trial(run.config).resources) for run in members]
+    return list(shipments.items())
 
 
 def ship(shipments: list[Shipment], folder: Path, stop_after: int | None = None) -> None:

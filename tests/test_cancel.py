@@ -1,6 +1,7 @@
 """Cancelling leaves word before it kills; retrying never starts a second job beside a living one."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,14 +11,18 @@ from pathlib import Path
 import psutil
 import pytest
 
+from runner import dispatch
 from runner.cancel import RetryPlan, cancel, plan_retry, retry, set_aside, wait_for_ending, without_lost
 from runner.errors import ConfigError, SubmissionError
 from runner.files import append_row, write_json
 from runner.lock import locked
+from runner.profile import load_profile
 from runner.record import Record
 from runner.rundir import RunDir
 from runner.slurm import squeue
 from runner.status import Job, Row, read_statuses
+from runner.submission import SubmissionDir
+from tests.experiments import prepare_run
 from tests.slurm_cluster import sbatch, wait_for
 from tests.trials import SUBMITTED, local_job, make_trial, slurm_job, start
 
@@ -170,6 +175,25 @@ def test_a_retry_that_cannot_read_its_files_changes_nothing(tmp_path, broken):
         retry(runs, None)
     assert runs[0].failure.exists() and runs[1].cancelled.exists()
     assert not list(tmp_path.glob("exp/*/*.1.json")) and len(runs[0].job_rows()) == 1
+
+
+def test_a_retry_of_several_submissions_is_one_for_each_profile(tmp_path, monkeypatch):
+    """Each submission has a copy of its profile; all that is sent again has one process and often one second."""
+    first = prepare_run(tmp_path)
+    runs = [first, *(RunDir(first.path.with_name(name)) for name in ("b", "c"))]
+    for run, parallel in zip(runs, (3, 3, 4), strict=True):
+        place = tmp_path / f"{run.trial}.submission"
+        place.mkdir()
+        (place / "profile.yaml").write_text(f"{{cluster: local, parallel: {parallel}}}")
+        if run != first:
+            shutil.copytree(first.path, run.path, ignore=shutil.ignore_patterns("jobs.jsonl", "failure.json"))
+        append_row(run.jobs, {"time": SUBMITTED, "submission": str(place), **local_job(2**22 + 1)})
+        write_json(run.failure, FAILURE)
+    monkeypatch.setattr(dispatch, "start", lambda *_: psutil.Process())
+    assert retry(runs, None).runs == runs
+    sent = [SubmissionDir(Path(run.job_rows()[1]["submission"])) for run in runs]
+    assert [load_profile(each.profile).parallel for each in sent] == [3, 3, 4]
+    assert sent[0] == sent[1] and sent[0].members() == runs[:2] and sent[2].members() == runs[2:]
 
 
 def test_a_retry_waits_for_what_is_just_ending_and_says_so_once(tmp_path, monkeypatch, capsys):
