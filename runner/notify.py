@@ -133,7 +133,7 @@ def call(command: str, facts: dict[str, str], log: Path, timeout_seconds: float)
     """Run a shell command with RUNNER_EVENT and so on in its environment, and add what it prints to a log.
 
     Nothing of the trial stands in the command itself, so no name can become a part of it. Whatever it does, this
-    returns within the time-out.
+    returns within the time-out; a log that cannot be written is told on stderr.
     """
     environment = os.environ | {f"RUNNER_{name}": _plain(value) for name, value in facts.items()}
     # A file, since a pipe may be held open by whatever the command leaves behind.
@@ -156,8 +156,13 @@ def call(command: str, facts: dict[str, str], log: Path, timeout_seconds: float)
         output.seek(max(output.seek(0, os.SEEK_END) - OUTPUT_BYTES, 0))
         text = mask_text(output.read().decode(errors="replace"))
     head = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {facts['EVENT']} {facts['STATE']}: {ended}"
-    with log.open("a") as file:
-        file.write(f"{head}\n{text}")
+    try:
+        # A trial that failed before any of its ranks started has no folder of logs.
+        log.parent.mkdir(exist_ok=True)
+        with log.open("a") as file:
+            file.write(f"{head}\n{text}")
+    except OSError as error:
+        print(f"runner: {log}: {error.strerror}", file=sys.stderr)
 
 
 def _claim(marker: Path) -> bool:

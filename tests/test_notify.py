@@ -181,3 +181,21 @@ def test_an_earlier_submission_has_nothing_to_say(tmp_path, told):
     assert subprocess.run([*command, "0"], timeout=60).returncode == 0 and told() == []
     assert subprocess.run([*command, "1"], timeout=60).returncode == 0
     assert told() == ["trial exp/t1 done: done", "sweep exp/ done: 2 done"]
+
+
+def test_a_sweep_is_told_of_though_no_rank_of_it_ever_started(tmp_path, told, capsys):
+    runs = make_sweep(tmp_path, 2)
+    for run in runs:
+        run.logs.rmdir()
+    runs[1].logs.touch()
+    for index, run in enumerate(runs):
+        write_json(run.failure, {"cause": "dependency"})
+        main(Path(run.job_rows()[-1]["submission"]), index)
+    assert told() == [
+        "trial exp/t0 failed: dependency",
+        "trial exp/t1 failed: dependency",
+        "sweep exp/ failed: 2 failed",
+    ]
+    assert "trial failed: exit code 0" in (runs[0].logs / "notify.log").read_text()
+    assert runs[0].logs.stat().st_mode & 0o777 == 0o777 & ~runs[0].umask()
+    assert capsys.readouterr().err == f"runner: {runs[1].logs / 'notify.log'}: File exists\n"
