@@ -195,8 +195,7 @@ def parse_nodes(lines: Iterable[str]) -> dict[str, tuple[NodeKind, ...]]:
     found: dict[str, Counter[tuple[int, int, int]]] = {}
     for line in lines:
         partition, gres, cpus, memory, count = line.split("|")
-        gpus = sum(int(number) for number in re.findall(r"\bgpu(?::[\w.-]+)??:(\d+)", gres))
-        kind = gpus, _leading_number(cpus), _leading_number(memory)
+        kind = slurm.count_gpus(gres), _leading_number(cpus), _leading_number(memory)
         found.setdefault(partition.rstrip("*"), Counter())[kind] += int(count)
     return {
         partition: tuple(NodeKind(count, *kind) for kind, count in kinds.items()) for partition, kinds in found.items()

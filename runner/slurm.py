@@ -244,9 +244,13 @@ def parse_nodes(text: str) -> list[Node]:
     found = []
     for line in text.splitlines():
         partition, cpus, memory_mb, resources = line.split("|", 3)
-        gpus = sum(int(count) for count in re.findall(r"\bgpu:(?:[^:,()]+:)?(\d+)", resources))
-        found.append(Node(partition, int(cpus), int(memory_mb) / 1024, gpus))
+        found.append(Node(partition, int(cpus), int(memory_mb) / 1024, count_gpus(resources)))
     return found
+
+
+def count_gpus(resources: str) -> int:
+    """GPUs of a node's generic resources, of all types: a type may begin with a digit, as `gpu:3090:4` does."""
+    return sum(int(count) for count in re.findall(r"\bgpu:(?:[^:,()]+:)?(\d+)", resources))
 
 
 def parse_elements(name: str) -> list[str]:

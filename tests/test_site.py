@@ -95,9 +95,11 @@ def test_answers_are_checked():
 
 def test_what_slurm_prints_is_read():
     lines = ["low*|gpu:a100:4(S:0-1)|64+|512000+|3", "low*|gpu:h100.80gb:2,gpu:4|64|512000|1", "cpu|(null)|32|1000|7"]
+    lines += ["old|gpu:3090:4(S:0-1)|16|1000|2", "old|gpu:2080ti:5,shard:40|16|1000|1", "old|gpu:1g.10gb:7|16|1000|1"]
     assert parse_nodes(lines) == {
         "low": (NodeKind(3, 4, 64, 512000), NodeKind(1, 6, 64, 512000)),
         "cpu": (NodeKind(7, 0, 32, 1000),),
+        "old": (NodeKind(2, 4, 16, 1000), NodeKind(1, 5, 16, 1000), NodeKind(1, 7, 16, 1000)),
     }
     assert parse_accounts("b", ["a|normal", "b|", "b|high", "a|normal"]) == ("b", "b/high", "a/normal")
     record = {"PartitionName": "p", "MaxTime": "2-00:00:00", "GraceTime": "60", "PreemptMode": "REQUEUE"}
