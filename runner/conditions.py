@@ -16,6 +16,21 @@ _COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operato
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a setting is compared with."""
+
+    value: Any
+    text: Any
+    """The same with its scalars as they are written: a string may look like a number, as the ids of some trials do."""
+
+    def fits(self, setting: Any) -> bool:
+        """0.1 is 1e-1, and `res*` is resnet18."""
+        pattern = self.text if isinstance(setting, str) else self.value
+        is_pattern = isinstance(pattern, str) and fnmatchcase(format_value(setting), pattern)
+        return is_pattern or same_text(setting) in (same_text(self.value), same_text(self.text))
+
+
+@dataclass(frozen=True)
 class Condition:
     """A key, how it is compared, and with what; = and != take several values, of which one has to fit."""
 
@@ -24,13 +39,14 @@ class Condition:
     """Dotted, or the end of a dotted key."""
 
     sign: str
-    values: list[Any]
+    values: list[Wanted]
 
     def holds(self, found: dict[str, Any]) -> bool:
         """Whether a trial meets it; `found` has the trial's one value, or none where it has no such key."""
         if self.sign in _COMPARE:
-            return any(_is_number(value) and _COMPARE[self.sign](value, self.values[0]) for value in found.values())
-        return any(_fits(value, wanted) for value in found.values() for wanted in self.values) == (self.sign == "=")
+            bound = self.values[0].value
+            return any(_is_number(value) and _COMPARE[self.sign](value, bound) for value in found.values())
+        return any(wanted.fits(value) for value in found.values() for wanted in self.values) == (self.sign == "=")
 
 
 def parse_condition(text: str, option: str = "") -> Condition:
@@ -45,18 +61,15 @@ def parse_condition(text: str, option: str = "") -> Condition:
     no, key, sign, value = match.groups()
     # What begins with * is no reference to anything here.
     pieces = [f"'{piece}'" if piece.strip().startswith("*") else piece for piece in value.split(",")]
-    values = parse_yaml(f"[{','.join(pieces)}]", told, numbered=False)[0]
+    document = f"[{','.join(pieces)}]"
+    values = parse_yaml(document, told, numbered=False)[0]
     if not isinstance(values, list) or not values:
         raise ConfigError(f"{told}: has no value")
     if sign in _COMPARE and not (len(values) == 1 and _is_number(values[0])):
         raise ConfigError(f"{told}: {sign} needs one number")
-    return Condition(text, key, "!=" if no else "=" if sign == "==" else sign, values)
-
-
-def _fits(setting: Any, wanted: Any) -> bool:
-    """0.1 is 1e-1, and `res*` is resnet18."""
-    is_pattern = isinstance(wanted, str) and fnmatchcase(format_value(setting), wanted)
-    return is_pattern or same_text(setting) == same_text(wanted)
+    texts = parse_yaml(document, told, numbered=False, typed=False)[0]
+    wanted = [Wanted(*pair) for pair in zip(values, texts, strict=True)]
+    return Condition(text, key, "!=" if no else "=" if sign == "==" else sign, wanted)
 
 
 def _is_number(value: Any) -> bool:

@@ -31,13 +31,16 @@ _Events: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Writer: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
-def parse_yaml(text: str, source: str, *, numbered: bool = True, key: str = "") -> tuple[Any, dict[str, int]]:
+def parse_yaml(
+    text: str, source: str, *, numbered: bool = True, key: str = "", typed: bool = True
+) -> tuple[Any, dict[str, int]]:
     """The plain value of one YAML document, and the line of every dotted key in it.
 
-    `source` begins every error, followed by the line if `numbered`; `key` is the dotted key of the
-    value itself. Raises ConfigError for what is not YAML and for all that the rules above refuse.
+    `source` begins every error, followed by the line if `numbered`; `key` is the dotted key of the value itself.
+    Unless `typed`, scalars stay the text that they are written as. Raises ConfigError for what is not YAML and for all
+    that the rules above refuse.
     """
-    return _Reader(source, numbered).read(text, key)
+    return _Reader(source, numbered, typed).read(text, key)
 
 
 def parse_scalar(text: str) -> str | int | float | bool | None:
@@ -91,9 +94,10 @@ def one_line(text: str) -> str:
 class _Reader:
     """Builds values from the parser's events: nothing but strings, numbers, lists and mappings can appear."""
 
-    def __init__(self, source: str, numbered: bool) -> None:
+    def __init__(self, source: str, numbered: bool, typed: bool) -> None:
         self.source = source
         self.numbered = numbered
+        self.typed = typed
         self.lines: dict[str, int] = {}
 
     def read(self, text: str, key: str) -> tuple[Any, dict[str, int]]:
@@ -128,7 +132,7 @@ class _Reader:
             return self.sequence(events, key, depth)
         assert isinstance(event, yaml.ScalarEvent)
         plain = event.style in (None, "")
-        value = parse_scalar(event.value) if plain else event.value
+        value = parse_scalar(event.value) if plain and self.typed else event.value
         if isinstance(value, str) and value and is_secret(key):
             raise self.error(
                 _line(event), "looks like a secret; configs hold none: use the environment or ~/.netrc", key

@@ -49,6 +49,16 @@ def test_conditions_hold_together(runs, words, chosen):
     assert " ".join(run.trial for run in select(runs, map_conditions(words))) == chosen
 
 
+@pytest.mark.parametrize("text", ["4827193650", "12345e6789", "0017", "1_000", "true", "null"])
+def test_a_string_is_compared_with_what_is_written(text):
+    """The id of a trial, or the name of a sweep, may look like a number."""
+    for value in (text, f"x,{text}", f"'{text}'", f"{text[:-1]}?"):
+        assert parse_condition(f"trial={value}").holds({"trial": text})
+        assert not parse_condition(f"trial!={value}").holds({"trial": text})
+        assert not parse_condition(f"trial={value}").holds({"trial": "other"})
+    assert parse_condition(f"names=[{text}, a]").holds({"names": [text, "a"]})
+
+
 def test_a_key_that_no_trial_has_is_told(runs):
     with pytest.raises(ConfigError, match=r'lrr: no trial has this key; did you mean "lr"\?'):
         select(runs, map_conditions(["lrr=1"]))
