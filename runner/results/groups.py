@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.errors import ConfigError
 from runner.results.names import find_key
 from runner.results.order import sort_by_settings, sort_values
 from runner.results.statistics import Spread, measure
 from runner.results.trials import TrialResult, known_keys, metric_names, setting_keys
-from runner.tables import describe, same_text
+from runner.tables import describe, keys_named, same_text, varying_keys
+
+SEED = "train.seed"
+"""The key that `seeds` of a sweep sets."""
 
 Identity = tuple[tuple[str, str], ...]
 """A text for each setting, which equal settings share."""
@@ -115,11 +117,15 @@ def group_by(results: list[TrialResult], keys: list[str]) -> list[Setting]:
 
 
 def group_seeds(results: list[TrialResult]) -> list[Setting]:
-    """Trials that are equal but for a seed; each by itself where the sweep sets none."""
-    try:
-        return group_over(results, "seed")
-    except ConfigError:
-        return [Setting(result.settings, [result], [], result.overrides) for result in results]
+    """Trials that are equal but for the seed; each by itself where the sweep sets none.
+
+    Of several seeds that of the training is meant, where it varies: `data.seed` chooses the samples, say.
+    """
+    settings = [result.settings for result in results]
+    seeds = keys_named("seed", varying_keys(settings)) or keys_named("seed", setting_keys(settings))
+    if SEED in seeds or len(seeds) == 1:
+        return group_over(results, SEED if SEED in seeds else seeds[0])
+    return [Setting(result.settings, [result], [], result.overrides) for result in results]
 
 
 def gather(results: list[TrialResult], settings_of: Callable[[TrialResult], dict[str, Any]]) -> list[list[TrialResult]]:

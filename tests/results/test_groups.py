@@ -75,6 +75,25 @@ def test_over_a_key_that_no_trial_sets():
         group_over(results, "seed")
 
 
+def test_of_several_seeds_a_report_groups_over_that_of_the_training():
+    """Else it would show each run by itself, and the luckiest as the best."""
+
+    def drawn(train: int, data: int, gamma: float = 0.0) -> TrialResult:
+        settings = {"method.gamma": gamma, "train.seed": train, "data.seed": data}
+        return TrialResult(f"{gamma}{train}{data}", settings, "done", {TOP1: 0.5})
+
+    def sizes(results: list[TrialResult]) -> list[tuple[str | None, int]]:
+        return [(group.over, len(group.trials)) for group in group_seeds(results)]
+
+    both = [drawn(train, data) for train in (0, 1, 2) for data in (0, 1)]
+    assert sizes(both) == [("train.seed", 3), ("train.seed", 3)]
+    assert sizes([drawn(seed, 0) for seed in (0, 1, 2)]) == [("train.seed", 3)]
+    assert sizes([drawn(0, seed) for seed in (0, 1, 2)]) == [("data.seed", 3)]
+    assert sizes([drawn(0, 0, gamma) for gamma in (0.0, 1.0)]) == [("train.seed", 1), ("train.seed", 1)]
+    settings = [{"data.seed": seed, "views.seed": seed} for seed in (0, 1)]
+    assert sizes([TrialResult(str(each), each, "done", {}) for each in settings]) == [(None, 1), (None, 1)]
+
+
 def test_lines_stand_in_the_order_of_their_settings():
     results = sweep(gammas=(10.0, 0.5, 2.0))
     assert [group.settings["method.gamma"] for group in group_over(results[::-1], "seed")] == [0.5, 2.0, 10.0]
