@@ -64,7 +64,7 @@ def parse_comparison(text: str) -> tuple[str, list[Any]]:
 def pair_up(results: list[TrialResult], key: str, values: list[Any], over: str | None = None) -> list[Pairs]:
     """The pairs of all trials, or of each setting that is left when `over` is grouped over.
 
-    Only trials that are done count. Raises: ConfigError when no trial has one of the values.
+    Only trials that have the key count, and are done. Raises: ConfigError when no trial has one of the values.
     """
     known = {same_text(result.settings[key]): result.settings[key] for result in results if key in result.settings}
     for value in values:
@@ -72,7 +72,7 @@ def pair_up(results: list[TrialResult], key: str, values: list[Any], over: str |
             there = ", ".join(map(flow, known.values()))
             raise ConfigError(f"--compare {key}: no trial has {flow(value)}; there is {there}")
     wanted = {same_text(value) for value in values}
-    results = [result for result in results if same_text(result.settings.get(key)) in wanted]
+    results = [result for result in results if key in result.settings and same_text(result.settings[key]) in wanted]
 
     def rest(result: TrialResult) -> dict[str, Any]:
         return without(without(result.settings, key), over) if over else {}

@@ -75,3 +75,11 @@ def test_values_are_typed_and_must_be_there():
     assert parse_comparison("w=[1, 2],null") == ("w", [[1, 2], None])
     with pytest.raises(ConfigError, match="--compare gamma: no trial has 3; there is 0, 1, 2"):
         pair_up(grid(), "gamma", [0, 3])
+
+
+def test_a_trial_without_the_key_is_no_trial_with_null():
+    """Such as one whose encoder has no such option, beside one whose option is null."""
+    settings = [{"encoder": "vit"}, {"encoder": "resnet", "clip": None}, {"encoder": "resnet", "clip": 0.5}]
+    results = [TrialResult(f"t{place}", each, "done", {TOP1: place / 8}) for place, each in enumerate(settings)]
+    (pairs,) = pair_up(results, *parse_comparison("clip=null,0.5"))
+    assert [(a.trial, b.trial) for a, b in pairs.pairs] == [("t1", "t2")] and not pairs.unpaired
