@@ -25,6 +25,9 @@ TALLIED = (*KINDS, "failures", "preemptions", "saves")
 AT_ONCE = 200_000
 """Trials, so that their arrays stay in the caches."""
 
+LEAST_INTERVAL_SECONDS = 1.0
+"""Of training between two checkpoints; where a save costs nothing, the best one would be none at all."""
+
 LEAST_CHANCE = 1e-3
 """That a launch comes to its first save; with less a trial would be started again for ever."""
 
@@ -261,11 +264,15 @@ def _fill_pool(scenario: Scenario, tally: Tally) -> Seconds:
 
 
 def best_interval_seconds(save_seconds: float, mtti_seconds: float) -> float:
-    """Young's interval of training between two checkpoints, sqrt(2 * save * MTTI), with Daly's correction."""
+    """Young's interval of training between two checkpoints, sqrt(2 * save * MTTI), with Daly's correction.
+
+    LEAST_INTERVAL_SECONDS at least.
+    """
     if save_seconds >= 2 * mtti_seconds:
-        return mtti_seconds
+        return max(mtti_seconds, LEAST_INTERVAL_SECONDS)
     part = math.sqrt(save_seconds / (2 * mtti_seconds))
-    return math.sqrt(2 * save_seconds * mtti_seconds) * (1 + part / 3 + part * part / 9) - save_seconds
+    best = math.sqrt(2 * save_seconds * mtti_seconds) * (1 + part / 3 + part * part / 9) - save_seconds
+    return max(best, LEAST_INTERVAL_SECONDS)
 
 
 def overhead(interval_seconds: float, save_seconds: float, mtti_seconds: float) -> float:

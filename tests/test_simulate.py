@@ -106,6 +106,17 @@ def test_the_best_interval_is_the_best():
         )
 
 
+def test_saves_that_cost_nothing_come_every_second():
+    """The best interval would be none; what one second loses is nothing that anybody could measure."""
+    free = Scenario(training_hours=10, nodes=64, save_seconds=0, restart_seconds=0, interval="young")
+    assert free.interval_seconds == 1 and overhead(1, 0, HOUR) < 0.001
+    for scenario in (free, replace(free, failures_per_1000_node_days=0), replace(free, preempt_every_hours=2)):
+        found = simulate(scenario, repeats=2)
+        assert found.ratio.mean == pytest.approx(exact_ratio(scenario), abs=1e-3)
+        assert exact_ratio(scenario) == pytest.approx(first_order_ratio(scenario), abs=1e-3)
+        assert exact_ratio(scenario) == pytest.approx(1, abs=1e-3)
+
+
 def test_a_thousand_nodes_and_a_hundred_thousand_trials_take_seconds():
     began = time.process_time()
     scenario = Scenario(trials=100_000, training_hours=2, pool=1000, preempt_every_hours=2, restart_seconds=15)
