@@ -102,8 +102,8 @@ def sync(
         standing = read_standing(run, to)
         if (words := decide(standing)) is None:
             size = counted(len(standing.rows), "row")
-            words = f"would send up to {size}, {standing.end}" if dry_run else send(run, to)
-            count += words != "nothing new"  # another sync was quicker
+            is_sent, words = (True, f"would send up to {size}, {standing.end}") if dry_run else send(run, to)
+            count += is_sent
         say(f"{run.experiment}/{run.trial}: {words}")
     page = find_group_page(runs) if to.folder is None else None
     say(f"{counted(count, 'trial')} of {len(runs)} {'to send' if dry_run else 'sent'}" + (f"; {page}" if page else ""))
@@ -137,12 +137,12 @@ def has_sender(run: RunDir, note: dict[str, Any]) -> bool:
     return time.time() - beat.time < ALIVE_SECONDS
 
 
-def send(run: RunDir, to: Destination) -> str:
-    """Send one trial; what was sent, or why nothing was after all: another sync may have done it in the meantime."""
+def send(run: RunDir, to: Destination) -> tuple[bool, str]:
+    """Send one trial; whether it was sent, and how much, or why not after all: another sync may have been quicker."""
     with locked(to.folder or run.path / "wandb"):
         standing = read_standing(run, to)
         if (why_not := decide(standing)) is not None:
-            return why_not
+            return False, why_not
         try:
             if to.folder is None:
                 sent = upload(run, standing, to.config(run))
@@ -154,7 +154,7 @@ def send(run: RunDir, to: Destination) -> str:
                 raise
             words = mask_text(f"{type(error).__name__}: {error}")
             raise RunnerError(f"{run.experiment}/{run.trial}: W&B did not take it: {words}") from None
-    return f"sent {sent} of {counted(len(standing.rows), 'row')}, {standing.end}"
+    return True, f"sent {sent} of {counted(len(standing.rows), 'row')}, {standing.end}"
 
 
 def upload(run: RunDir, standing: Standing, config: Config) -> int:

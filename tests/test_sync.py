@@ -5,12 +5,16 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import psutil
 import pytest
 
+from runner import sync as syncing
 from runner.errors import ConfigError
 from runner.files import read_rows, write_json
+from runner.lock import locked
 from runner.rundir import RunDir
 from runner.sink import MetricRow
 from runner.sync import Destination, Standing, decide, read_standing, sync
@@ -184,6 +188,31 @@ def test_a_mirror_that_lives_is_left_to_it(tmp_path):
         sleeper.wait()
     write_json(run.path / "wandb" / "sent.json", note)
     assert not read_standing(run, Destination()).has_sender
+
+
+@pytest.mark.parametrize("why_not", ["another process sends it", "has no rows yet"])
+def test_what_is_not_sent_after_all_is_not_counted(tmp_path, monkeypatch, said, why_not):
+    """What another process does between the first look and the lock."""
+    run, sleeper = prepare_run(tmp_path), psutil.Popen(["sleep", "60"])
+    write_rows(run, range(5, 15, 5), 1)
+
+    def locked_late(folder: Path) -> AbstractContextManager[None]:
+        if why_not == "has no rows yet":
+            run.metrics.unlink()
+        else:
+            sender = {"host": os.uname().nodename, "pid": sleeper.pid, "created": sleeper.create_time()}
+            folder.mkdir()
+            write_json(folder / "sent.json", {"to": "https://api.wandb.ai /tiny", "digest": None, "sender": sender})
+        return locked(folder)
+
+    monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
+    monkeypatch.setattr(syncing, "locked", locked_late)
+    try:
+        assert sync([run], Destination(), say=said.append) == 0
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert said == [f"tiny/{run.trial}: {why_not}", "0 trials of 1 sent"]
 
 
 def test_a_target_that_is_a_file_is_refused(tmp_path):
