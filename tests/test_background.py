@@ -21,7 +21,7 @@ from runner.rendezvous import Place
 from runner.rundir import RunDir
 from runner.snapshot import Snapshot
 from runner.state import _bytes_of
-from tests.experiments import _train_rank, fingerprint, prepare_run, train_here
+from tests.experiments import train_rank, fingerprint, prepare_run, train_here
 from tests.ranks import run_ranks
 from tests.test_checkpoint import make_run, start
 
@@ -242,7 +242,7 @@ def test_interrupted_equals_uninterrupted_on_ranks(tmp_path):
     run = prepare_run(tmp_path / "run", **groups, checkpoint={"background": "always", "every_steps": 7})
     for each, signals in [(straight, [(-1, -1)]), (run, [(15, 1), (40, 0), (-1, -1)])]:
         for launch, (step, rank) in enumerate(signals):
-            verdicts = run_ranks(2, _train_rank, str(each.path), step, rank, launch)
+            verdicts = run_ranks(2, train_rank, str(each.path), step, rank, launch)
             assert len(set(verdicts)) == 1
     assert fingerprint(run) == fingerprint(straight) is not None
     assert len([row for row in run.attempt_rows() if row["event"] == "start"]) == 3
