@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, Literal, TypeVar
 
 from runner import reasons, slurm
+from runner.cluster_name import find_foreign
 from runner.errors import ConfigError, SubmissionError
 from runner.explain import did_you_mean
 from runner.processes import is_alive
@@ -215,9 +216,11 @@ def ask_about(records: dict[int, Record], ask: Ask | None = None) -> dict[int, J
     alive = cache(is_alive)
     jobs = {i: _local_job(job, records[i], alive) for i, job in submitted.items() if job["cluster"] == "local"}
     asked = {i: str(job["job_id"]) for i, job in submitted.items() if job["cluster"] != "local"}
-    if not asked:
-        return jobs
     try:
+        for i, name in find_foreign({i: submitted[i] for i in asked}).items():
+            jobs[i] = Job("silent", f"job {asked.pop(i)} is one of cluster {name}, to be asked about there")
+        if not asked:
+            return jobs
         answers = (ask or ask_slurm)(sorted(set(asked.values())))
     except SubmissionError as error:
         return jobs | {i: Job("silent", str(error)) for i in asked}
