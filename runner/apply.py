@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from runner import slurm
 from runner.ahead import look_ahead
-from runner.cancel import mark_cancelled
+from runner.cancel import cancel_jobs, mark_cancelled
 from runner.config import Trial
 from runner.errors import ConfigError
 from runner.faults import NO_FAULTS, Faults
@@ -66,7 +65,6 @@ def update_config(run: RunDir, trial: Trial, texts: GroupTexts) -> None:
 
 
 def _cancel(runs: list[RunDir]) -> int:
-    cancelled, job_ids = mark_cancelled(runs)
-    if job_ids:
-        slurm.cancel(job_ids)
+    cancelled, jobs = mark_cancelled(runs)
+    cancel_jobs(jobs)
     return len(cancelled)

@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from runner import files, slurm
+from runner.cluster_name import find_foreign
 from runner.code_snapshot import code_of
 from runner.errors import SubmissionError
 from runner.evidence import has_checkpoint, last_attempt, told_saved
@@ -20,7 +21,7 @@ from runner.profile import load_profile
 from runner.record import read_end
 from runner.rundir import RunDir, is_closed
 from runner.status import STOPPED, Job, Row, ask_about, read_statuses
-from runner.submission import SubmissionDir, index_of
+from runner.submission import SLURM_CLUSTER, SubmissionDir, index_of
 
 PATIENCE_SECONDS = 30
 """How long a retry waits for jobs that are just ending; saving takes seconds."""
@@ -48,21 +49,37 @@ def cancel(runs: Iterable[RunDir]) -> list[RunDir]:
     by_folder: dict[Path, list[RunDir]] = {}
     for run in runs:
         by_folder.setdefault(run.path.parent, []).append(run)
-    cancelled, job_ids = [], []
+    cancelled, jobs = [], []
     for folder, members in by_folder.items():
         # A submission under way has made folders whose job ids it has yet to write down.
         with locked(folder):
-            marked, jobs = mark_cancelled(members)
+            marked, theirs = mark_cancelled(members)
         cancelled += marked
-        job_ids += jobs
-    if job_ids:
-        slurm.cancel(job_ids)
+        jobs += theirs
+    cancel_jobs(jobs)
     return cancelled
 
 
-def mark_cancelled(runs: Iterable[RunDir]) -> tuple[list[RunDir], list[str]]:
-    """Write cancelled.json for those that are not final: which these are, and their Slurm jobs; call under the lock."""
-    cancelled, jobs = [], dict[str, dict[str, Any]]()
+def cancel_jobs(jobs: Sequence[dict[str, Any]]) -> None:
+    """One scancel for the jobs, rows of jobs.jsonl, that are of this cluster; says which are not.
+
+    The trials of those heed their cancelled.json. Raises: SubmissionError when Slurm does not answer.
+    """
+    foreign = find_foreign(dict(enumerate(jobs)))
+    for name in sorted(set(foreign.values())):
+        ids = " ".join(str(jobs[i]["job_id"]) for i in foreign if foreign[i] == name)
+        told = f"cannot be cancelled from here; what runs ends by itself soon, else `scancel {ids}` there"
+        print(f"runner: jobs of cluster {name} {told}", file=sys.stderr)
+    if ours := [str(job["job_id"]) for i, job in enumerate(jobs) if i not in foreign]:
+        slurm.cancel(ours)
+
+
+def mark_cancelled(runs: Iterable[RunDir]) -> tuple[list[RunDir], list[dict[str, Any]]]:
+    """Write cancelled.json for those that are not final; call under the lock.
+
+    Which these are, and the rows of jobs.jsonl of their Slurm jobs, each job once.
+    """
+    cancelled, jobs = [], dict[tuple[str, str], dict[str, Any]]()
     for run in runs:
         if is_closed(run):
             continue
@@ -73,9 +90,9 @@ def mark_cancelled(runs: Iterable[RunDir]) -> tuple[list[RunDir], list[str]]:
             write_json(run.cancelled, {"time": time.time()})
         cancelled.append(run)
         if record.job and record.job["cluster"] != "local":
-            jobs[str(record.job["job_id"])] = record.job
+            jobs[str(record.job.get(SLURM_CLUSTER)), str(record.job["job_id"])] = record.job
     elements = cache(lambda submission: SubmissionDir(submission).elements())
-    return cancelled, [job_id for job_id, job in jobs.items() if not _goes_on(job, elements)]
+    return cancelled, [job for job in jobs.values() if not _goes_on(job, elements)]
 
 
 def _goes_on(job: dict[str, Any], elements: Callable[[Path], list[list[RunDir]]]) -> bool:

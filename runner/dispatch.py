@@ -65,7 +65,8 @@ def send(
     packs = plan_packs(kinds, site)
     kinds_of_jobs = [kinds[pack[0]] for pack in packs]
     if site.cluster == "slurm":
-        size = (limits or read_limits(site, len(packs), read_cluster())).array_size
+        limits = limits or read_limits(site, len(packs), read_cluster())
+        size = limits.array_size
         arrays = plan_arrays(kinds_of_jobs, jobs_at_once(site, packs), size)
         if line := tell_arrays(arrays, size):
             print(f"runner: {line}", file=sys.stderr, flush=True)
@@ -87,6 +88,9 @@ def send(
                 script = batch_script(
                     resources, len(elements), site, submission.path, code, array.at_once, after, trials
                 )
+                if limits and limits.cluster_name:
+                    with replacing(submission.cluster) as file:
+                        file.write(f"{limits.cluster_name}\n".encode())
                 numbers.append(_send_to_slurm(elements, script, site, submission, stop_after))
             else:
                 _send_to_local_queue(elements, submission, code)
@@ -219,7 +223,8 @@ def _send_to_slurm(
     with replacing(submission.number) as file:
         file.write(f"{number}\n".encode())
     ids = [number] if len(elements) == 1 else [f"{number}_{index}" for index in range(len(elements))]
-    _record(elements, submission, asked, [describe_job(job_id, is_packed=site.is_packed) for job_id in ids])
+    cluster = submission.read_cluster()
+    _record(elements, submission, asked, [describe_job(job_id, cluster, is_packed=site.is_packed) for job_id in ids])
     return number
 
 

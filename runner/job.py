@@ -21,6 +21,7 @@ from runner.code_snapshot import launcher_of
 from runner.evidence import mark
 from runner.launcher import INSIDE
 from runner.masking import format_error
+from runner.ownership import is_ours
 from runner.processes import EXIT_TERMINATED, EXIT_TRY_AGAIN, age_seconds, die_with
 from runner.rundir import RunDir
 
@@ -85,14 +86,19 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class ArrayJob:
-    """All elements of an array: each trains the trial that the manifest has in its place."""
+    """All elements of an array: each trains the trial that the manifest has in its place, if it is still its own.
+
+    A trial may have been submitted anew from where nobody could cancel this job.
+    """
 
     manifest: str
     stop_after: int | None = None
 
     def __call__(self) -> None:
         index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
-        TrainJob(Path(self.manifest).read_text().splitlines()[index], self.stop_after)()
+        folder, submission = Path(self.manifest).read_text().splitlines()[index], Path(self.manifest).parent
+        if is_ours(RunDir(Path(folder)), submission):
+            TrainJob(folder, self.stop_after)()
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """As that of a TrainJob."""

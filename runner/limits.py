@@ -37,6 +37,8 @@ class Limits:
 
     bounds: tuple[Bound, ...] = ()
     longest: Longest | None = None
+    cluster_name: str | None = None
+    """None where the controller does not answer."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Cluster:
         if site.partition is None:
             return {name: facts for name, facts in self.partitions.items() if facts.get("Default") == "YES"}
         return {name: self.partitions[name] for name in site.partition.split(",") if name in self.partitions}
+
+    @property
+    def name(self) -> str | None:
+        return self.config.get("ClusterName", "").lower() or None
 
     @property
     def array_size(self) -> int:
@@ -150,7 +156,7 @@ def read_limits(site: Profile, count: int, cluster: Cluster) -> Limits:
             job = next_job(site, accounts, cluster)
             longest = find_longest(job, accounts, cluster)
             bounds += _read_bounds(list_caps(job, accounts, cluster))
-    return Limits(cluster.array_size, tuple(bounds), longest)
+    return Limits(cluster.array_size, tuple(bounds), longest, cluster.name)
 
 
 def read_accounts(cluster: str) -> Accounts:

@@ -13,9 +13,9 @@ from pathlib import Path
 from runner import slurm
 from runner.evidence import split_launch
 from runner.ownership import back_off_seconds, is_ours, is_over
+from runner.processes import is_alive
 from runner.requeue import EXIT_OPEN, ask_state, begin, find_members, judge, note_node, postpone, say
 from runner.rundir import RunDir
-from runner.status import is_alive
 
 LAST_WORDS_SECONDS = 15
 """The ranks of a supervisor that was killed see it within a second or two, and save."""

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from runner.group import Group
-from runner.processes import EXIT_TERMINATED, is_running
+from runner.processes import EXIT_TERMINATED, is_running, looking
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 LATENCY_SECONDS = 0.5
@@ -182,19 +182,6 @@ def watching(latency_seconds: float = LATENCY_SECONDS) -> Iterator[Preemption]:
 
 
 @contextmanager
-def _looking(look: Callable[[threading.Event], None], name: str) -> Iterator[None]:
-    """Have a thread look for something while the block runs; `look` is given the event that ends it."""
-    over = threading.Event()
-    thread = threading.Thread(target=look, args=(over,), name=name, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-@contextmanager
 def heeding(cancelled: Path, preemption: Preemption, every_seconds: float = 1.0) -> Iterator[None]:
     """Take a file that appears for a TERM: whoever would send the signal may be dead, or on another machine.
 
@@ -208,7 +195,7 @@ def heeding(cancelled: Path, preemption: Preemption, every_seconds: float = 1.0)
                     preemption.raise_flag(signal.SIGTERM)
                     break
 
-    with _looking(look, "cancellation"):
+    with looking(look, "cancellation"):
         yield
 
 
@@ -227,7 +214,7 @@ def outlived_by(supervisor: int, preemption: Preemption, patience_seconds: float
                 # Nobody waits for an exit code any more, and taking torch down in order takes seconds.
                 os._exit(EXIT_TERMINATED)
 
-    with _looking(look, "supervisor"):
+    with looking(look, "supervisor"):
         yield
 
 

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection
 
 import psutil
@@ -52,6 +52,31 @@ def die_with_starter() -> None:
 def age_seconds(process: psutil.Process) -> float:
     """How long a process has existed; psutil's moment alone is up to a second off, as the kernel's time of boot is."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - (process.create_time() - psutil.boot_time())
+
+
+def is_alive(pid: int | None, created: float | None) -> bool:
+    """Whether process `pid` exists and is the one that was created then; process numbers are used again."""
+    if pid is None:
+        return False
+    try:
+        process = psutil.Process(pid)
+        same = created is None or abs(process.create_time() - created) < 1
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextlib.contextmanager
+def looking(look: Callable[[threading.Event], None], name: str) -> Iterator[None]:
+    """Have a thread look after something while the block runs; `look` is given the event that ends it."""
+    over = threading.Event()
+    thread = threading.Thread(target=look, args=(over,), name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def tell_to_end(processes: Iterable[psutil.Process]) -> None:

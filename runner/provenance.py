@@ -4,6 +4,7 @@ import getpass
 import importlib.metadata
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import time
@@ -38,6 +39,9 @@ PACKAGES = [
 DIFF_FILE = "diff.patch"
 """Name, beside provenance.json, of the file for the patch."""
 
+NONCE = "nonce"
+"""In provenance.json, what tells a run folder from others of the same trial, at other times or in other places."""
+
 LARGEST_DIFF_BYTES = 2_000_000
 
 
@@ -51,6 +55,7 @@ def collect(command: list[str], snapshot_in: Path | None = None) -> tuple[dict[s
     patch = _diff(root) if root else ""
     document = {
         "time": time.time(),
+        NONCE: secrets.token_hex(4),
         "command": mask_command(command),
         "git": _git_facts(root) | {"diff": DIFF_FILE if patch else None} if root else None,
         "snapshot": describe(take(snapshot_in)) if snapshot_in else None,

@@ -6,8 +6,8 @@ from runner.code_changes import compare_code, summarize
 from runner.code_snapshot import code_of, home_of, read_package
 from runner.errors import ConfigError
 from runner.explain import counted
-from runner.files import set_aside
-from runner.provenance import DIFF_FILE, collect, write_origin
+from runner.files import read_json, set_aside
+from runner.provenance import DIFF_FILE, NONCE, collect, write_origin
 from runner.rundir import RunDir
 
 
@@ -16,17 +16,18 @@ def recode(runs: list[RunDir], root: Path, command: list[str]) -> list[str]:
 
     What they were made from so far is kept as provenance.1.json, or .2 and so on.
     """
-    origin = collect(command, root)
-    home = home_of(root, origin[0]["snapshot"]["code"])
+    document, diff = collect(command, root)
+    home = home_of(root, document["snapshot"]["code"])
     before: dict[Path | None, list[RunDir]] = {}
     for run in runs:
         before.setdefault(_known_code(run), []).append(run)
     before.pop(home, None)
     for members in before.values():
         for run in members:
+            nonce = (read_json(run.provenance) or {}).get(NONCE)
             for path in (run.provenance, run.path / DIFF_FILE):
                 set_aside(path)
-            write_origin(run, origin)
+            write_origin(run, ({**document, NONCE: nonce}, diff))
     return [f"{counted(len(members), 'trial')}: {_tell(old, home)}" for old, members in before.items()]
 
 

@@ -16,8 +16,10 @@ from functools import cache
 from typing import Any, Literal, TypeVar
 
 from runner import reasons, slurm
+from runner.cluster_name import find_foreign
 from runner.errors import ConfigError, SubmissionError
 from runner.explain import did_you_mean
+from runner.processes import is_alive
 from runner.record import LOST, Record, main_metric, read_record
 from runner.rundir import RunDir
 
@@ -214,9 +216,11 @@ def ask_about(records: dict[int, Record], ask: Ask | None = None) -> dict[int, J
     alive = cache(is_alive)
     jobs = {i: _local_job(job, records[i], alive) for i, job in submitted.items() if job["cluster"] == "local"}
     asked = {i: str(job["job_id"]) for i, job in submitted.items() if job["cluster"] != "local"}
-    if not asked:
-        return jobs
     try:
+        for i, name in find_foreign({i: submitted[i] for i in asked}).items():
+            jobs[i] = Job("silent", f"job {asked.pop(i)} is one of cluster {name}, to be asked about there")
+        if not asked:
+            return jobs
         answers = (ask or ask_slurm)(sorted(set(asked.values())))
     except SubmissionError as error:
         return jobs | {i: Job("silent", str(error)) for i in asked}
@@ -251,20 +255,6 @@ class Accounts:
                 found = {job_id: _from_slurm(info) for job_id, info in slurm.sacct(asked).items()}
                 self._ended |= {job_id: job for job_id, job in found.items() if job.phase == "ended"}
         return {job_id: self._ended[job_id] for job_id in job_ids if job_id in self._ended}
-
-
-def is_alive(pid: int | None, created: float | None) -> bool:
-    """Whether process `pid` exists and is the one that was created then; process numbers are used again."""
-    import psutil
-
-    if pid is None:
-        return False
-    try:
-        process = psutil.Process(pid)
-        same = created is None or abs(process.create_time() - created) < 1
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _row(run: RunDir, record: Record, job: Job | None) -> Row:

@@ -18,6 +18,9 @@ SUBMISSIONS = ".submissions"
 GIVEN_UP = "0"
 """In place of a number, of a submission that Slurm never got, as far as it said."""
 
+SLURM_CLUSTER = "slurm_cluster"
+"""In a row of jobs.jsonl, the ClusterName of a Slurm job; where it is missing, that of the Slurm at hand is meant."""
+
 
 @dataclass(frozen=True)
 class SubmissionDir:
@@ -62,16 +65,22 @@ class SubmissionDir:
         return self.path / "number.txt"
 
     @property
+    def cluster(self) -> Path:
+        """The name of the cluster that it is sent to, as far as Slurm says it."""
+        return self.path / "cluster.txt"
+
+    @property
     def others(self) -> Path:
         """Where they run after others: a run folder a line, each of which must have a result."""
         return self.path / "after.txt"
 
     def read_number(self) -> str | None:
         """The number of the array; None before it is known."""
-        try:
-            return self.number.read_text().strip() or None
-        except FileNotFoundError:
-            return None
+        return _read_word(self.number)
+
+    def read_cluster(self) -> str | None:
+        """The name of the cluster that it was sent to; None where nobody wrote it down."""
+        return _read_word(self.cluster)
 
     def elements(self) -> list[list[RunDir]]:
         """The trials of each element, by its index in the array; none before they are known."""
@@ -95,10 +104,18 @@ def read_elements(manifest: Path) -> list[list[RunDir]]:
     return [[RunDir(Path(path)) for path in line.split("\t")] for line in manifest.read_text().splitlines()]
 
 
-def describe_job(job_id: str, *, is_packed: bool) -> dict[str, Any]:
-    """What a row of jobs.jsonl says of a job of Slurm, and whether that holds several trials."""
+def _read_word(path: Path) -> str | None:
+    try:
+        return path.read_text().strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def describe_job(job_id: str, cluster: str | None, *, is_packed: bool) -> dict[str, Any]:
+    """What a row of jobs.jsonl says of a job of Slurm: of which cluster, and whether it holds several trials."""
+    named = {SLURM_CLUSTER: cluster} if cluster else {}
     packed = {"packed": True} if is_packed else {}
-    return {"cluster": "slurm", "job_id": job_id, "host": os.uname().nodename, **packed}
+    return {"cluster": "slurm", "job_id": job_id, "host": os.uname().nodename, **named, **packed}
 
 
 def index_of(job_id: str) -> int:

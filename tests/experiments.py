@@ -70,12 +70,12 @@ def fingerprint(run: RunDir) -> str | None:
     return None if result is None else str(result["fingerprint"])
 
 
-def prepare_run(folder: Path, **groups: Any) -> RunDir:
+def prepare_run(folder: Path, nonce: str | None = None, **groups: Any) -> RunDir:
     """A run folder of the first trial, ready to be trained."""
     folder.mkdir(parents=True, exist_ok=True)
     (variant, trial), *_ = trials(load_experiment(write_experiment(folder, **groups)))
     run = RunDir(folder / "runs" / trial.name / variant.trial_id)
-    prepare(run, trial, variant.overrides, ({}, ""))
+    prepare(run, trial, variant.overrides, ({} if nonce is None else {"nonce": nonce}, ""))
     return run
 
 

@@ -8,12 +8,14 @@ import yaml
 from runner import slurm as slurm_tools
 from runner.after import jobs_to_wait_for, main, refuse_unless_done
 from runner.cli import run as cli
+from runner.cluster_name import find_name
 from runner.errors import SubmissionError
 from runner.files import read_json, write_json
 from runner.record import Record
 from runner.requeue import EXIT_OVER
 from runner.rundir import RunDir, find_trials
 from runner.status import Row
+from runner.submission import SubmissionDir
 from tests.experiments import write_experiment
 from tests.slurm_cluster import wait_for
 
@@ -104,6 +106,9 @@ def test_slurm_holds_jobs_back_until_the_others_have_ended(slurm, tmp_path, capf
         first = submit("first")
         second = submit("second", "--after", "first")
         ids = [str(run.job_rows()[-1]["job_id"]) for run in (first, second)]
+        name = slurm_tools.show_config()["ClusterName"]
+        assert first.job_rows()[-1]["slurm_cluster"] == find_name() == name
+        assert SubmissionDir(Path(first.job_rows()[-1]["submission"])).read_cluster() == name
         assert slurm_tools.show_job(ids[1])["Dependency"].startswith(f"afterany:{ids[0]}")
     finally:
         go.touch()

@@ -244,7 +244,7 @@ def test_code_that_is_gone_or_has_no_such_name(root):
 def test_a_retry_with_the_code_of_today_says_what_changes_and_keeps_what_was(root, monkeypatch, package):
     run, same = make_trial(root, "aa11"), make_trial(root, "bb22")
     home = take(root, package)
-    write_json(run.provenance, {"snapshot": {"code": home.name}, "command": "before"})
+    write_json(run.provenance, {"snapshot": {"code": home.name}, "command": "before", "nonce": "1a2b"})
     (run.path / "diff.patch").write_text("a patch")
     write_json(same.provenance, {"snapshot": {"code": code_digest()}, "command": "before"})
     (line,) = recode([run, same], root, ["runner", "retry"])
@@ -252,7 +252,8 @@ def test_a_retry_with_the_code_of_today_says_what_changes_and_keeps_what_was(roo
     assert code_of(run) == code_of(same) == root / ".code" / code_digest()
     assert (read_json(run.path / "provenance.1.json") or {})["command"] == "before"
     assert (run.path / "diff.1.patch").read_text() == "a patch"
-    assert (read_json(run.provenance) or {})["command"] == "runner retry"
+    now = read_json(run.provenance) or {}
+    assert (now["command"], now["nonce"]) == ("runner retry", "1a2b"), "its run at W&B goes on"
     assert (read_json(same.provenance) or {})["command"] == "before"
 
 

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "runner"
 _ORDER = """
 errors paths processes faults masking plugins launcher unpacking strict_yaml files lock rundir submission ownership
 code_snapshot provenance explain schema distribution search_config views_config config sink wandb_note mirrors
-experiment grouped_yaml sweep_config sweep_conditions sweep_points sweep interval ledger simulate profile packing
-client slurm arrays limits reasons wording signs causes budgets decision nodes evidence requeue group batch gather
+experiment grouped_yaml sweep_config sweep_conditions sweep_points sweep interval ledger simulate profile packing client
+slurm cluster_name arrays limits reasons wording signs causes budgets decision nodes evidence requeue group batch gather
 reduce queue meters dataset download decoded randomness identifiers code proteins mining class_weights color filters
 view_draws jitter views preemption time_limit loader attempt heartbeat peers watchdog rendezvous tracking ema
 online_probe canonical projection decoders interpolation curriculum tokenizers method losses methods encoders data
@@ -35,11 +35,11 @@ PLUG_INS = ["methods", "encoders", "data", "schedules", "evaluation", "mirrors"]
 HEAVY = ["torch", "wandb", "tensorboard", "sklearn", "matplotlib", "transformers", "optuna"]
 
 _LIGHT = """
-errors paths processes faults rundir config sweep interval profile client slurm arrays limits wording signs causes
-budgets decision nodes evidence reasons record_cache conditions selectors pace gpus live tracebacks notify requeue
-provenance record status tables watch show logs differences results plot cancel prepare request ahead shipment submit
-job local_queue pack pack_requeue packing submission ownership json_schema onebox doctor code_snapshot code_store diff
-reproduce report cli_results cli_search search_report search cli_report ledger simulate goodput advice timeline
+errors paths processes faults rundir config sweep interval profile client slurm cluster_name arrays limits wording signs
+causes budgets decision nodes evidence reasons record_cache conditions selectors pace gpus live tracebacks notify
+requeue provenance record status tables watch show logs differences results plot cancel prepare request ahead shipment
+submit job local_queue pack pack_requeue packing submission ownership json_schema onebox doctor code_snapshot code_store
+diff reproduce report cli_results cli_search search_report search cli_report ledger simulate goodput advice timeline
 forecast cli_goodput new listing completion site init sync version cli
 """
 LIGHT = _LIGHT.split()

@@ -24,11 +24,10 @@ from runner.faults import Fault, Proof
 from runner.files import append_row, read_json, read_rows
 from runner.job import TrainJob, place_in_job
 from runner.local_queue import Running, Waiting, choose, choose_gpus, work_off
-from runner.processes import is_running
+from runner.processes import is_alive, is_running
 from runner.profile import load_profile
 from runner.rank import run_rank
 from runner.rundir import RunDir, find_trials
-from runner.status import is_alive
 from tests.experiments import last_step, prepare_run, run_cli, write_experiment
 from tests.slurm_cluster import GONE_SECONDS, wait_for
 

@@ -40,6 +40,7 @@ def test_no_secret_of_environment_or_command_line_is_kept(monkeypatch):
         f'{{"secret": "{SENTINEL}"}}',
     ]
     document, _ = collect(command)
+    assert document["nonce"] != collect(command)[0]["nonce"]
     assert SENTINEL not in json.dumps(document)
     assert document["command"].startswith("runner submit x.yaml WANDB_API_KEY=*** --api-key *** --token=***")
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,7 +17,7 @@ from runner.cancel import mark_cancelled
 from runner.errors import ConfigError
 from runner.files import append_row, read_rows, replacing, write_json
 from runner.goodput import read_accounts
-from runner.lock import in_use, locked
+from runner.lock import bury, find_stale, in_use, locked, token_of
 from runner.report.material import read_material
 from runner.report.origin import tell_origin
 from runner.results import read_results
@@ -31,6 +32,7 @@ from runner.rundir import (
 )
 from runner.status import read_statuses
 from tests.clients import in_child
+from tests.slurm_cluster import wait_for
 
 FORK = multiprocessing.get_context("fork")
 
@@ -153,6 +155,59 @@ def test_a_dead_holders_lock_is_taken_over_and_a_live_ones_is_not(tmp_path):
         locked(tmp_path, timeout_seconds=0.2),
     ):
         pass
+
+
+def age(lock: Path) -> None:
+    long_ago = time.time() - 10_000
+    os.utime(lock, (long_ago, long_ago))
+
+
+def test_the_lock_of_a_living_holder_is_never_taken_and_that_of_a_silent_one_elsewhere_is(tmp_path, monkeypatch):
+    lock = tmp_path / ".lock"
+    with locked(tmp_path):
+        age(lock)
+        with pytest.raises(ConfigError, match="held by process"), locked(tmp_path, timeout_seconds=0):
+            pytest.fail("two at once")
+    monkeypatch.setattr("runner.lock.SIGN_SECONDS", 0.01)
+    with locked(tmp_path):
+        age(lock)
+        wait_for(lambda: time.time() - lock.stat().st_mtime, 10, "a sign of life", until=lambda age: age < 100)
+    monkeypatch.undo()
+    # Its number is another's by now; or it is on another host.
+    for change in ({"created": 1.0}, {"host": "elsewhere"}):
+        with locked(tmp_path):
+            holder = json.loads((lock / "holder.json").read_text()) | change
+            (lock / "holder.json").write_text(json.dumps(holder))
+            age(lock)
+            with locked(tmp_path, timeout_seconds=0):
+                assert token_of(lock) != holder["token"]
+        assert not lock.exists()
+
+
+def test_whoever_leaves_late_leaves_the_lock_of_another_alone(tmp_path):
+    lock, mine = tmp_path / ".lock", locked(tmp_path)
+    mine.__enter__()
+    shutil.rmtree(lock)
+    with locked(tmp_path):
+        theirs = token_of(lock)
+        assert theirs is not None
+        mine.__exit__(None, None, None)
+        assert token_of(lock) == theirs
+        shutil.rmtree(lock)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_who_find_a_stale_lock_one_breaks_it_and_the_other_leaves_what_came_after(tmp_path):
+    code = "import os, sys; from pathlib import Path; from runner.lock import locked\n"
+    code += "with locked(Path(sys.argv[1])): os._exit(0)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    lock = tmp_path / ".lock"
+    stale = find_stale(lock)
+    assert stale is not None and stale == token_of(lock)
+    with locked(tmp_path, timeout_seconds=0):
+        mine = token_of(lock)
+        assert not bury(lock, stale)
+        assert token_of(lock) == mine != stale
 
 
 def test_what_leads_elsewhere_is_written_to_and_stays_what_it_is(tmp_path):

@@ -15,10 +15,11 @@ from runner.cli import run as cli
 from runner.conditions import parse_condition
 from runner.errors import SubmissionError
 from runner.files import append_row, write_json
+from runner.processes import is_alive
 from runner.record import Record, main_metric, read_end, read_record
 from runner.rundir import RunDir, find_trials
 from runner.selectors import select
-from runner.status import Job, decide_state, is_alive, read_statuses
+from runner.status import Job, decide_state, read_statuses
 from runner.survey import read_world
 from runner.watch import Watch, changes, status_table, wait_until_final
 from tests.slurm_cluster import sbatch, wait_for

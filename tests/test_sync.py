@@ -83,7 +83,16 @@ def test_a_trial_without_wandb_is_sent_once_and_then_what_is_new(tmp_path, monke
         write_rows(run, range(15, 25, 5), 2)
         finish(run)
         assert sync([run], to, say=said.append) == 1 and said[-2] == f"tiny/{run.trial}: sent 2 of 4 rows, done"
-    assert served.rows == without_times(read_rows(run.metrics)) and served.ends == ["preempted", "finished"]
+        # Trained anew, it says what it came to from its first step on, and the old run stays.
+        run.path.rename(tmp_path / "before")
+        anew = prepare_run(tmp_path, nonce="1a2b3c4d")
+        assert anew == run
+        write_rows(anew, range(5, 10, 5), 1)
+        assert sync([anew], to, say=said.append) == 1 and said[-2] == f"tiny/{run.trial}: sent 1 of 1 row, interrupted"
+    second = service.runs[f"tiny-{run.trial}-1a2b3c4d"]
+    assert second.rows == without_times(read_rows(anew.metrics)) and len(service.runs) == 2
+    assert served.rows == without_times(read_rows(tmp_path / "before" / "metrics.jsonl"))
+    assert served.ends == ["preempted", "finished"]
     assert served.told["project"] == "p" and served.told["groupName"] == "tiny"
     assert served.summary["test/knn_top1"] == 0.75 and served.summary["result"]["attempts"] == 2
 

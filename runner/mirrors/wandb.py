@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from runner.config import Trial
 from runner.files import read_json
 from runner.masking import is_secret_name, mask_text
-from runner.provenance import DIFF_FILE
+from runner.provenance import DIFF_FILE, NONCE
 from runner.rundir import RunDir
 from runner.schema import Options
 from runner.sink import End, MetricRow, digest_of, read_metrics
@@ -144,8 +144,12 @@ def log_diff(to: Any, run: RunDir) -> None:
 
 
 def run_id(run: RunDir) -> str:
-    """The id of a trial's run; the same for all its attempts, wherever they run."""
-    return f"{run.experiment}-{run.trial}"
+    """The id of a trial's run: the same for all attempts, wherever they run, and another in another run folder.
+
+    W&B takes no row below the last that it has under an id, so a trial trained anew must not go on with the old one.
+    """
+    nonce = (read_json(run.provenance) or {}).get(NONCE)
+    return "-".join(filter(None, [run.experiment, run.trial, nonce]))
 
 
 def describe_code(provenance: Mapping[str, Any]) -> dict[str, Any]:
