@@ -21,7 +21,7 @@ from runner.rendezvous import Place
 from runner.rundir import RunDir
 from runner.snapshot import Snapshot
 from runner.state import _bytes_of
-from tests.experiments import train_rank, fingerprint, prepare_run, train_here
+from tests.experiments import fingerprint, prepare_run, train_here, train_rank
 from tests.ranks import run_ranks
 from tests.test_checkpoint import make_run, start
 
