@@ -204,5 +204,6 @@ def abandon_service() -> None:
         with suppress(psutil.Error):
             if "wandb-core" in child.name():
                 kill([child])
-    with suppress(Exception):
+    # It would leave with the exit code of the service, and what went wrong would not be told.
+    with suppress(Exception, SystemExit):
         wandb.teardown(exit_code=1)
