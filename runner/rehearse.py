@@ -5,6 +5,7 @@ measured from outside, by what stands in the run folder.
 """
 
 import json
+import math
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -50,6 +52,9 @@ TRAINING_SECONDS = 60.0
 
 MEASURED_STEPS, MEASURED_SECONDS = 30, 10.0
 """How much of a trial, after its first step, tells how long a step takes: whichever comes first."""
+
+SECONDS_PER_EVENT = 2.0
+"""Of training: less is over before an interruption that was ordered comes."""
 
 CHECKPOINTS = 10
 """In the shortened trial, for kill -9 to have something to go back to."""
@@ -162,6 +167,7 @@ def rehearse(
         steps = _wait_until_done(reference)
         if steps < least:
             raise ConfigError(f"{path}: the trial ends after {steps} steps; so many events need at least {least}")
+        check_length(path, read_rows(reference.metrics), len(kinds) or len(KINDS))
         events = plan_events(steps, seed, kinds)
         _say(f"uninterrupted: done after {steps} steps; seed {seed}: {_in_words(events)}")
         patience_seconds = PATIENCE_SECONDS + 2 * (time.monotonic() - began)
@@ -187,6 +193,17 @@ def rehearse(
         differences=tuple(differences),
         note=note,
     )
+
+
+def check_length(path: Path, rows: Sequence[dict[str, Any]], events: int) -> None:
+    """Raise ConfigError where a trial would be done before anybody could interrupt it so many times."""
+    seconds, least = rows[-1]["time"] - rows[0]["time"], SECONDS_PER_EVENT * events
+    if seconds < least:
+        enough = math.ceil(len(rows) * 2 * least / max(seconds, 0.01))
+        raise ConfigError(
+            f"{path}: its {len(rows)} steps take {seconds:.1f} s, too little for {counted(events, 'interruption')}; "
+            f"train for longer, such as train.steps={enough}"
+        )
 
 
 @contextmanager

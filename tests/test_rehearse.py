@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from runner.cli import run as cli
+from runner.errors import ConfigError
 from runner.files import append_row, read_json, replacing
 from runner.rehearsal import KINDS, Event, Report, Strike, compare, describe_passage, plan_events
-from runner.rehearse import Sight, make_site, with_checkpoints
+from runner.rehearse import Sight, check_length, make_site, with_checkpoints
 from runner.rundir import RunDir, find_experiments
 from tests.experiments import prepare_run, run_cli, write_experiment
 from tests.slurm_cluster import skip_without_slurm, wait_for
@@ -161,6 +162,16 @@ def test_refusals_cost_one_line_and_write_nothing(tmp_path, capfd, monkeypatch):
     assert "unknown key" in refused("method.gama=1")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "not found; get it with: runner onebox install" in refused()
+
+
+def test_a_trial_that_is_over_in_no_time_is_no_rehearsal():
+    rows = [{"step": step, "time": step / 50} for step in range(1, 101)]
+    check_length(Path("x.yaml"), rows, 0)
+    with pytest.raises(
+        ConfigError, match=r"x.yaml: its 100 steps take 2.0 s, too little for 2 interruptions"
+    ) as caught:
+        check_length(Path("x.yaml"), rows, 2)
+    assert str(caught.value).endswith("such as train.steps=405")
 
 
 def test_the_users_trial_but_for_cadences(tmp_path):
