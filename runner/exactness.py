@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_info
 
 from runner.code_snapshot import digest, read_package
 from runner.group import Group
@@ -25,6 +26,7 @@ def gather_facts(group: Group, deterministic: bool) -> dict[str, Any]:
         "world_size": group.world,
         "device": "cpu",
         "processor": f"{_processor()} {torch.backends.cpu.get_cpu_capability()}",
+        "blas": _blas(),
         "threads": torch.get_num_threads(),
         "deterministic": deterministic,
     }
@@ -44,7 +46,7 @@ def why_inexact(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     reasons = []
     for key, value in now.items():
         before = saved.get(key, "not recorded")
-        if key in ("processor", "threads") and now["device"] != "cpu":
+        if key in ("processor", "blas", "threads") and now["device"] != "cpu":
             continue
         if before != value:
             reasons.append(f"{key} was {before}, is {value}")
@@ -66,6 +68,12 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _blas() -> str:
+    """The kernels that numpy's BLAS has chosen, which a variable such as OPENBLAS_CORETYPE may change."""
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    return " ".join(sorted({str(library.get("architecture", library["prefix"])) for library in libraries})) or "none"
 
 
 def _nccl_version() -> str:
