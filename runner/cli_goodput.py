@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli_options import Json, Root, existing_root, print_json
+from runner.cli_options import Json, Root, Target, existing_root, print_json
 from runner.paths import file_to_write
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def goodput(
-    target: Annotated[str, typer.Argument(metavar="SWEEP|TRIAL", help="Experiment, or start of a trial's id.")],
+    target: Target,
     as_json: Json = False,
     per_rank: Annotated[bool, typer.Option("--rank-seconds", help="Count a second once for each rank.")] = False,
     plot: Annotated[

@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from runner.submit import Submission
 
 
+Ranks = Annotated[int | None, typer.Option(min=1, help="Ranks on this machine.")]
+
+
 def debug(
     experiment: Experiment,
     overrides: Overrides = None,
-    ranks: Annotated[int | None, typer.Option(min=1, help="Ranks on this machine.")] = None,
+    ranks: Ranks = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps.")] = None,
     pdb: Annotated[bool, typer.Option("--pdb", help="Open the debugger where it fails.")] = False,
     root: Root = None,
@@ -90,7 +93,7 @@ def _send_rest(send: "Callable[[], Submission]") -> "tuple[list[RunDir], int] | 
 def verify_resume(
     experiment: Experiment,
     overrides: Overrides = None,
-    ranks: Annotated[int | None, typer.Option(min=1, help="Ranks on this machine.")] = None,
+    ranks: Ranks = None,
     kills: Annotated[int, typer.Option(min=1, help="Interruptions: signals, and kill -9.")] = 4,
     steps: Annotated[int | None, typer.Option(min=4, help="Steps of each run; else at most 60.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the interruptions.")] = 0,
@@ -114,7 +117,7 @@ def verify_resume(
 def rehearse(
     experiment: Experiment,
     overrides: Overrides = None,
-    ranks: Annotated[int | None, typer.Option(min=1, help="Ranks on this machine.")] = None,
+    ranks: Ranks = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Else about a minute of training.")] = None,
     event: Annotated[
         list[str] | None,

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from runner.cli_options import Root, existing_root
+from runner.cli_options import Root, Target, existing_root
 from runner.paths import folder
 
 
 def sync(
-    target: Annotated[str, typer.Argument(metavar="SWEEP|TRIAL", help="Experiment, or start of a trial's id.")],
+    target: Target,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent; send nothing.")] = False,
     project: Annotated[str | None, typer.Option(help="Else that of the trial, or the experiment's name.")] = None,
     entity: Annotated[str | None, typer.Option(help="Else that of the trial, or of the login.")] = None,

@@ -88,10 +88,8 @@ def send(
                 script = batch_script(
                     resources, len(elements), site, submission.path, code, array.at_once, after, trials
                 )
-                if limits and limits.cluster_name:
-                    with replacing(submission.cluster) as file:
-                        file.write(f"{limits.cluster_name}\n".encode())
-                numbers.append(_send_to_slurm(elements, script, site, submission, stop_after))
+                name = limits.cluster_name if limits else None
+                numbers.append(_send_to_slurm(elements, script, site, submission, stop_after, name))
             else:
                 _send_to_local_queue(elements, submission, code)
         except RefusedError:
@@ -203,7 +201,12 @@ def exit_trap(submission: Path, site: Profile, code: Path | None = None) -> list
 
 
 def _send_to_slurm(
-    elements: list[list[RunDir]], script: str, site: Profile, submission: SubmissionDir, stop_after: int | None
+    elements: list[list[RunDir]],
+    script: str,
+    site: Profile,
+    submission: SubmissionDir,
+    stop_after: int | None,
+    cluster: str | None,
 ) -> str:
     """The number of the array. Everything that its jobs need is there before sbatch is asked."""
     submission.write_elements(elements)
@@ -212,6 +215,9 @@ def _send_to_slurm(
     _write_pickle(submission, job(str(submission.manifest), stop_after), site)
     with replacing(submission.script) as file:
         file.write(script.encode())
+    if cluster:
+        with replacing(submission.cluster) as file:
+            file.write(f"{cluster}\n".encode())
     asked = time.time()
     try:
         number = submit_script(submission.script)
@@ -223,7 +229,6 @@ def _send_to_slurm(
     with replacing(submission.number) as file:
         file.write(f"{number}\n".encode())
     ids = [number] if len(elements) == 1 else [f"{number}_{index}" for index in range(len(elements))]
-    cluster = submission.read_cluster()
     _record(elements, submission, asked, [describe_job(job_id, cluster, is_packed=site.is_packed) for job_id in ids])
     return number
 

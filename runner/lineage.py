@@ -8,7 +8,7 @@ import time
 from runner.attempt import read_parents
 from runner.errors import CheckpointError
 from runner.evidence import told_saved
-from runner.manifest import FLAWS, check_own, read_manifest
+from runner.manifest import check_own, is_flaw, read_manifest
 from runner.rundir import RunDir
 
 NAME = re.compile(r"step_(\d{8})\.(\d{5,})")
@@ -78,7 +78,7 @@ def verify(run: RunDir, name: str) -> str | None:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != expected["sha256"]:
                     return f"{file} does not have the sha256 that was written"
         except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno not in FLAWS:
+            if not is_flaw(error):
                 raise
             return f"{file} cannot be read: {error}"
     return None

@@ -13,7 +13,7 @@ from runner.errors import CheckpointError
 FORMAT = 2
 """1: without a sha256 of the manifest itself."""
 
-FLAWS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
+_FLAWS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
 """What a file's own state may answer; all other errors are of the disk, the file server or this process."""
 
 MANIFEST = "manifest.json"
@@ -47,12 +47,17 @@ def read_manifest(folder: Path, step: int, attempt: int) -> dict[str, Any]:
         written = path.read_bytes()
         manifest = dict(json.loads(written))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        if isinstance(error, OSError) and error.errno not in FLAWS:
+        if not is_flaw(error):
             raise
         raise CheckpointError(f"its manifest cannot be read: {error}") from None
     if flaw := _find_flaw(manifest, written, step, attempt):
         raise CheckpointError(flaw)
     return manifest
+
+
+def is_flaw(error: Exception) -> bool:
+    """Whether a file that cannot be read is at fault itself, and not its disk, the file server or this process."""
+    return not isinstance(error, OSError) or error.errno in _FLAWS
 
 
 def check_own(path: Path) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection
+from typing import TextIO
 
 import psutil
 
@@ -47,6 +48,12 @@ def die_with_starter() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="starter", daemon=True).start()
+
+
+def log(line: str, stream: TextIO | None = None) -> None:
+    """A line in the log of this process; a disk that is full or away keeps nobody from going on."""
+    with contextlib.suppress(OSError):
+        print(f"runner: {line}", file=stream, flush=True)
 
 
 def age_seconds(process: psutil.Process) -> float:

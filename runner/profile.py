@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from runner.config import NAME_PATTERN, ResourcesConfig
 from runner.errors import ConfigError
 from runner.explain import OptionError, did_you_mean
+from runner.files import GROUP_READABLE, PRIVATE
 from runner.schema import Options, build, load_yaml, refuse_secrets
 from runner.strict_yaml import is_secret
 
@@ -159,6 +160,11 @@ class Profile(Options):
         self._check_packing()
         self._check_container()
         return self
+
+    @property
+    def umask(self) -> int:
+        """For what is written for trials of this site."""
+        return GROUP_READABLE if self.group_readable else PRIVATE
 
     def _check_packing(self) -> None:
         if self.is_packed and self.cluster == "local":

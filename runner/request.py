@@ -11,7 +11,7 @@ from runner.config import Trial
 from runner.dispatch import bad_nodes
 from runner.experiment import load_experiment, warnings
 from runner.explain import OptionError
-from runner.files import GROUP_READABLE, PRIVATE, check_private, masked, remove_empty
+from runner.files import check_private, masked, remove_empty
 from runner.interval import longest_stop_seconds
 from runner.lock import locked
 from runner.named import ResolvedTrial, resolve_trials
@@ -121,7 +121,7 @@ def holding(request: Request) -> Iterator[None]:
     check_shared(folder.parent, {trial.resources for _, trial in request.trials}, site)
     top = folder.parent if folder.parent.exists() else folder.parents[1]
     try:
-        with masked(GROUP_READABLE if site.group_readable else PRIVATE), locked(folder):
+        with masked(site.umask), locked(folder):
             yield
     finally:
         remove_empty(folder / SUBMISSIONS, top)

@@ -12,6 +12,7 @@ from runner import background, checkpoint
 from runner.background import Flight, GivenUpError
 from runner.errors import CheckpointError, NonFiniteLossError
 from runner.interval import is_news, mean_seconds_to_interruption, save_interval_seconds
+from runner.processes import log
 from runner.run import Run
 from runner.snapshot import Snapshot, size_bytes
 
@@ -167,9 +168,7 @@ def land_without_freight(run: Run) -> None:
 
 def tell_failure(run: Run, error: Exception) -> None:
     """In the log of this rank: rank 0 knows of the others that they failed, and not why."""
-    # It goes on also where the disk of the log is the one that is full.
-    with contextlib.suppress(OSError):
-        print(f"runner: checkpoint failed, training goes on: {error}", flush=True)
+    log(f"checkpoint failed, training goes on: {error}")
 
 
 def pruner(run: Run) -> Callable[[], None]:
@@ -183,7 +182,6 @@ def pruner(run: Run) -> Callable[[], None]:
                 run.attempt.run, keep=config.keep, keep_every_steps=config.keep_every_steps, best_step=best_step
             )
         except OSError as error:
-            with contextlib.suppress(OSError):
-                print(f"runner: older checkpoints stay: {error}", flush=True)
+            log(f"older checkpoints stay: {error}")
 
     return prune

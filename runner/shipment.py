@@ -8,7 +8,7 @@ from runner.config import ResourcesConfig
 from runner.dispatch import send
 from runner.errors import SubmissionError
 from runner.experiment import load_trial
-from runner.files import GROUP_READABLE, PRIVATE, masked
+from runner.files import masked
 from runner.preflight import check_scheduler
 from runner.profile import Profile, load_profile
 from runner.rundir import RunDir
@@ -45,5 +45,5 @@ def ship(shipments: list[Shipment], folder: Path, stop_after: int | None = None)
     """Submit trials of one experiment folder again; call under its lock. `stop_after` ends each early (on Slurm)."""
     for site, members in shipments:
         check_scheduler(site)
-        with masked(GROUP_READABLE if site.group_readable else PRIVATE):
+        with masked(site.umask):
             send(members, site, folder, stop_after)

@@ -4,11 +4,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from runner import slurm
 from runner.errors import SubmissionError
 from runner.preemption import LATENCY_SECONDS, Preemption
+from runner.processes import log
 
 MARGIN_SECONDS = 15
 """For the requeue, and for a machine that is slower just now than it was."""
@@ -94,8 +95,7 @@ def keeping(limit: TimeLimit, preemption: Preemption, every_seconds: float = 1.0
         while not over.wait(every_seconds):
             if limit.is_up(time.time()) and not over.is_set():
                 preemption.raise_time_limit()
-                with suppress(OSError):  # of a log whose disk is full
-                    print("runner: the time of this job is nearly up", flush=True)
+                log("the time of this job is nearly up")
                 break
 
     if limit.end is not None:

@@ -23,7 +23,7 @@ from runner.errors import RunnerError
 from runner.files import read_json
 from runner.heartbeat import Beat, Pulse, describe, find_behind, is_excused, read_beats, write_beat
 from runner.peers import PeerError
-from runner.processes import EXIT_TRY_AGAIN
+from runner.processes import EXIT_TRY_AGAIN, log
 
 if TYPE_CHECKING:
     from runner.preemption import Preemption
@@ -138,8 +138,7 @@ class Watchdog:
         except FileExistsError:
             return self._read_hang() or found
         except OSError as error:
-            with suppress(OSError):
-                print(f"runner: {path} cannot be written: {error}", file=sys.stderr, flush=True)
+            log(f"{path} cannot be written: {error}", sys.stderr)
             return found
         # On its behalf: it may be stopped, and then never says so itself.
         with suppress(OSError):
@@ -156,8 +155,7 @@ class Watchdog:
             os._exit(EXIT_TRY_AGAIN)
 
     def _tell(self, found: dict[str, Any]) -> None:
-        with suppress(OSError):
-            print(f"runner: hang: {found['error']}; the stacks of all threads follow", file=sys.stderr, flush=True)
+        log(f"hang: {found['error']}; the stacks of all threads follow", sys.stderr)
         faulthandler.dump_traceback(file=2, all_threads=True)
         if self.attempt.rank != found["rank"]:
             error = PeerError(f"because of rank {found['rank']}: hang: {found['error']}")
