@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import random
 import shutil
 import socket
 import stat
@@ -313,6 +314,60 @@ def test_settings_out_of_range_are_named(tmp_path):
     with pytest.raises(ConfigError, match=r"^onebox port0: must be 1024 to 65530, got 80$"):
         onebox.up(tmp_path, port0=80)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_that_start_at_once_take_other_ports():
+    """Between the choice of a port and the daemon that listens there pass seconds."""
+    with cluster_files.claimed_ports(10) as first, cluster_files.claimed_ports(4, preferred=first + 9) as second:
+        assert not set(range(first, first + 10)) & set(range(second, second + 4))
+        with cluster_files.claimed_ports(4, preferred=second - 3) as third:
+            assert not set(range(first, first + 10)) & set(range(third, third + 4))
+            assert not set(range(second, second + 4)) & set(range(third, third + 4))
+    with cluster_files.claimed_ports(4, preferred=first) as again:
+        assert again == first
+
+
+def test_ports_are_claimed_from_other_processes_as_long_as_one_lives():
+    hold = """
+import sys
+from runner.onebox.cluster import claimed_ports
+with claimed_ports(4) as first:
+    print(first, flush=True)
+    sys.stdin.read()
+"""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold],
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with holder:
+        first = int(holder.stdout.readline())
+        with cluster_files.claimed_ports(1, preferred=first + 3) as other:
+            assert other != first + 3
+        holder.kill()
+    with cluster_files.claimed_ports(1, preferred=first + 3) as other:
+        assert other == first + 3
+
+
+def test_choice_of_ports_leaves_the_generator_of_experiments_alone():
+    random.seed(7)
+    before = random.getstate()
+    with cluster_files.claimed_ports(4) as first:
+        assert random.getstate() == before
+    random.seed(7)
+    with cluster_files.claimed_ports(4) as second:
+        assert second != first
+
+
+def test_what_keeps_a_daemon_from_starting_is_told():
+    skip_without_slurm()
+    with socket.socket() as taken, pytest.raises(SubmissionError, match=r"/log: .*Address already in use$"):
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with own_cluster(nodes=1, accounting=False, port0=taken.getsockname()[1]):
+            pass
 
 
 def test_folder_with_other_things_is_left_alone():

@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from runner.onebox import daemons
 from runner.onebox.cluster import (
     Cluster,
     Settings,
+    claimed_ports,
     default_folder,
-    free_ports,
     load,
     make_private,
     onebox_hint,
@@ -82,15 +82,15 @@ def up(folder: Path | None = None, **settings: Any) -> Cluster:
                 raise SubmissionError(f"{folder} runs with {before.settings}; end it with: runner onebox down")
             daemons.start(before)
             return before
-        if asked.port0 is None:
-            asked = replace(asked, port0=free_ports(2 + asked.nodes, known_port))
-        cluster = Cluster(folder, asked)
-        write_files(cluster)
-        try:
-            daemons.start(cluster)
-        except BaseException:
-            daemons.kill_all(cluster)
-            raise
+        ports = nullcontext(asked.port0) if asked.port0 else claimed_ports(2 + asked.nodes, known_port)
+        with ports as port0:
+            cluster = Cluster(folder, replace(asked, port0=port0))
+            write_files(cluster)
+            try:
+                daemons.start(cluster)
+            except BaseException:
+                daemons.kill_all(cluster)
+                raise
         return cluster
 
 

@@ -6,7 +6,8 @@ import pwd
 import random
 import re
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
@@ -138,13 +139,29 @@ def load(folder: Path | None = None) -> Cluster:
     return cluster
 
 
-def free_ports(count: int, preferred: int | None = None) -> int:
-    """The first of `count` ports in a row that nobody listens on."""
-    drawn = random.sample(range(PORTS.start, PORTS.stop - count), 100)
+@contextmanager
+def claimed_ports(count: int, preferred: int | None = None) -> Iterator[int]:
+    """The first of `count` ports in a row that nobody listens on, and that no other onebox starts on meanwhile.
+
+    Seconds pass before the daemons listen. Until then each port is claimed by an abstract unix socket of its
+    number: like the port it belongs to the machine, and it goes with whoever holds it.
+    """
+    # Not the generator that experiments seed: two that did would draw the same ports, and a draw would move it.
+    drawn = random.SystemRandom().sample(range(PORTS.start, PORTS.stop - count), 100)
     for first in [preferred, *drawn] if preferred else drawn:
-        if all(_is_free(port) for port in range(first, first + count)):
-            return first
+        with ExitStack() as claims:
+            if all(_claim(port, claims) and _is_free(port) for port in range(first, first + count)):
+                yield first
+                return
     raise SubmissionError(f"no {count} free ports in a row between {PORTS.start} and {PORTS.stop}")
+
+
+def _claim(port: int, claims: ExitStack) -> bool:
+    claim = claims.enter_context(socket.socket(socket.AF_UNIX))
+    with suppress(OSError):
+        claim.bind(f"\0runner-onebox-{port}")
+        return True
+    return False
 
 
 def _is_free(port: int) -> bool:

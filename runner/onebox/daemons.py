@@ -5,6 +5,7 @@ in: pids are recycled and names are shared.
 """
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -113,16 +115,16 @@ def start_nodes(cluster: Cluster, nodes: list[str]) -> None:
     """Start the slurmd of each node that does not run and wait until the nodes take jobs."""
     for node in nodes:
         _start(cluster, f"slurmd-{node}", "-D", "-N", node, cwd=_spool(cluster, node))
-    ready = {"idle", "mixed", "allocated", "completing"}
+    for node in nodes:
+        _wait(cluster, f"slurmd-{node}", 30, partial(_takes_jobs, cluster, node))
 
-    def all_ready() -> bool:
-        states = node_states(cluster)
-        for node in nodes:
-            if states.get(node, "").rstrip("*").startswith(("down", "drain", "inval")):
-                _ask(cluster, "scontrol", "update", f"nodename={node}", "state=resume")
-        return all(pid(cluster, f"slurmd-{node}") and states.get(node) in ready for node in nodes)
 
-    _wait(cluster, f"slurmd-{nodes[0]}", 30, all_ready)
+def _takes_jobs(cluster: Cluster, node: str) -> bool:
+    """Whether it does; a node that Slurm holds for lost is called back."""
+    found = node_states(cluster).get(node, "")
+    if found.rstrip("*").startswith(("down", "drain", "inval")):
+        _ask(cluster, "scontrol", "update", f"nodename={node}", "state=resume")
+    return bool(pid(cluster, f"slurmd-{node}")) and found in ("idle", "mixed", "allocated", "completing")
 
 
 def stop(cluster: Cluster) -> None:
@@ -245,6 +247,7 @@ def _start(cluster: Cluster, name: str, *arguments: str, cwd: Path | None = None
     if _daemon(cluster, name):
         return
     tool = name.split("-")[0]
+    _pid_file(cluster, name).unlink(missing_ok=True)  # an old one would tell of a death
     words = [*_renamed(), tool, *arguments] if tool.startswith("slurm") else [tool, *arguments]
     with (cluster.folder / "log" / f"{name}.out").open("a") as out:
         subprocess.run(
@@ -280,9 +283,29 @@ def _check_name() -> None:
 def _wait(cluster: Cluster, name: str, seconds: float, ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
-        if time.monotonic() > deadline:
-            raise SubmissionError(f"{name} did not answer within {seconds} s; see {cluster.folder}/log")
+        died = _has_died(cluster, name)
+        if died or time.monotonic() > deadline:
+            what = "ended at once" if died else f"did not answer within {seconds} s"
+            raise SubmissionError(f"{name} {what}; see {cluster.folder}/log{_last_error(cluster, name)}")
         time.sleep(POLL_SECONDS)
+
+
+def _has_died(cluster: Cluster, name: str) -> bool:
+    """Whether a daemon was started and is gone; before it is itself it is a shell of the same pid."""
+    try:
+        return _gone(psutil.Process(int(_pid_file(cluster, name).read_text())))
+    except psutil.NoSuchProcess:
+        return True
+    except (OSError, ValueError):  # the shell has not come so far
+        return False
+
+
+def _last_error(cluster: Cluster, name: str) -> str:
+    """What a daemon named last as wrong, as more words to a line; empty if it named nothing."""
+    logs = [cluster.folder / "log" / f"{name}.out", cluster.folder / "log" / f"{name.replace('-', '.')}.log"]
+    lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()]
+    wrong = [line for line in lines if re.search(r"\b(error|fatal)\b", line, re.IGNORECASE)]
+    return f": {wrong[-1].strip()}" if wrong else ""
 
 
 def _end(processes: Iterable[psutil.Process], how: signal.Signals, patience_seconds: float = 0) -> None:
