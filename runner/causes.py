@@ -46,6 +46,9 @@ UNDER_WAY = (*UNDECIDED, "LOCAL", "FAILED")
 ORDERS = ("preempted", "time limit", "terminated", "cancelled", "node failure")
 """Ends that the scheduler brought about, as the last lines of a log name them."""
 
+UNTOLD = "STARTED AGAIN"
+"""In place of a state, where a job is started again and no account says why: its log may, else its node failed."""
+
 
 @dataclass(frozen=True)
 class Crash:
@@ -131,7 +134,7 @@ def _of_crash(crash: Crash, evidence: Evidence) -> Diagnosis:
 
 
 def _of_state(evidence: Evidence, sign: Sign) -> Diagnosis:
-    told = sign.cause if sign.cause in ORDERS else "terminated"
+    told = sign.cause if sign.cause in ORDERS else "node failure" if evidence.job_state == UNTOLD else "terminated"
     cause = BY_STATE.get(evidence.job_state, told)
     reason = f"the scheduler ended it: {evidence.job_state}" + (f"; {sign.line}" if sign.cause == cause else "")
     node = (sign.node or _only(evidence.hosts)) if cause == "node failure" else None

@@ -23,7 +23,7 @@ from runner.masking import mask_text
 from runner.profile import load_profile
 from runner.rundir import RunDir
 from runner.status import STATES, Row, read_statuses
-from runner.submission import SUBMISSIONS, SubmissionDir
+from runner.submission import SUBMISSIONS, SubmissionDir, is_row_of
 
 TIMEOUT_SECONDS = 60
 """For the command; then it is killed."""
@@ -192,7 +192,8 @@ def main(submission: Path, index: int) -> None:
     except ConfigError as error:
         sys.exit(f"runner: {error}")
     for run in SubmissionDir(submission).elements()[index]:
-        if run.job_rows()[-1]["submission"] == str(submission):
+        # A job may end before its submission has written down which job it is.
+        if any(is_row_of(row, submission) for row in run.job_rows()[-1:]):
             tell(run)
 
 

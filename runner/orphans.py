@@ -12,7 +12,7 @@ from runner.errors import SubmissionError
 from runner.files import append_row, replacing
 from runner.ownership import is_over
 from runner.rundir import RunDir
-from runner.submission import GIVEN_UP, SLURM_CLUSTER, SUBMISSIONS, SubmissionDir, describe_job, index_of
+from runner.submission import GIVEN_UP, SLURM_CLUSTER, SUBMISSIONS, SubmissionDir, describe_job, index_of, is_row_of
 
 
 def settle_orphans(folder: Path) -> list[str]:
@@ -109,5 +109,4 @@ def _unrecorded(submission: SubmissionDir) -> dict[int, list[RunDir]]:
 
 
 def _has_row(run: RunDir, submission: SubmissionDir) -> bool:
-    # By its name, which no other has: a run root may be reached by a link, and have been by another.
-    return any(Path(row["submission"]).name == submission.path.name for row in run.job_rows())
+    return any(is_row_of(row, submission.path) for row in run.job_rows())

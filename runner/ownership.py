@@ -5,7 +5,7 @@ from pathlib import Path
 
 from runner.files import read_json, write_json
 from runner.rundir import RunDir
-from runner.submission import SubmissionDir
+from runner.submission import SubmissionDir, is_row_of
 
 
 def is_ours(run: RunDir, submission: Path) -> bool:
@@ -13,8 +13,8 @@ def is_ours(run: RunDir, submission: Path) -> bool:
     if run.cancelled.exists():
         return False
     rows = run.job_rows()
-    if any(row["submission"] == str(submission) for row in rows):
-        return bool(rows[-1]["submission"] == str(submission))
+    if any(is_row_of(row, submission) for row in rows):
+        return is_row_of(rows[-1], submission)
     # A job of a cluster may start before its submission has written down which job it is.
     return not rows or bool(rows[-1]["time"] <= SubmissionDir(submission).manifest.stat().st_mtime)
 
@@ -27,9 +27,9 @@ def is_over(run: RunDir) -> bool:
 def let_go(run: RunDir, submission: Path) -> None:
     """Leave word that this queue will not touch a cancelled trial any more, however long it goes on with others."""
     with contextlib.suppress(ValueError):
-        cancelled = read_json(run.cancelled)
-        if cancelled is not None and run.job_rows()[-1]["submission"] == str(submission):
-            write_json(run.cancelled, {**cancelled, "let_go": str(submission)})
+        cancelled, newest = read_json(run.cancelled), run.job_rows()[-1]
+        if cancelled is not None and is_row_of(newest, submission):
+            write_json(run.cancelled, {**cancelled, "let_go": newest["submission"]})
 
 
 def back_off_seconds(run: RunDir, now: float) -> float:

@@ -16,13 +16,12 @@ from typing import Any
 
 from runner import nodes, slurm
 from runner.budgets import POLICIES, read_ends, verdict
-from runner.causes import ORDERS, Diagnosis, Evidence, diagnose
+from runner.causes import UNTOLD, Diagnosis, Evidence, diagnose
 from runner.decision import Decision, Facts, decide, weigh
 from runner.errors import ConfigError, SubmissionError
 from runner.evidence import attempt_of, gather, last_attempt, read_crashes, saved_step, split_launch
 from runner.files import append_row, check_private, write_json
 from runner.rundir import RunDir
-from runner.signs import read_log
 from runner.submission import read_elements
 
 EXIT_OVER = 3
@@ -54,9 +53,15 @@ def rows_since_submission(run: RunDir, launch: str) -> list[dict[str, Any]]:
     """Rows of attempts.jsonl since the trial was last submitted: a retry has its budgets anew."""
     rows, jobs = run.attempt_rows(), run.job_rows()
     since = jobs[-1]["time"] if jobs else 0.0
-    # The clock of the node may be behind that of the machine that submitted.
-    since = min([since, *(row["time"] for row in rows if row.get("launch") == launch)])
-    return [row for row in rows if row["time"] >= since]
+    older = {job["job_id"] for job in jobs[:-1] if job["cluster"] == "slurm"} - {job["job_id"] for job in jobs[-1:]}
+    own = split_launch(launch)[0]
+
+    def is_newer(row: dict[str, Any]) -> bool:
+        # The job first: a node's clock may be behind that of the machine that submitted, or ahead of it.
+        job = split_launch(row.get("launch", ""))[0]
+        return job not in older and (job == own or row["time"] >= since)
+
+    return [row for row in rows if is_newer(row)]
 
 
 def judge(
@@ -149,11 +154,8 @@ def settle_lost(
         return None
     else:
         facts = read_facts(run, before, max_failures)
-        code, state = (previous.shell_code, previous.state) if previous is not None else (0, "NODE_FAIL")
+        code, state = (previous.shell_code, previous.state) if previous is not None else (0, UNTOLD)
         evidence = gather(run, before, code, state, logs)
-        if previous is None and read_log(evidence.log).cause in ORDERS:
-            # What its log was told counts for more than silence.
-            evidence = replace(evidence, job_state="STARTED AGAIN")
         found = diagnose(evidence)
         why_not = weigh(facts, evidence, found)[0]
     words = f"{found.reason}; {why_not}" if why_not else found.reason

@@ -1,7 +1,7 @@
 """Every path inside the folder of a submission, ROOT/<experiment>/.submissions/<submission>/."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,14 @@ def describe_job(job_id: str, cluster: str | None, *, is_packed: bool) -> dict[s
     named = {SLURM_CLUSTER: cluster} if cluster else {}
     packed = {"packed": True} if is_packed else {}
     return {"cluster": "slurm", "job_id": job_id, "host": os.uname().nodename, **named, **packed}
+
+
+def is_row_of(row: Mapping[str, Any], submission: Path) -> bool:
+    """Whether a row of jobs.jsonl is of this submission: by its name, which no other has.
+
+    A run root may be reached by a link, and have been by another.
+    """
+    return Path(row["submission"]).name == submission.name
 
 
 def index_of(job_id: str) -> int:

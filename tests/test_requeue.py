@@ -327,6 +327,21 @@ def test_a_retry_has_its_budgets_anew(run):
     assert judge(run, "1.1", 137, "RUNNING", 1).action == "fail"
 
 
+def test_a_node_whose_clock_is_ahead_spends_no_budget_of_a_retry(run, monkeypatch):
+    now = time.time()
+    append_row(run.jobs, {"time": now, "submission": "s", "job_id": "7_0", "cluster": "slurm"})
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time", lambda: now + 3600)
+        begin(run, "7_0.0")
+        assert judge(run, "7_0.0", 137, "RUNNING", 0).action == "fail"
+    append_row(run.jobs, {"time": now + 5, "submission": "t", "job_id": "9_0", "cluster": "slurm"})
+    run.failure.unlink()
+    begin(run, "9_0.0")
+    assert judge(run, "9_0.0", 137, "RUNNING", 1).action == "requeue"
+    begin(run, "9_0.1")
+    assert judge(run, "9_0.1", 137, "RUNNING", 1).action == "fail"
+
+
 def test_a_job_that_came_back_without_a_word_lost_its_node(run, tmp_path):
     begin(run, "7_0.0", nodes=("n1", "n1"))
     assert settle_lost(run, "8_0.1", None, 3, tmp_path) is None, "another job"
