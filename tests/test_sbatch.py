@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -102,6 +103,24 @@ def test_questions_are_asked_again_too(tools, tmp_path):
     with pytest.raises(UnansweredError):
         (tmp_path / "calls").unlink()
         ask("scontrol", "show", "config", patience_seconds=0)
+
+
+def test_an_order_waits_for_a_controller_that_is_away_far_longer_than_a_question(tools, tmp_path, monkeypatch):
+    """Without the order the job would be over, while somebody waits for the answer to a question."""
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    clock.sleep = lambda seconds: setattr(clock, "now", clock.now + seconds)
+    monkeypatch.setattr(client, "time", clock)
+    monkeypatch.setattr(client, "FIRST_PAUSE_SECONDS", 1.0)
+    tools("scontrol", 'echo "Unable to contact slurm controller (connect failure)" >&2; exit 1')
+    waited = []
+    for order in (lambda: slurm.requeue("7"), slurm.show_config):
+        began = clock.now
+        with pytest.raises(UnansweredError):
+            order()
+        waited.append(clock.now - began)
+    assert waited[0] > slurm.ORDER_PATIENCE_SECONDS - client.LONGEST_PAUSE_SECONDS > 60
+    assert waited[1] <= client.QUESTION_PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,18 @@ def test_the_trap_of_the_script_judges_every_end_but_a_good_one(tmp_path, site):
     assert run("false", **array) == (1, f"{looks}\n{asked('end', 3, '7_3', '7_3.2', 1)}\n{tells} 3")
 
 
+def test_the_requeue_that_ends_the_script_leaves_it_time_to_judge(tmp_path, site):
+    """scontrol requeue sends TERM to the batch shell and to all that it has started, while they wait and notify."""
+    profile = load_profile(site).model_copy(update={"notify": "mail me"})
+    script = "\n".join(exit_trap(tmp_path / "exp" / ".submissions" / "x", profile))
+    requeue = 'kill -TERM $$; bash -c "kill -TERM \\$\\$; echo what it started goes on"'
+    python_says = f'python_says() {{ [ "$2" = runner.notify ] || {{ {requeue}; }}; echo "$2"; }}'
+    text = "\n".join([python_says, script.replace(sys.executable, "python_says"), "exit 137"])
+    done = subprocess.run(["bash", "-c", text], env={"SLURM_JOB_ID": "7"}, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 137, done.stderr
+    assert done.stdout.splitlines() == ["what it started goes on", "runner.requeue", "runner.notify"]
+
+
 @pytest.mark.parametrize(("number", "runs"), [(None, True), ("7", True), ("8", False), ("0", False)])
 def test_of_two_jobs_of_one_script_only_the_one_that_is_meant_runs(tmp_path, site, number, runs):
     """sbatch timed out, was asked again, and Slurm had taken both; 0: it was given up."""
