@@ -21,6 +21,7 @@ from runner.errors import ConfigError, SubmissionError
 from runner.onebox import cluster as cluster_files
 from runner.onebox import debian
 from runner.onebox.daemons import job_processes
+from runner.onebox.ports import claimed_ports
 from runner.slurm import cancel, show_job
 from tests.slurm_cluster import environment_of, own_cluster, sbatch, skip_without_slurm, state, wait_for
 
@@ -318,19 +319,19 @@ def test_settings_out_of_range_are_named(tmp_path):
 
 def test_two_that_start_at_once_take_other_ports():
     """Between the choice of a port and the daemon that listens there pass seconds."""
-    with cluster_files.claimed_ports(10) as first, cluster_files.claimed_ports(4, preferred=first + 9) as second:
+    with claimed_ports(10) as first, claimed_ports(4, preferred=first + 9) as second:
         assert not set(range(first, first + 10)) & set(range(second, second + 4))
-        with cluster_files.claimed_ports(4, preferred=second - 3) as third:
+        with claimed_ports(4, preferred=second - 3) as third:
             assert not set(range(first, first + 10)) & set(range(third, third + 4))
             assert not set(range(second, second + 4)) & set(range(third, third + 4))
-    with cluster_files.claimed_ports(4, preferred=first) as again:
+    with claimed_ports(4, preferred=first) as again:
         assert again == first
 
 
 def test_ports_are_claimed_from_other_processes_as_long_as_one_lives():
     hold = """
 import sys
-from runner.onebox.cluster import claimed_ports
+from runner.onebox.ports import claimed_ports
 with claimed_ports(4) as first:
     print(first, flush=True)
     sys.stdin.read()
@@ -344,20 +345,20 @@ with claimed_ports(4) as first:
     )
     with holder:
         first = int(holder.stdout.readline())
-        with cluster_files.claimed_ports(1, preferred=first + 3) as other:
+        with claimed_ports(1, preferred=first + 3) as other:
             assert other != first + 3
         holder.kill()
-    with cluster_files.claimed_ports(1, preferred=first + 3) as other:
+    with claimed_ports(1, preferred=first + 3) as other:
         assert other == first + 3
 
 
 def test_choice_of_ports_leaves_the_generator_of_experiments_alone():
     random.seed(7)
     before = random.getstate()
-    with cluster_files.claimed_ports(4) as first:
+    with claimed_ports(4) as first:
         assert random.getstate() == before
     random.seed(7)
-    with cluster_files.claimed_ports(4) as second:
+    with claimed_ports(4) as second:
         assert second != first
 
 

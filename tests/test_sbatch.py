@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runner import client, onebox, slurm
 from runner.client import UnansweredError, ask, is_transient, pauses
 from runner.errors import SubmissionError
-from runner.onebox.daemons import pid
+from runner.onebox.daemon import pid
 from runner.sbatch import find_jobs, submit_script
 from tests.slurm_cluster import wait_for
 

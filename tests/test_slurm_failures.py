@@ -17,7 +17,7 @@ from runner import slurm as slurm_tools
 from runner.evidence import read_crashes
 from runner.files import read_json, read_rows
 from runner.nodes import record_fault
-from runner.onebox.daemons import pid
+from runner.onebox.daemon import pid
 from runner.processes import is_running
 from runner.rundir import RunDir, find_trials
 from runner.watchdog import Limits

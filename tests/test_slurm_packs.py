@@ -15,7 +15,7 @@ from runner import onebox
 from runner import slurm as slurm_tools
 from runner.cli import run as cli
 from runner.files import read_json, read_rows
-from runner.onebox.daemons import pid
+from runner.onebox.daemon import pid
 from runner.rundir import RunDir
 from tests.experiments import fingerprint, last_step, prepare_run, run_cli, train_here
 from tests.slurm_cluster import environment_of, own_cluster, skip_without_slurm, slurm_of_this_file, wait_for

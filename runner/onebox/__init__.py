@@ -22,14 +22,15 @@ from runner.onebox import daemons
 from runner.onebox.cluster import (
     Cluster,
     Settings,
-    claimed_ports,
     default_folder,
     load,
     make_private,
     onebox_hint,
     write_files,
 )
+from runner.onebox.daemon import command, pid
 from runner.onebox.debian import install, missing_tools
+from runner.onebox.ports import claimed_ports
 
 __all__ = [
     "Cluster",
@@ -112,7 +113,7 @@ def down(folder: Path | None = None, wipe: bool = False) -> None:
 def status(folder: Path | None = None) -> Status:
     """What runs of the cluster of `folder`; raises SubmissionError where there is none."""
     cluster = load(folder)
-    pids = {name: daemons.pid(cluster, name) for name in cluster.daemons}
+    pids = {name: pid(cluster, name) for name in cluster.daemons}
     if not pids["slurmctld"]:
         return Status(cluster.folder, pids, {}, 0)
     return Status(cluster.folder, pids, daemons.node_states(cluster), daemons.count_jobs(cluster))
@@ -123,7 +124,7 @@ def set_user_signal(cluster: Cluster, on: bool) -> Cluster:
     with _locked(cluster.folder):
         changed = replace(cluster, settings=replace(cluster.settings, user_signal=on))
         write_files(changed)
-        daemons.command(changed, "scontrol", "reconfigure")
+        command(changed, "scontrol", "reconfigure")
     return changed
 
 
@@ -134,7 +135,7 @@ def kill_node(cluster: Cluster, node: str, noticed: bool = False) -> None:
     """
     daemons.kill_node(cluster, node)
     if noticed:
-        daemons.command(cluster, "scontrol", "update", f"nodename={node}", "state=down", "reason=killed")
+        command(cluster, "scontrol", "update", f"nodename={node}", "state=down", "reason=killed")
 
 
 def revive_node(cluster: Cluster, node: str) -> None:
