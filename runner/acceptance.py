@@ -13,11 +13,12 @@ from runner.client import UnansweredError, call
 from runner.config import ResourcesConfig
 from runner.errors import SubmissionError
 from runner.explain import OptionError, counted, did_you_mean, listed
+from runner.layout import layout
 from runner.limits import Cluster, Longest
 from runner.packing import count_cpus, count_gpus
-from runner.profile import NODE_LOCAL, Profile, layout
+from runner.profile import NODE_LOCAL, Profile
 from runner.refusals import blame, find_refusal
-from runner.slurm import Node, parse_duration
+from runner.slurm_text import Node, parse_duration
 from runner.strict_yaml import show
 
 SHELL_SECONDS = 20

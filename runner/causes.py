@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from runner.signs import Sign, read_log
-from runner.slurm import UNDECIDED
+from runner.slurm_text import UNDECIDED
 
 T = TypeVar("T")
 

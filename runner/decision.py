@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from runner.budgets import ONLY_AGAIN, POLICIES, End, read_ends, verdict
 from runner.causes import Diagnosis, Evidence, diagnose
-from runner.slurm import UNDECIDED
+from runner.slurm_text import UNDECIDED
 
 
 @dataclass(frozen=True)

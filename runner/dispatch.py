@@ -19,12 +19,13 @@ from runner.errors import SubmissionError
 from runner.evidence import mark
 from runner.files import append_row, check_private, in_parallel, replacing, sync_path, write_json, write_yaml
 from runner.job import NO_MORE_TIMEOUTS, ArrayJob, python_command
+from runner.layout import submitit_parameters
 from runner.limits import Limits, read_cluster, read_limits
 from runner.local_queue import start
 from runner.nodes import Excluded, list_clusters, merge, read_excluded
 from runner.pack import PackJob
 from runner.packing import jobs_at_once, pack_parameters, plan_packs
-from runner.profile import Profile, submitit_parameters
+from runner.profile import Profile
 from runner.refusals import hint
 from runner.requeue import EXIT_OVER
 from runner.rundir import RunDir

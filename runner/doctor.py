@@ -21,7 +21,7 @@ from runner.launcher import find_intruder
 from runner.nodes import read_excluded
 from runner.onebox import onebox_hint
 from runner.profile import NODE_LOCAL, Profile, load_profile
-from runner.slurm import parse_duration
+from runner.slurm_text import parse_duration
 
 TESTED = {"torch": ((2, 10), (2, 14)), "submitit": ((1, 5, 4), (1, 6))}
 """First version that the tests cover, and the first one that they do not."""

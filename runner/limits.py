@@ -11,6 +11,7 @@ from runner.arrays import Bound
 from runner.client import ask
 from runner.errors import SubmissionError
 from runner.profile import Profile
+from runner.slurm_text import Node, parse_duration
 
 ASSOCIATION_FIELDS = ("DefaultAccount", "Account", "Partition", "QOS", "DefaultQOS", "MaxSubmitJobs", "MaxWall")
 QOS_FIELDS = ("Name", "Flags", "MaxSubmitJobsPerUser", "MaxSubmitJobsPerAccount", "GrpSubmitJobs", "MaxWall")
@@ -49,7 +50,7 @@ class Cluster:
     partitions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By name, all that this user may see."""
 
-    nodes: tuple[slurm.Node, ...] = ()
+    nodes: tuple[Node, ...] = ()
 
     def partitions_of(self, site: Profile) -> dict[str, Mapping[str, str]]:
         """The partitions that a profile names, as far as there are such; else the default one."""
@@ -206,7 +207,7 @@ def _levels(own: Job, accounts: Accounts, cluster: Cluster) -> list[Level]:
 def find_longest(own: Job, accounts: Accounts, cluster: Cluster) -> Longest | None:
     """The longest that a job may run; None where nobody says."""
     for name, table, _ in _levels(own, accounts, cluster):
-        if (seconds := slurm.parse_duration(table.get("MaxWall", ""))) is not None:
+        if (seconds := parse_duration(table.get("MaxWall", ""))) is not None:
             return Longest(seconds, f"MaxWall of {name}")
     return None
 

@@ -35,6 +35,7 @@ from runner.packing import count_gpus, trials_at_once
 from runner.processes import EXIT_TERMINATED
 from runner.profile import load_profile
 from runner.rundir import RunDir
+from runner.slurm_text import UNDECIDED, parse_time
 from runner.submission import SubmissionDir, index_of
 
 MARGIN_SECONDS = 15
@@ -157,7 +158,7 @@ def decide_job(is_left: bool, state: str | None, signum: int) -> Literal["over",
         return "over"
     if state is None:
         return "leave" if signum == signal.SIGTERM else "requeue"
-    return "requeue" if state in slurm.UNDECIDED else "leave"
+    return "requeue" if state in UNDECIDED else "leave"
 
 
 def ask_state(job_id: str, signum: int) -> str | None:
@@ -173,7 +174,7 @@ def ask_state(job_id: str, signum: int) -> str | None:
 def seconds_left(job_id: str) -> float:
     """How long trials may take to save: until the end of the job, which a preemption brings forward, less a margin."""
     try:
-        end = slurm.parse_time(slurm.show_job(job_id).get("EndTime", ""))
+        end = parse_time(slurm.show_job(job_id).get("EndTime", ""))
     except SubmissionError:
         end = None
     return LEAVE_SECONDS if end is None else max(end - time.time() - MARGIN_SECONDS, MARGIN_SECONDS)

@@ -16,6 +16,7 @@ from runner.ownership import back_off_seconds, is_ours, is_over
 from runner.processes import is_alive
 from runner.requeue import EXIT_OPEN, ask_state, begin, find_members, judge, note_node, postpone, say
 from runner.rundir import RunDir
+from runner.slurm_text import UNDECIDED
 
 LAST_WORDS_SECONDS = 15
 """The ranks of a supervisor that was killed see it within a second or two, and save."""
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
     # The requeue ends this process too, and what follows it must still be said.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     job_state, cluster = ask_state(job_id, launch), os.environ.get("SLURM_CLUSTER_NAME")
-    is_open = job_state in slurm.UNDECIDED
+    is_open = job_state in UNDECIDED
     begun = {run: own for run in runs if (own := last_launch(run, launch))}
     if is_open:
         wait_for_ranks(list(begun))

@@ -10,7 +10,8 @@ from typing import Any
 
 from runner.config import ResourcesConfig
 from runner.explain import OptionError
-from runner.profile import Profile, layout
+from runner.layout import layout
+from runner.profile import Profile
 
 
 def plan_packs(kinds: Sequence[Hashable], site: Profile) -> list[tuple[int, ...]]:
@@ -78,7 +79,7 @@ def count_gpus(site: Profile, resources: ResourcesConfig, trials: int) -> int:
 
 
 def pack_parameters(site: Profile, resources: ResourcesConfig, trials: int) -> dict[str, Any]:
-    """What a job that holds so many trials asks for, in place of the same keys of `profile.submitit_parameters`.
+    """What a job that holds so many trials asks for, in place of the same keys of `layout.submitit_parameters`.
 
     Its one task starts their ranks. Raises: OptionError.
     """

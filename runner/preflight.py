@@ -11,7 +11,8 @@ from runner.errors import ConfigError, DataError, SubmissionError
 from runner.experiment import OUTSIDE_IDENTITY, differing_keys, load_trial
 from runner.explain import counted
 from runner.grouped_yaml import GroupTexts, split_text
-from runner.profile import NODE_LOCAL, Profile, layout
+from runner.layout import layout
+from runner.profile import NODE_LOCAL, Profile
 from runner.rundir import RunDir, find_configured
 
 LEAST_FREE_BYTES = 10**9

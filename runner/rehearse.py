@@ -4,21 +4,16 @@ One run is left alone, another meets every event of a plan in turn, each at a ra
 measured from outside, by what stands in the run folder.
 """
 
-import json
 import math
-import os
 import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from runner import onebox, slurm
@@ -27,7 +22,6 @@ from runner.debug import first_trial
 from runner.errors import ConfigError, RunnerError, SubmissionError
 from runner.explain import counted
 from runner.files import read_json, read_rows
-from runner.onebox.events import node_names, preempt, rank_processes
 from runner.onebox.private import private_cluster
 from runner.prepare import prepare
 from runner.profile import Profile
@@ -37,15 +31,15 @@ from runner.rehearsal import (
     STEPS_PER_EVENT,
     Event,
     Report,
-    Strike,
     compare,
     describe_passage,
-    left_step,
     plan_events,
 )
 from runner.rundir import RunDir
 from runner.shipment import ship
-from runner.status import Row, read_statuses
+from runner.sight import Sight
+from runner.stage import Stage, say, why
+from runner.status import read_statuses
 
 TRAINING_SECONDS = 60.0
 """How long the shortened trial trains, unless --steps says."""
@@ -65,48 +59,11 @@ CLUSTER_NODES = 3
 PATIENCE_SECONDS = 300.0
 """How long no step may be done before a trial counts as hanging, beside twice the time of the uninterrupted run."""
 
-POLL_SECONDS = 0.05
-SETTLED_SECONDS = 3.0
-"""How long a job must have ended for good: a requeue shows it as ended for a moment."""
+POLL_SECONDS = 0.2
 
 
 class RehearsalError(RunnerError):
     """The trial failed where nobody interrupted it."""
-
-
-@dataclass
-class Sight:
-    """Every row of metrics.jsonl that was ever there; a new attempt takes back those of steps it does again."""
-
-    run: RunDir
-    steps: dict[int, dict[int, float]] = field(default_factory=dict)
-    """Attempt -> step -> unix seconds."""
-
-    _read: tuple[int, int] = (0, 0)
-    """Which file was read, and how many bytes of it."""
-
-    def look(self) -> None:
-        try:
-            with self.run.metrics.open("rb") as file:
-                found = os.fstat(file.fileno())
-                inode, offset = self._read
-                offset = offset if inode == found.st_ino and offset <= found.st_size else 0
-                file.seek(offset)
-                data = file.read()
-        except FileNotFoundError:
-            return
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read = (found.st_ino, offset + len(whole))
-        for line in whole.splitlines():
-            with suppress(ValueError, KeyError):
-                row = json.loads(line)
-                self.steps.setdefault(row["attempt"], {}).setdefault(row["step"], row["time"])
-
-    @property
-    def newest(self) -> tuple[int, int]:
-        """The newest attempt that has done a step, and its last step."""
-        attempt = max(self.steps, default=0)
-        return attempt, max(self.steps.get(attempt, ()), default=0)
 
 
 def rehearse(
@@ -160,7 +117,7 @@ def rehearse(
     shutil.rmtree(folder, ignore_errors=True)
     with private_cluster(**settings) as cluster, _keeping_logs(cluster, folder):
         place = f"{counted(trial.resources.ranks, 'rank')} and {counted(nodes, 'node')}"
-        _say(f"{trial.name}/{variant.trial_id} on {place}, in {folder}")
+        say(f"{trial.name}/{variant.trial_id} on {place}, in {folder}")
         steps = steps or _choose_steps(start("measured", None), least)
         began = time.monotonic()
         reference = start("uninterrupted", steps)
@@ -169,7 +126,7 @@ def rehearse(
             raise ConfigError(f"{path}: the trial ends after {steps} steps; so many events need at least {least}")
         check_length(path, read_rows(reference.metrics), len(kinds) or len(KINDS))
         events = plan_events(steps, seed, kinds)
-        _say(f"uninterrupted: done after {steps} steps; seed {seed}: {_in_words(events)}")
+        say(f"uninterrupted: done after {steps} steps; seed {seed}: {_in_words(events)}")
         patience_seconds = PATIENCE_SECONDS + 2 * (time.monotonic() - began)
         stage = Stage(cluster, start("interrupted", steps), random.Random(seed), patience_seconds)
         strikes, note = stage.play(events)
@@ -234,111 +191,15 @@ def with_checkpoints(trial: Trial, steps: int | None) -> Trial:
     return trial.model_copy(update={"checkpoint": trial.checkpoint.model_copy(update={"every_steps": every_steps})})
 
 
-@dataclass
-class Stage:
-    """The interrupted run, and who interrupts it."""
-
-    cluster: onebox.Cluster
-    run: RunDir
-    draw: random.Random
-    patience_seconds: float
-    sight: Sight = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.sight = Sight(self.run)
-
-    @property
-    def job_id(self) -> str:
-        return str(self.run.job_rows()[-1]["job_id"])
-
-    def play(self, events: Sequence[Event]) -> tuple[list[Strike], str]:
-        """Let every event happen in its turn, then wait for the end; what happened, and why it ended early."""
-        strikes: list[Strike] = []
-        for event in events:
-            if problem := self._wait(partial(self._has_reached, event.step, strikes)):
-                return strikes, f"{event.kind} at step {event.step} was not reached: {problem}"
-            nodes, processes = node_names(self.cluster, self.job_id), rank_processes(self.cluster, self.job_id)
-            if not nodes or not processes:
-                return (
-                    strikes,
-                    f"{event.kind} at step {event.step} came too late, the trial was over; take more --steps",
-                )
-            attempt, step = self.sight.newest
-            strikes.append(Strike(event, time.time(), attempt))
-            recover = self._strike(event.kind, self.draw.choice(nodes), self.draw.choice(list(processes.values())))
-            _say(f"step {step}, attempt {attempt}: {KINDS[event.kind]}")
-            problem = self._wait(lambda: self._moves(strikes))
-            recover()
-            if problem and not self.run.result.exists():
-                return strikes, f"it did not come back after {KINDS[event.kind]} at step {step}: {problem}"
-        problem = self._wait(self.run.result.exists)
-        return strikes, f"it did not end: {problem}" if problem else ""
-
-    def _has_reached(self, step: int, strikes: Sequence[Strike]) -> bool:
-        return self.sight.newest[1] >= step and self._moves(strikes)
-
-    def _moves(self, strikes: Sequence[Strike]) -> bool:
-        """Whether the trial is further than the last event left it."""
-        if not strikes:
-            return True
-        (attempt, step), last = self.sight.newest, strikes[-1]
-        return attempt > last.attempt and step > left_step(last, self.run.attempt_rows(), self.sight.steps)
-
-    def _strike(self, kind: str, node: str, process: psutil.Process) -> Callable[[], object]:
-        """Make it happen; what is returned puts the cluster right again, once the trial is back."""
-        if kind == "preempt":
-            preempt(self.cluster, node)
-        elif kind == "term":
-            onebox.set_user_signal(self.cluster, False)
-            preempt(self.cluster, node)
-            return lambda: onebox.set_user_signal(self.cluster, True)
-        elif kind == "requeue":
-            slurm.requeue(self.job_id)
-        elif kind == "kill":
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        else:
-            onebox.kill_node(self.cluster, node)
-            return lambda: onebox.revive_node(self.cluster, node)
-        return lambda: None
-
-    def _wait(self, until: Callable[[], object]) -> str:
-        """Look on until something is so; in words why it will not be, else nothing."""
-        moved, before = time.monotonic(), self.sight.newest
-        ended: float | None = None
-        next_question = 0.0
-        while True:
-            self.sight.look()
-            if until():
-                return ""
-            now = time.monotonic()
-            if self.sight.newest != before:
-                moved, before = now, self.sight.newest
-            if now >= next_question:
-                next_question = now + 1
-                (row,) = read_statuses([self.run])
-                ended = None if not row.settled else ended or now
-                if ended is not None and (row.record.is_final or now - ended >= SETTLED_SECONDS):
-                    self.sight.look()
-                    return "" if until() else _why(row)
-                if now - moved > self.patience_seconds:
-                    return f"no step for {self.patience_seconds:.0f} s; it is {row.state} {row.note}".rstrip()
-            time.sleep(POLL_SECONDS)
-
-
-def _why(row: Row) -> str:
-    return f"the trial is {row.state}{f': {row.note}' if row.note else ''}"
-
-
 def _wait_until_done(run: RunDir) -> int:
     """The steps of a run that nobody interrupts."""
     while True:
         (row,) = read_statuses([run])
         if row.settled:
             break
-        time.sleep(POLL_SECONDS * 4)
+        time.sleep(POLL_SECONDS)
     if row.record.result is None:
-        raise RehearsalError(f"without any interruption, {_why(row)}; see {run.logs}")
+        raise RehearsalError(f"without any interruption, {why(row)}; see {run.logs}")
     return int(row.record.result["step"])
 
 
@@ -354,12 +215,12 @@ def _choose_steps(run: RunDir, least: int) -> int:
         if row.record.result is not None and len(times) > 1:
             break
         if row.settled:
-            raise RehearsalError(f"without any interruption, {_why(row)}; see {run.logs}")
-        time.sleep(POLL_SECONDS * 4)
+            raise RehearsalError(f"without any interruption, {why(row)}; see {run.logs}")
+        time.sleep(POLL_SECONDS)
     slurm.cancel([str(run.job_rows()[-1]["job_id"])])
     seconds = (times[-1] - times[0]) / (len(times) - 1)
     steps = max(least, round(TRAINING_SECONDS / max(seconds, 1e-4)))
-    _say(f"a step takes {seconds:.3f} s: at most {steps} steps")
+    say(f"a step takes {seconds:.3f} s: at most {steps} steps")
     while not read_statuses([run])[0].settled:
         time.sleep(POLL_SECONDS)
     shutil.rmtree(run.path)
@@ -368,7 +229,3 @@ def _choose_steps(run: RunDir, least: int) -> int:
 
 def _in_words(events: Sequence[Event]) -> str:
     return ", ".join(f"{event.kind} at step {event.step}" for event in events)
-
-
-def _say(text: str) -> None:
-    print(f"runner: {text}", file=sys.stderr, flush=True)

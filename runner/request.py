@@ -13,13 +13,14 @@ from runner.experiment import load_experiment, warnings
 from runner.explain import OptionError
 from runner.files import check_private, masked, remove_empty
 from runner.interval import longest_stop_seconds
+from runner.layout import layout
 from runner.lock import locked
 from runner.named import ResolvedTrial, resolve_trials
 from runner.orphans import settle_orphans
 from runner.packing import check_pack
 from runner.plan import Plan
 from runner.preflight import check_root, check_scheduler, check_shared
-from runner.profile import Profile, advice, layout, lead_advice, load_profile
+from runner.profile import Profile, advice, lead_advice, load_profile
 from runner.rundir import RunDir, experiment_dir, find_configured
 from runner.schema import Document
 from runner.search import as_drawn

@@ -22,6 +22,7 @@ from runner.errors import ConfigError, SubmissionError
 from runner.evidence import attempt_of, gather, last_attempt, read_crashes, saved_step, split_launch
 from runner.files import append_row, check_private, write_json
 from runner.rundir import RunDir
+from runner.slurm_text import JobInfo
 from runner.submission import read_elements
 
 EXIT_OVER = 3
@@ -134,9 +135,7 @@ def note_node(run: RunDir, cluster: str | None, found: Decision) -> None:
         nodes.record_fault(run, cluster, found.node, found.cause, found.reason)
 
 
-def settle_lost(
-    run: RunDir, launch: str, previous: slurm.JobInfo | None, max_failures: int, logs: Path
-) -> Decision | None:
+def settle_lost(run: RunDir, launch: str, previous: JobInfo | None, max_failures: int, logs: Path) -> Decision | None:
     """Look at a job that Slurm has started again without asking; None when its ranks may start as they are.
 
     Where the launch before could not write down how it ended, that is done now; without a word from the accounts

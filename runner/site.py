@@ -10,7 +10,7 @@ from runner import slurm
 from runner.errors import ConfigError, SubmissionError
 from runner.explain import did_you_mean
 from runner.profile import SLACK_SECONDS
-from runner.slurm import parse_duration
+from runner.slurm_text import count_gpus, parse_duration
 from runner.strict_yaml import flow, show
 
 LONG_MINUTES, SHORT_MINUTES = 1440, 240
@@ -195,7 +195,7 @@ def parse_nodes(lines: Iterable[str]) -> dict[str, tuple[NodeKind, ...]]:
     found: dict[str, Counter[tuple[int, int, int]]] = {}
     for line in lines:
         partition, gres, cpus, memory, count = line.split("|")
-        kind = slurm.count_gpus(gres), _leading_number(cpus), _leading_number(memory)
+        kind = count_gpus(gres), _leading_number(cpus), _leading_number(memory)
         found.setdefault(partition.rstrip("*"), Counter())[kind] += int(count)
     return {
         partition: tuple(NodeKind(count, *kind) for kind, count in kinds.items()) for partition, kinds in found.items()

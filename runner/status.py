@@ -22,6 +22,7 @@ from runner.explain import did_you_mean
 from runner.processes import is_alive
 from runner.record import LOST, Record, main_metric, read_record
 from runner.rundir import RunDir
+from runner.slurm_text import JobInfo
 
 T = TypeVar("T")
 TrialState = Literal["pending", "running", "requeued", "done", "failed", "cancelled", "unknown"]
@@ -265,7 +266,7 @@ def _row(run: RunDir, record: Record, job: Job | None) -> Row:
     return Row(run, record, state, note, settled, blocked)
 
 
-def _from_slurm(info: slurm.JobInfo) -> Job:
+def _from_slurm(info: JobInfo) -> Job:
     if info.state in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"):
         start = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.start)) if info.start else "its time"
         return Job("waiting", *reasons.describe(info.reason, info.job_id, start))

@@ -10,6 +10,7 @@ from runner import slurm
 from runner.errors import SubmissionError
 from runner.preemption import LATENCY_SECONDS, Preemption
 from runner.processes import log
+from runner.slurm_text import parse_time
 
 MARGIN_SECONDS = 15
 """For the requeue, and for a machine that is slower just now than it was."""
@@ -80,7 +81,7 @@ def of_job(job_id: str) -> TimeLimit:
 def end_of(job_id: str) -> float | None:
     """When a job's time is up, by Slurm; None when it has no limit, or Slurm does not answer."""
     try:
-        return slurm.parse_time(slurm.show_job(job_id).get("EndTime", ""))
+        return parse_time(slurm.show_job(job_id).get("EndTime", ""))
     except SubmissionError as error:
         print(f"runner: scontrol did not answer: {error}", flush=True)
         return None

@@ -8,6 +8,7 @@ from runner.errors import SubmissionError
 from runner.preemption import Verdict
 from runner.rendezvous import Place
 from runner.rundir import RunDir
+from runner.slurm_text import UNDECIDED
 
 
 def settle_verdict(verdict: Verdict, place: Place, run: RunDir, time_is_up: bool = False) -> tuple[Verdict, str]:
@@ -33,7 +34,7 @@ def settle_verdict(verdict: Verdict, place: Place, run: RunDir, time_is_up: bool
 def interpret(verdict: Verdict, job: dict[str, str], now: float, time_is_up: bool = False) -> tuple[Verdict, str]:
     """The decision of `settle_verdict` from `slurm.show_job`, whose times are unix seconds like `now`."""
     state = job.get("JobState", "")
-    if state not in slurm.UNDECIDED:
+    if state not in UNDECIDED:
         # COMPLETING: a scancel, or a requeue that Slurm carries out; requeueing now could resurrect a cancelled job.
         return Verdict.SAVE, "terminated"
     if job.get("PreemptTime", "").isdigit():

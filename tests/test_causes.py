@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from runner import slurm
 from runner.budgets import POLICIES
 from runner.causes import Crash, Evidence, diagnose
 from runner.signs import classify_words, read_log
+from runner.slurm_text import parse_record, parse_sacct
 
 CORPUS = Path(__file__).parent / "causes"
 CLASSES = {
@@ -32,9 +32,9 @@ def class_of(source: str, row: dict[str, Any]) -> str | None:
         return read_log(row["log"]).cause
     log, started = row.get("log", ""), row["started"]
     if "sacct" in row:
-        (info,) = slurm.parse_sacct(row["sacct"]).values()
+        (info,) = parse_sacct(row["sacct"]).values()
         return diagnose(Evidence(info.shell_code, info.state, started, hosts=("n1",), log=log)).cause
-    state = slurm.parse_record(row["scontrol"])["JobState"]
+    state = parse_record(row["scontrol"])["JobState"]
     return diagnose(Evidence(row["exit_code"], state, started, hosts=("n1",), log=log)).cause
 
 

@@ -11,20 +11,20 @@ PACKAGE = Path(__file__).parent.parent / "runner"
 _ORDER = """
 errors paths processes faults masking plugins launcher unpacking strict_yaml files lock rundir submission ownership
 code_snapshot provenance explain schema distribution search_config views_config config sink wandb_note mirrors
-experiment grouped_yaml sweep_config sweep_conditions sweep_points sweep interval ledger simulate profile packing client
-slurm cluster_name arrays limits reasons wording signs causes budgets decision nodes evidence requeue group batch gather
-reduce queue meters dataset download decoded randomness identifiers code proteins mining class_weights color filters
-view_draws jitter views preemption time_limit loader attempt heartbeat peers watchdog rendezvous tracking ema
-online_probe canonical projection decoders interpolation curriculum tokenizers method losses methods encoders data
-schedules lars optimizer precision facts features ranking text_metrics evaluation named mirror sync evaluate state
-elastic exactness journal snapshot manifest lineage weights checkpoint export background progress trial_data study
-search_journal search search_trial run resume saving trainer verdict rank job local_queue pack record status
-pack_requeue after tables columns conditions differences record_cache selectors pace gpus live watch show logs
+experiment grouped_yaml sweep_config sweep_conditions sweep_points sweep interval ledger simulate profile layout
+packing slurm_text client slurm cluster_name arrays limits reasons wording signs causes budgets decision nodes evidence
+requeue group batch gather reduce queue meters dataset download decoded randomness identifiers code proteins mining
+class_weights color filters view_draws jitter views preemption time_limit loader attempt heartbeat peers watchdog
+rendezvous tracking ema online_probe canonical projection decoders interpolation curriculum tokenizers method losses
+methods encoders data schedules lars optimizer precision facts features ranking text_metrics evaluation named mirror
+sync evaluate state elastic exactness journal snapshot manifest lineage weights checkpoint export background progress
+trial_data study search_journal search search_trial run resume saving trainer verdict rank job local_queue pack record
+status pack_requeue after tables columns conditions differences record_cache selectors pace gpus live watch show logs
 tracebacks results plot search_report goodput advice timeline forecast embed refusals orphans plan survey preflight
 acceptance sbatch dispatch notify prepare request ahead shipment submit local_ranks reshape code_changes recode debug
 verify contract templates cancel plan_file apply trial_environment reproduce version diff report code_store json_schema
-onebox rehearsal rehearse doctor new listing site init completion cli_options cli_onebox cli_data cli_plan cli_goodput
-cli_code cli_results cli_search cli_report cli_new cli_sync cli_run cli_trials interruption cli __main__
+onebox rehearsal sight stage rehearse doctor new listing site init completion cli_options cli_onebox cli_data cli_plan
+cli_goodput cli_code cli_results cli_search cli_report cli_new cli_sync cli_run cli_trials interruption cli __main__
 """
 ORDER = _ORDER.split()
 """Each part imports only from parts to its left; a folder is one part. A total order has no circles."""
@@ -35,12 +35,12 @@ PLUG_INS = ["methods", "encoders", "data", "schedules", "evaluation", "mirrors"]
 HEAVY = ["torch", "wandb", "tensorboard", "sklearn", "matplotlib", "transformers", "optuna"]
 
 _LIGHT = """
-errors paths processes faults rundir config sweep interval profile client slurm cluster_name arrays limits wording signs
-causes budgets decision nodes evidence reasons record_cache conditions selectors pace gpus live tracebacks notify
-requeue provenance record status tables watch show logs differences results plot cancel prepare request ahead shipment
-submit job local_queue pack pack_requeue packing submission ownership json_schema onebox doctor code_snapshot code_store
-diff reproduce report cli_results cli_search search_report search cli_report ledger simulate goodput advice timeline
-forecast cli_goodput new listing completion site init sync version cli
+errors paths processes faults rundir config sweep interval profile layout slurm_text client slurm cluster_name arrays
+limits wording signs causes budgets decision nodes evidence reasons record_cache conditions selectors pace gpus live
+tracebacks notify requeue provenance record status tables watch show logs differences results plot cancel prepare
+request ahead shipment submit job local_queue pack pack_requeue packing submission ownership json_schema onebox doctor
+code_snapshot code_store diff reproduce report cli_results cli_search search_report search cli_report ledger simulate
+goodput advice timeline forecast cli_goodput new listing completion site init sync version cli
 """
 LIGHT = _LIGHT.split()
 

@@ -16,7 +16,8 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from runner.config import ResourcesConfig
 from runner.errors import ConfigError
-from runner.profile import Profile, advice, layout, lead_advice, load_profile, submitit_parameters
+from runner.layout import layout, submitit_parameters
+from runner.profile import Profile, advice, lead_advice, load_profile
 from runner.strict_yaml import dump_yaml
 
 SITES = sorted((Path(__file__).parent.parent / "slurm").glob("*.yaml"))

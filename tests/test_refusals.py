@@ -20,7 +20,7 @@ from runner.prepare import prepare
 from runner.profile import Profile
 from runner.refusals import blame, find_refusal, hint
 from runner.rundir import RunDir
-from runner.slurm import Node
+from runner.slurm_text import Node
 from runner.sweep import trials
 from tests.experiments import write_experiment
 

@@ -16,8 +16,9 @@ from runner.cli import run as cli
 from runner.errors import ConfigError
 from runner.files import append_row, read_json, replacing
 from runner.rehearsal import KINDS, Event, Report, Strike, compare, describe_passage, plan_events
-from runner.rehearse import Sight, check_length, make_site, with_checkpoints
+from runner.rehearse import check_length, make_site, with_checkpoints
 from runner.rundir import RunDir, find_experiments
+from runner.sight import Sight
 from tests.experiments import prepare_run, run_cli, write_experiment
 from tests.slurm_cluster import skip_without_slurm, wait_for
 from tests.trials import end, start

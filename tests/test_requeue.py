@@ -18,7 +18,7 @@ from runner.evidence import mark, read_crashes, read_tail
 from runner.files import append_row, read_json
 from runner.requeue import allow, judge, settle_lost
 from runner.rundir import RunDir
-from runner.slurm import JobInfo
+from runner.slurm_text import JobInfo
 
 
 def start(attempt: int, step: int, launch: str = "7.0", at: float = 0.0) -> dict[str, Any]:

@@ -6,7 +6,17 @@ import pytest
 
 from runner import slurm as ask
 from runner.errors import SubmissionError
-from runner.slurm import JobInfo
+from runner.slurm_text import (
+    JobInfo,
+    Node,
+    parse_config,
+    parse_elements,
+    parse_nodes,
+    parse_record,
+    parse_sacct,
+    parse_squeue,
+    parse_time,
+)
 from tests.slurm_cluster import sbatch, state, wait_for
 
 SQUEUE = """\
@@ -40,7 +50,7 @@ Slurmctld(primary) at vm is UP
 
 
 def test_squeue_lines_become_jobs():
-    assert ask.parse_squeue(SQUEUE) == {
+    assert parse_squeue(SQUEUE) == {
         "2": JobInfo("2", "FAILED", "127.0.0.1", 1795356856, 1795356857, "NonZeroExitCode"),
         "1_7": JobInfo("1_7", "PENDING", "", None, None, "JobArrayTaskLimit"),
         "3": JobInfo("3", "PENDING", "", 1795360456, 1795361056, "BeginTime"),
@@ -49,7 +59,7 @@ def test_squeue_lines_become_jobs():
 
 
 def test_sacct_lines_become_jobs():
-    found = ask.parse_sacct(SACCT)
+    found = parse_sacct(SACCT)
     assert list(found) == ["2", "4", "9", "1_0", "1_1", "1_2", "1_3", "1_7"]
     assert (found["2"].exit_code, found["2"].signal) == (3, 0)
     assert (found["4"].exit_code, found["4"].signal) == (0, 9)
@@ -87,20 +97,20 @@ def test_the_launch_before_the_present_one(monkeypatch, states, before):
     ],
 )
 def test_waiting_elements_are_named_one_by_one(name, elements):
-    assert ask.parse_elements(name) == elements
+    assert parse_elements(name) == elements
 
 
 def test_nodes_have_what_they_are_configured_with():
     text = "gpu|64|257000|gpu:a100:4(S:0-1),shard:a100:16\ncpu|8|1024|(null)\nold|8|2048|gpu:2,gpu:k80:1\n"
-    assert ask.parse_nodes(text) == [
-        ask.Node("gpu", 64, 257000 / 1024, 4),
-        ask.Node("cpu", 8, 1.0, 0),
-        ask.Node("old", 8, 2.0, 3),
+    assert parse_nodes(text) == [
+        Node("gpu", 64, 257000 / 1024, 4),
+        Node("cpu", 8, 1.0, 0),
+        Node("old", 8, 2.0, 3),
     ]
 
 
 def test_record_keeps_blanks_and_signs_within_values():
-    record = ask.parse_record(JOB)
+    record = parse_record(JOB)
     assert record["JobState"] == "FAILED"
     assert record["JobName"] == "a b=c"
     assert record["Command"] == "/tmp/my job/run.sh --x=1"
@@ -110,7 +120,7 @@ def test_record_keeps_blanks_and_signs_within_values():
 
 
 def test_config_is_read_line_by_line():
-    assert ask.parse_config(CONFIG) == {
+    assert parse_config(CONFIG) == {
         "AuthInfo": "socket=/tmp/munge.socket,cred_expire=5",
         "KillWait": "4 sec",
         "SlurmctldParameters": "(null)",
@@ -119,7 +129,7 @@ def test_config_is_read_line_by_line():
 
 @pytest.mark.parametrize("text", ["Unknown", "N/A", "None", "NONE", "(null)", ""])
 def test_times_that_are_none(text):
-    assert ask.parse_time(text) is None
+    assert parse_time(text) is None
 
 
 @pytest.mark.parametrize("job_id", ["", "12a", "12_", "_3", "1 2", "12;id", "-1", "12_[0-3]", "12\n", "١٢"])
