@@ -26,14 +26,6 @@ def update_ema(target: nn.Module, online: nn.Module, momentum: float) -> None:
         torch._foreach_copy_(counters, counted)
 
 
-@torch.no_grad()
-def copy_state(target: nn.Module, online: nn.Module) -> None:
-    """Make every parameter and buffer of `target` bitwise equal to that of `online`, in place."""
-    averaged, followed, counters, counted = _pair(target, online)
-    if tensors := averaged + counters:
-        torch._foreach_copy_(tensors, followed + counted)
-
-
 def momentum_at(step: int, steps: int, start: float = 0.996, end: float = 1.0) -> float:
     """The momentum of a target: `start` to `end` along a half cosine over `steps` steps or epochs, then `end`.
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -47,13 +48,12 @@ def evaluate(
     """
     pulse = pulse or Pulse()
     sync_buffers(method, group)
-    method.before_eval()
 
     def before_batch(index: int) -> None:
         pulse.at("evaluate.batch")
         faults.at("evaluate.batch")
         preemption.check(group)
-        method.before_eval_step(index)
+        heed(method, "before_eval_step", index, group)
 
     extract = partial(
         extract_features,
@@ -61,7 +61,7 @@ def evaluate(
         group=group,
         batch_size=BATCH_SIZE,
         before_batch=before_batch,
-        after_batch=method.after_eval_step,
+        after_batch=lambda index: heed(method, "after_eval_step", index, group),
     )
 
     def extract_views(test: Split, samples: int, count: int) -> Tensor:
@@ -69,23 +69,40 @@ def evaluate(
         batches = (partial(_view_batch, views=views, seed=seed, number=number) for number in range(count))
         return torch.stack([extract(some, make_batch=make_batch).features for make_batch in batches], 1)
 
-    known = extract(train) if train is not None and fits(probes) else None
     metrics: dict[str, float] = {}
-    for data_name, test in tests.items():
-        try:
-            unknown = extract(test)
-        except BreakEpoch:  # a hook leaves this data set out
-            continue
-        for name, config in probes.items():
-            probe, given = named.load("evaluation", name), unknown
-            if hasattr(config, "samples") and hasattr(config, "views"):
-                given = unknown._replace(others={"views": extract_views(test, config.samples, config.views)})
-            work = partial(probe.run, config, known, given, device=group.device, seed=seed)
-            pulse.at("evaluate.probe")
-            found = run_on_main(work, group, preemption)
-            metrics |= {f"{data_name}/{name}_{metric}": value for metric, value in found.items()}
-    method.after_eval()
+    method.before_eval()
+    try:
+        known = extract(train) if train is not None and fits(probes) else None
+        for data_name, test in tests.items():
+            with suppress(BreakEpoch):  # a hook leaves this data set out
+                unknown = extract(test)
+                for name, config in probes.items():
+                    probe, given = named.load("evaluation", name), unknown
+                    if hasattr(config, "samples") and hasattr(config, "views"):
+                        given = unknown._replace(others={"views": extract_views(test, config.samples, config.views)})
+                    work = partial(probe.run, config, known, given, device=group.device, seed=seed)
+                    pulse.at("evaluate.probe")
+                    found = run_on_main(work, group, preemption)
+                    metrics |= {f"{data_name}/{name}_{metric}": value for metric, value in found.items()}
+    except BreakEpoch:  # it leaves out what probes are fitted on, and so all of them
+        pass
+    finally:
+        # Also where an interruption came: what is saved then is what trains, not what a hook has put in its place.
+        method.after_eval()
     return metrics
+
+
+def heed(method: Method, hook: str, index: int, group: Group) -> None:
+    """Call a hook of an evaluation; raises BreakEpoch on all ranks where it does on any. A collective call."""
+    if getattr(type(method), hook) is getattr(Method, hook):
+        return
+    wants_out = False
+    try:
+        getattr(method, hook)(index)
+    except BreakEpoch:
+        wants_out = True
+    if group.agree_max(int(wants_out)):
+        raise BreakEpoch
 
 
 def check_probes(

@@ -4,6 +4,7 @@ Facts are recorded in every checkpoint; a resume compares them and says `exact: 
 """
 
 import platform
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from threadpoolctl import threadpool_info
+from torch import nn
 
 from runner.code_snapshot import digest, read_package
 from runner.group import Group
@@ -39,6 +41,13 @@ def gather_facts(group: Group, deterministic: bool) -> dict[str, Any]:
             "matmul_precision": torch.get_float32_matmul_precision(),
         }
     return facts
+
+
+def library_versions(model: nn.Module) -> dict[str, str]:
+    """The versions of the libraries that the parts of a model are from, beside torch and this package."""
+    names = {type(part).__module__.partition(".")[0] for part in model.modules()} - {"torch", "runner"}
+    versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in sorted(names)}
+    return {name: str(version) for name, version in versions.items() if version is not None}
 
 
 def why_inexact(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

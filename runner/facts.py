@@ -1,8 +1,10 @@
 """What is known of data, and of what a method says of them, before anything is computed; what evaluations ask of it."""
 
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from runner.explain import OptionError
+from runner.strict_yaml import show
 
 if TYPE_CHECKING:
     from runner.dataset import Split
@@ -38,6 +40,15 @@ class Facts(NamedTuple):
         if self.labels in ("none", "several"):
             remedy = "; choose multilabel or class_calls" if self.labels == "several" else ""
             raise OptionError("", f"needs one label a sample, and these have {self.labels}{remedy}")
+
+    def need_classes_of(self, train: "Facts | None") -> None:
+        """Raise OptionError where a label means another class than it does of the training samples."""
+        if train is None or train.data is None or self.data is None:
+            return
+        for label, (had, has) in enumerate(zip_longest(train.data.classes, self.data.classes, fillvalue="no class")):
+            if had != has:
+                problem = f"label {label} is {show(has)} here and {show(had)} of the training samples"
+                raise OptionError("", f"compares labels, and {problem}; choose data of the same classes")
 
     def need_labels(self) -> None:
         """Raise OptionError where samples have no labels."""

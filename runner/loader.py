@@ -117,7 +117,8 @@ def iterate(data: Split, plan: Plan, group: Group, start: int, stop: int, worker
     """This rank's micro-batches of the optimizer steps at positions start..stop-1, one list a step."""
     dataset, positions = _Gather(data), _Positions(plan, group, start, stop)
     parts: Iterator[Part]
-    if workers == 0:
+    # A process that is forked cannot use the GPU, and what lies there needs nobody to fetch it ahead.
+    if workers == 0 or any(column.device.type != "cpu" for column in data.columns.values()):
         parts = (dataset[ids] for ids in positions)
     else:
         loader = DataLoader(

@@ -64,8 +64,14 @@ class Meters:
         return row
 
     def is_finite(self, group: Group) -> bool:
-        """Whether no nan or inf came in on any rank since the last flush; a collective call."""
-        bad = any(not bool(torch.stack(rows_M).isfinite().all()) for rows_M in self._rows_M.values())
+        """Whether every `loss` since the last flush is a number on all ranks; a collective call.
+
+        Other measurements may be nan, such as a share of nothing; a part of the loss that is makes the sum so.
+        """
+        losses = [
+            torch.stack(rows_M)[:, names.index("loss")] for names, rows_M in self._rows_M.items() if "loss" in names
+        ]
+        bad = any(not bool(losses_K.isfinite().all()) for losses_K in losses)
         return not group.agree_max(int(bad))
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,7 +18,10 @@ Losses = Tensor | Sequence[Tensor] | dict[str, Tensor]
 
 
 class BreakEpoch(Exception):  # noqa: N818 - it is a request, not an error
-    """Raised by a hook to end the epoch at this step, on all ranks; in an evaluation, to leave a data set out."""
+    """Raised by a hook to end the epoch at this step, on all ranks; in an evaluation, to leave a data set out.
+
+    An evaluation that leaves the training samples out, which come first, has no fitted probes and ends.
+    """
 
 
 class BreakAllEpochs(Exception):  # noqa: N818 - it is a request, not an error
@@ -71,6 +74,9 @@ class Method(nn.Module):
 
     uses_all_parameters = True
     """False where the loss of some steps leaves trainable parameters out, as the stages of a curriculum do."""
+
+    bystanders: frozenset[str] = frozenset({"probe"})
+    """Groups of parameters that train beside the others and send them no gradient: each is clipped by its own norm."""
 
     may_break_off = True
     """False where no hook raises BreakEpoch or BreakAllEpochs: ranks then need not compare wishes after each step."""
@@ -127,7 +133,9 @@ class Method(nn.Module):
     def before_eval(self) -> None: ...
     def before_eval_step(self, index: int) -> None: ...
     def after_eval_step(self, index: int) -> None: ...
-    def after_eval(self) -> None: ...
+    def after_eval(self) -> None:
+        """Comes where an evaluation is cut off, too: take back what `before_eval` put in, before a state is saved."""
+
     def after_fit(self) -> None: ...
 
 

@@ -3,7 +3,7 @@
 A plug-in is a module with a `Config` (its options) and a `build`; adding one is adding a file, here or in a package of
 its own (runner/plugins.py). What else it may say:
 
-KIND                "records" where it gives or takes them; images otherwise
+KIND                "records" where it gives or takes them; images otherwise, and of an evaluation either unless it says
 IN_BATCH_NEGATIVES  False for a method whose loss takes no negatives from the batch
 GLOBAL_VIEWS        (fewest, most or None) global views that a method looks at
 LOCAL_VIEWS         False for a method that does not look at local views
@@ -268,6 +268,11 @@ def _check_probes(trial: Trial, options: ResolvedTrial) -> None:
     datasets = {"": trial.data.name} | {f" (evaluate.data.{k})": v.name for k, v in trial.evaluate.data.items()}
     facts = {where: _facts(name, outputs) for where, name in datasets.items()}
     for name, config in options.probes.items():
+        wanted = getattr(load("evaluation", name), "KIND", None)
+        if wanted is not None and wanted != kind_of("data", trial.data.name):
+            raise OptionError(
+                f"evaluate.probes[{name}]", f"looks at {wanted}, and data {show(trial.data.name)} has none"
+            )
         for where, test in facts.items():
             check_probe(name, config, facts[""], test, where)
 

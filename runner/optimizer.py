@@ -62,13 +62,14 @@ def _torch_groups(method: Method, config: OptimizerConfig) -> Iterator[dict[str,
             if members:
                 rates = {"lr": lr, "base_lr": lr, "weight_decay": weight_decay}
                 only_lars = {"adapt": not suffix} if config.name == "lars" else {}
-                yield {"name": name + suffix, "params": members, **rates, **only_lars}
+                apart = {"apart": True} if name in method.bystanders else {}
+                yield {"name": name + suffix, "params": members, **rates, **only_lars, **apart}
 
 
 def _merge(groups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    merged: dict[tuple[float, float, bool], dict[str, Any]] = {}
+    merged: dict[tuple[float, float, bool, bool], dict[str, Any]] = {}
     for group in groups:
-        alike = group["lr"], group["weight_decay"], group.get("adapt", True)
+        alike = group["lr"], group["weight_decay"], group.get("adapt", True), group.get("apart", False)
         same = merged.setdefault(alike, {**group, "name": None, "params": []})
         same["name"] = f"{same['name']}+{group['name']}" if same["name"] else group["name"]
         same["params"] += group["params"]
@@ -92,7 +93,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, multiplier: float) -> No
 def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
     """Scale all gradients down so that their joint 2-norm is at most `max_norm`; gives the norm before, 0-d.
 
-    Nothing waits for the device: a norm that is not finite comes back as it is, and the gradients become nan.
+    A group that stands apart has a norm of its own, which is not told: it changes nothing for the others. Nothing
+    waits for the device: a norm that is not finite comes back as it is, and the gradients become nan.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return nn.utils.clip_grad_norm_(parameters, max_norm, error_if_nonfinite=False, foreach=True)
+    together: list[Tensor] = []
+    for group in optimizer.param_groups:
+        if group.get("apart"):
+            nn.utils.clip_grad_norm_(group["params"], max_norm, error_if_nonfinite=False, foreach=True)
+        else:
+            together += group["params"]
+    return nn.utils.clip_grad_norm_(together, max_norm, error_if_nonfinite=False, foreach=True)

@@ -7,6 +7,7 @@ from runner import checkpoint, elastic, lineage
 from runner.errors import CheckpointError
 from runner.exactness import why_inexact
 from runner.experiment import differing_keys
+from runner.export import load_weights
 from runner.interval import count_interruptions, longest_stop_seconds
 from runner.run import Run
 
@@ -42,6 +43,9 @@ def restore(run: Run) -> None:
             reasons.append(note)
         run.exact = f"no, because {'; '.join(reasons)}" if reasons else "yes"
         run.progress.say(f"resumed from {saved.name} at step {saved.step} of {run.steps}; exact: {run.exact}")
+    elif run.trial.init_path is not None:
+        # Only here: a checkpoint has all of it, and the file may be gone by then.
+        load_weights(run.method, run.trial.init_path)
     run.progress.start = run.state.step
     if run.tracker is not None:
         run.tracker.begin(run.state.tracked_step)

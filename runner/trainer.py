@@ -30,7 +30,7 @@ from runner.run import Run, build
 from runner.saving import attend_background, end_background, plan_save, save
 from runner.search_trial import Pruning, check_metric
 from runner.signs import classify
-from runner.state import rng_untouched
+from runner.state import TrainState, rng_untouched
 from runner.time_limit import TimeLimit
 
 BREAK_EPOCH, BREAK_ALL = 1, 2
@@ -257,6 +257,8 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
         return
     found: dict[str, float] = {}
     if evaluates:
+        if not state.meters.is_finite(run.group):
+            raise NonFiniteLossError(f"the loss became nan or inf {_since_the_last_row(state)}")
         run.at("evaluate")
         # Libraries draw from the global generators when they are first imported, which a resumed process does again.
         with rng_untouched():
@@ -279,9 +281,7 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
         run.note_seconds()
     row = {f"train/{name}": value for name, value in state.meters.flush(run.group).items()}
     if not math.isfinite(row.get("train/loss", 0.0)):
-        raise NonFiniteLossError(
-            f"the loss became {row['train/loss']} between steps {max(state.tracked_step, 0) + 1} and {state.step}"
-        )
+        raise NonFiniteLossError(f"the loss became {row['train/loss']} {_since_the_last_row(state)}")
     if row:
         row["train/learning_rate"] = state.optimizer.param_groups[0]["lr"]
     state.tracked_step = state.step
@@ -292,6 +292,10 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
         check_metric(run.pruning.search, found)
         if not run.at_end:
             prune(run)
+
+
+def _since_the_last_row(state: TrainState) -> str:
+    return f"between steps {max(state.tracked_step, 0) + 1} and {state.step}"
 
 
 def prune(run: Run) -> None:

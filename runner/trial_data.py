@@ -3,7 +3,8 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,8 +43,8 @@ def known_tokenizer(trial: Trial, options: named.ResolvedTrial, run: RunDir) -> 
 
     Raises ConfigError for weights that do not say it, where the trial's own training texts would make other ids.
     """
-    if run.tokenizer.exists() and lineage.list_names(run):
-        return run.tokenizer.read_text()
+    if lineage.list_names(run):
+        return run.tokenizer.read_text() if run.tokenizer.exists() else None
     if trial.init_path is None:
         return None
     read_export(trial.init_path)
@@ -54,12 +55,19 @@ def known_tokenizer(trial: Trial, options: named.ResolvedTrial, run: RunDir) -> 
     return tokenizer
 
 
-def build_split(name: str, options: Options, split: str, tokenizer: str | None) -> Split:
-    """A split of a data set by its name, with the model's token ids."""
+def build_split(name: str, options: Options, split: str, tokenizer: str | None, *, normalise: bool = True) -> Split:
+    """A split of a data set by its name, with the model's token ids; without `normalise` its pixels stay in 0..1."""
     source = named.load("data", name)
     more = {"tokenizer": tokenizer} if getattr(source, "TOKENIZES", False) else {}
     built: Split = source.build(options, split, **more)
-    return built
+    return built if normalise else unnormalised(built)
+
+
+def unnormalised(data: Split) -> Split:
+    """The same samples, and of images the pixels in 0..1 wherever they are looked at, in evaluation too."""
+    if not isinstance(data, ImageSet):
+        return data
+    return replace(data, mean=(0.0,) * data.inputs, std=(1.0,) * data.inputs)
 
 
 def build_data(trial: Trial, options: named.ResolvedTrial, device: torch.device, tokenizer: str | None = None) -> Data:
@@ -69,15 +77,16 @@ def build_data(trial: Trial, options: named.ResolvedTrial, device: torch.device,
     than the model's.
     """
     source, evaluate = named.load("data", trial.data.name), trial.evaluate
+    build = partial(build_split, normalise=trial.views.normalise)
     train = tests = probe_train = None
     if trial.train.steps != 0 or fits(options.probes) or evaluate.on == "validation":
-        train = build_split(trial.data.name, options.data, "train", tokenizer)
+        train = build(trial.data.name, options.data, "train", tokenizer)
         check_tokenizer("data", train, tokenizer)
         tokenizer = tokenizer_of(train)
     if evaluate.on == "test":
-        tests = {"test": build_split(trial.data.name, options.data, "test", tokenizer)} if options.probes else {}
+        tests = {"test": build(trial.data.name, options.data, "test", tokenizer)} if options.probes else {}
     elif "validation" in getattr(source, "SPLITS", ()):
-        tests = {"validation": build_split(trial.data.name, options.data, "validation", tokenizer)}
+        tests = {"validation": build(trial.data.name, options.data, "validation", tokenizer)}
     else:
         assert train is not None
         train, held_out = loader.hold_out(train, evaluate.validation_share, trial.train.seed)
@@ -86,10 +95,12 @@ def build_data(trial: Trial, options: named.ResolvedTrial, device: torch.device,
     check_tokenizer("data", model, tokenizer)
     for name, selection in evaluate.data.items():
         with errors_about("data", f"evaluate.data.{name}"):
-            tests[name] = build_split(selection.name, options.more_data[name], "test", tokenizer_of(model))
+            tests[name] = build(selection.name, options.more_data[name], "test", tokenizer_of(model))
         check_alike(name, tests[name], model)
     if options.probes and hasattr(source, "build_probe"):
         probe_train = source.build_probe(options.data)
+        if probe_train is not None and not trial.views.normalise:
+            probe_train = unnormalised(probe_train)
     if train is not None:
         train = loader.resident(train, device)
     return Data(train, train if probe_train is None else probe_train, tests)

@@ -116,7 +116,7 @@ class ViewsConfig(Options):
     """Inversion of the bright pixels."""
 
     normalise: bool = True
-    """Subtract the data set's mean and divide by its standard deviation."""
+    """Subtract the data set's mean and divide by its standard deviation, in evaluation too."""
 
     @model_validator(mode="after")
     def check_local(self) -> Self:

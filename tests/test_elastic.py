@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from runner import checkpoint, lineage
-from runner.elastic import merge
+from runner.elastic import dropout_note, merge
+from runner.encoders import bag_of_tokens
 from runner.errors import CheckpointError, ConfigError
 from runner.experiment import load_trial
 from runner.faults import Fault, Proof
@@ -112,3 +113,11 @@ def test_new_ranks_get_generators_of_their_own_and_leave_ours_alone():
     states = [merge([part], seed=0, rank=rank, step=step)["rng"]["torch"] for rank, step in ((0, 5), (1, 5), (0, 6))]
     assert torch.equal(torch.get_rng_state(), before)
     assert not any(torch.equal(states[0], other) for other in states[1:])
+
+
+def test_masks_that_each_rank_draws_are_named():
+    whole = bag_of_tokens.Config(dropout=0.0, token_dropout=0.0)
+    assert dropout_note(bag_of_tokens.build(whole, 9)) is None
+    for option, part in (("dropout", "body"), ("token_dropout", "leave_out")):
+        made = bag_of_tokens.build(whole.model_copy(update={option: 0.1}), 9)
+        assert dropout_note(made).startswith(part) and dropout_note(made).endswith("draws other masks")

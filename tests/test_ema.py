@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from runner.ema import copy_state, momentum_at, update_ema
+from runner.ema import momentum_at, update_ema
 from tests.golden import load_golden
 
 
@@ -111,16 +111,6 @@ def test_momentum_goes_from_start_to_end_and_stays():
     assert momentum_at(0, 10, 0.9) == pytest.approx(0.9)
     assert momentum_at(5, 10, 0.9) == pytest.approx(0.95)
     assert momentum_at(10, 10, 0.9) == momentum_at(11, 10, 0.9) == 1.0
-
-
-def test_copy_state_is_bitwise_and_shares_nothing():
-    target, online = make_pair()
-    tensors = [*target.parameters(), *target.buffers()]
-    copy_state(target, online)
-    for name, value in target.state_dict().items():
-        assert torch.equal(value, online.state_dict()[name]), name
-        assert value.data_ptr() != online.state_dict()[name].data_ptr()
-    assert all(now is then for now, then in zip([*target.parameters(), *target.buffers()], tensors, strict=True))
 
 
 def test_a_tied_weight_moves_once():

@@ -11,15 +11,16 @@ from runner.dataset import ImageSet, Records
 from runner.decoded import map_pixels
 from runner.errors import ConfigError
 from runner.evaluate import check_probes
-from runner.experiment import load_experiment
+from runner.experiment import load_experiment, load_trial
 from runner.export import export
+from runner.features import FrozenFeatures
 from runner.files import read_json, read_rows
 from runner.group import Group
-from runner.loader import hold_out
+from runner.loader import fetch, hold_out, plain_batch, train_batch
 from runner.method import Method
 from runner.named import resolve_trials
 from runner.sweep import trials
-from runner.trial_data import check_alike
+from runner.trial_data import build_data, check_alike
 from tests.experiments import fingerprint, prepare_run, run_cli, train_here, train_on_ranks, write_experiment
 
 SHORT = {"train": {"steps": 6}, "schedule": {"warmup_steps": 0}, "data": {"limit": 128}, "tracking": {"every_steps": 2}}
@@ -54,6 +55,28 @@ def test_a_validation_part_is_held_out_of_the_training(tmp_path):
     run = prepare_run(tmp_path, evaluate={"probes": ["knn"], "on": "validation", "validation_share": 0.25}, **SHORT)
     train_here(run)
     assert "validation/knn_top1" in metrics(run) and "test/knn_top1" not in metrics(run)
+
+
+def test_pixels_that_are_not_normalised_in_training_are_not_in_evaluation(tmp_path):
+    """With training views that change nothing, evaluation sees what training saw."""
+    still = {
+        "global_scale": [1.0, 1.0],
+        "aspect_ratio": [1.0, 1.0],
+        "flip_probability": 0.0,
+        "jitter": {"probability": 0.0},
+        "greyscale_probability": 0.0,
+        "blur": {"probability": 0.0},
+        "solarize": {"probability": 0.0},
+    }
+    for number, normalise in enumerate((True, False)):
+        run = prepare_run(tmp_path / str(number), views={**still, "normalise": normalise}, evaluate={"probes": ["knn"]})
+        trial = load_trial(run.config)
+        data = build_data(trial, named.resolve_trial(trial), torch.device("cpu"))
+        ids = torch.arange(7)
+        seen = train_batch(data.train, fetch(data.train, ids, torch.device("cpu")), trial.views, 0, 0).global_views[0]
+        torch.testing.assert_close(seen, plain_batch(data.train, ids, torch.device("cpu")).global_views[0])
+        tested = plain_batch(data.tests["test"], ids, torch.device("cpu")).global_views[0]
+        assert (tested.min() < 0) == normalise
 
 
 def test_holding_out_copies_no_pixels(tmp_path):
@@ -171,6 +194,7 @@ PROTEINS = CODE | {
         (CODE, {"name": "provenance", "heads": ["linker"]}, '[provenance].heads: "linker" is not allowed; the data'),
         (CODE, {"name": "name_recovery", "text": "names"}, '[name_recovery].text: "names" is not allowed; the data'),
         (CODE, {"name": "summarization", "query": "ir"}, '[summarization].query: "ir" is not allowed; the method'),
+        (CODE, "lidar", '[lidar]: looks at images, and data "code_triples" has none'),
         (CODE, {"name": "class_calls", "space": "projections"}, '[class_calls].space: "projections" is not allowed'),
     ],
 )
@@ -201,6 +225,45 @@ def test_a_probe_that_cannot_work_is_refused_once_data_and_method_are_there(tmp_
         assert not run.metrics.exists() or read_rows(run.metrics) == []
 
 
+def test_a_head_that_normalises_one_sample_by_itself_is_refused(tmp_path):
+    for number, name in enumerate(("byol", "simsiam", "moco", "dino")):
+        run = prepare_run(tmp_path / str(number), without=("method",), method={"name": name}, train={"batch_size": 1})
+        with pytest.raises(ConfigError, match=r"^train\.batch_size: 1 is not allowed; batch norm takes two samples"):
+            train_here(run)
+
+
+@pytest.mark.parametrize(
+    ("train", "method", "message"),
+    [
+        (
+            "batch_size: 16",
+            "projector_widths: [64, 32]",
+            "train.batch_size: 16 is not allowed; whitening 32 dimensions",
+        ),
+        (
+            "batch_size: 64",
+            "sub_batch: 16, projector_widths: [64, 32]",
+            "method.sub_batch: 16 is not allowed; whitening 32 dimensions takes more than 32 rows, or method.eps above",
+        ),
+    ],
+)
+def test_whitening_of_too_few_rows_names_what_makes_them_few(tmp_path, train, method, message):
+    path = write_experiment(tmp_path)
+    experiment = load_experiment(path, [f"method={{name: wmse, {method}}}", f"train={{steps: 4, {train}}}"])
+    with pytest.raises(ConfigError) as caught:
+        resolve_trials(trials(experiment), experiment.document)
+    assert message in str(caught.value)
+
+
+def test_a_class_that_no_sample_has_keeps_its_place():
+    labels = torch.tensor([0, 2, 0, 2])
+    data = ImageSet(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), labels, ("a", "b", "c", "d"), (0.5,), (0.5,))
+    features = FrozenFeatures(torch.randn(4, 3), labels, {"scores": torch.randn(4, 4)}, data)
+    multilabel = named.load("evaluation", "multilabel")
+    found = multilabel.run(multilabel.Config(), features, features, torch.device("cpu"), 0)
+    assert {"auroc_a", "auroc_c"} <= set(found) and not {"auroc_0", "auroc_2"} & set(found)
+
+
 def test_a_plug_in_is_named_by_the_key_that_selected_it(tmp_path):
     method = {"name": "contrabin", "freeze_anchor": False, "binary_encoder": {"name": "kmer"}}
     run = prepare_run(tmp_path / "encoder", **{**CODE, "method": method})
@@ -227,6 +290,13 @@ def test_the_labels_of_each_data_set_are_checked():
         (known, hidden, known, r"\[knn\]: needs one label a sample, and these have none$"),
         (known, known, hidden, r"\[knn\]: needs one label a sample, and these have none \(evaluate.data.more\)$"),
         (one, known, known, r"\[knn\]: needs at least 2 classes to train on; 4 samples hold fewer$"),
+        (
+            known,
+            known,
+            replace(known, classes=("b", "a")),
+            r'\[knn\]: compares labels, and label 0 is "b" here and "a" of the training samples; .*more\)$',
+        ),
+        (known, replace(known, classes=("a", "b", "c")), known, r'label 2 is "c" here and "no class" of the training'),
     ):
         with pytest.raises(ConfigError, match=message):
             check_probes(Plain(), probes, train, {"test": test, "more": more}, Group())

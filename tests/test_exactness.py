@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from threadpoolctl import threadpool_info
 
-from runner.exactness import gather_facts, why_inexact
+from runner.exactness import gather_facts, library_versions, why_inexact
 from runner.group import Group
 
 FACTS = """
@@ -25,6 +26,15 @@ def test_the_same_process_is_exact_and_another_library_is_not():
     assert why_inexact({key: facts[key] for key in facts if key != "blas"}, facts)[0].startswith(
         "blas was not recorded"
     )
+
+
+def test_the_library_that_a_model_is_from_is_recorded():
+    import transformers
+
+    part = transformers.BertModel(transformers.BertConfig(vocab_size=8, hidden_size=8, num_attention_heads=1))
+    assert library_versions(torch.nn.Sequential(part, torch.nn.Linear(8, 8))) == {
+        "transformers": transformers.__version__
+    }
 
 
 def test_kernels_of_a_gpu_are_exact_only_where_they_are_told_to_be():

@@ -1,5 +1,6 @@
 """Data order is a function of the step: independent of ranks, workers and of where a run starts."""
 
+import multiprocessing
 import signal
 from pathlib import Path
 
@@ -35,6 +36,14 @@ def ids_of(data, plan, world, start, stop, workers=0):
         [torch.cat([steps[index][part].ids for steps in ranks]).tolist() for part in range(len(ranks[0][index]))]
         for index in range(stop - start)
     ]
+
+
+def test_what_does_not_lie_in_the_memory_is_fetched_by_no_worker():
+    """A process that is forked cannot use the GPU; `meta` stands for one."""
+    data, plan = numbered(24).to(torch.device("meta")), Plan(24, 8, 1, 0)
+    parts = iterate(data, plan, Group(), 0, 3, workers=2)
+    next(parts)
+    assert multiprocessing.active_children() == []
 
 
 @settings(max_examples=60)

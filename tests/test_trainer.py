@@ -220,8 +220,59 @@ def test_interrupted_inside_an_evaluation_resumes_and_evaluates_once(tmp_path, m
     assert read_json(run.result)["metrics"] == read_json(straight.result)["metrics"]
 
 
-def test_a_loss_that_is_not_finite_ends_the_trial_with_its_cause(tmp_path):
-    run = prepare_run(tmp_path, optimizer={"lr": 1e30}, checkpoint={"every_steps": 2})
+def negate(self):
+    """Twice, nothing has happened; stands for weights that are put in for an evaluation, such as a mean."""
+    with torch.no_grad():
+        for parameter in self.parameters():
+            parameter.neg_()
+
+
+def test_what_an_evaluation_puts_in_is_taken_out_before_an_interruption_saves(tmp_path, monkeypatch):
+    monkeypatch.setattr(SCL, "before_eval", negate)
+    monkeypatch.setattr(SCL, "after_eval", negate)
+    test_interrupted_inside_an_evaluation_resumes_and_evaluates_once(tmp_path, monkeypatch)
+
+
+def test_a_hook_may_leave_a_data_set_or_all_probes_out(tmp_path, monkeypatch):
+    batches = []
+
+    def leave_out(self, index):
+        batches.append(index)
+        if len(batches) == wanted:
+            raise BreakEpoch
+
+    monkeypatch.setattr(SCL, "before_eval_step", leave_out)
+    found = []
+    for wanted in (1, 2, 99):  # one batch of training samples, then one of each data set
+        batches.clear()
+        data = {"more": {"name": "fashion_mnist_sample", "limit": 64}}
+        run = prepare_run(tmp_path / str(wanted), evaluate={"probes": ["knn"], "data": data}, train={"steps": 5})
+        train_here(run)
+        found.append(sorted({name.partition("/")[0] for name in read_json(run.result)["metrics"]} - {"train"}))
+    assert found == [[], ["more"], ["more", "test"]]
+
+
+def test_a_measurement_may_be_nan_whenever_it_is_saved(tmp_path, monkeypatch):
+    """Such as a share of nothing: only a loss that is no number ends a trial."""
+    monkeypatch.setattr(SCL, "compute_loss", share_of_nothing(SCL.compute_loss))
+    for number, every_steps in enumerate((None, 1)):
+        run = prepare_run(tmp_path / str(number), checkpoint={"every_steps": every_steps}, train={"steps": 5})
+        train_here(run)
+        assert math.isnan(read_rows(run.metrics)[-1]["train/share"])
+
+
+def share_of_nothing(real):
+    def compute_loss(self, batch, step):
+        found = real(self, batch, step)
+        losses, measured = found if isinstance(found, tuple) else (found, {})
+        return losses, {**measured, "share": torch.tensor(math.nan if step == 2 else 0.5)}
+
+    return compute_loss
+
+
+@pytest.mark.parametrize("evaluate", [{}, {"probes": ["linear"], "every_steps": 5}])
+def test_a_loss_that_is_not_finite_ends_the_trial_with_its_cause(tmp_path, evaluate):
+    run = prepare_run(tmp_path, optimizer={"lr": 1e30}, checkpoint={"every_steps": 2}, evaluate=evaluate)
     with pytest.raises(NonFiniteLossError, match=r"the loss became (nan|inf)"):
         train_here(run)
     crash = read_json(run.crash(1, 0))
@@ -313,12 +364,20 @@ def test_a_wish_of_one_rank_counts_at_its_step_whatever_the_clock_says(tmp_path)
         assert checkpoint.load(run, Group(world=2), lineage.newest_valid(run)[0], []).shared["skipped"] == 1 + 4
 
 
-def test_init_from_starts_with_the_exported_weights(tmp_path):
+def test_init_from_starts_with_the_exported_weights_and_is_not_needed_again(tmp_path):
     first = prepare_run(tmp_path / "first")
     train_here(first)
     export(first, tmp_path / "model.pt")
-    second = prepare_run(tmp_path / "second", train={"steps": 6}, init_from=str(tmp_path / "model.pt"))
+    second, cut = (
+        prepare_run(tmp_path / name, train={"steps": 6}, init_from=str(tmp_path / "model.pt"))
+        for name in ("second", "cut")
+    )
     train_here(second)
+    train_here(cut, stop_after=3)
+    (tmp_path / "model.pt").rename(tmp_path / "elsewhere.pt")
+    train_here(cut)
+    assert fingerprint(cut) == fingerprint(second)
+    (tmp_path / "elsewhere.pt").rename(tmp_path / "model.pt")
     assert read_rows(second.metrics)[0]["train/loss"] < read_rows(first.metrics)[0]["train/loss"]
     third = prepare_run(tmp_path / "third", init_from=str(tmp_path / "model.pt"), encoder={"widths": [8, 24]})
     with pytest.raises(ConfigError, match=r"init_from: .* does not fit: encoder\."):

@@ -122,4 +122,4 @@ def _evaluated(trial: Trial, options: named.ResolvedTrial, data: Data, run: RunD
     if data.tests:
         return next(iter(data.tests.items()))
     tokenizer = tokenizer_of(data.train) if data.train is not None else known_tokenizer(trial, options, run)
-    return "test", build_split(trial.data.name, options.data, "test", tokenizer)
+    return "test", build_split(trial.data.name, options.data, "test", tokenizer, normalise=trial.views.normalise)

@@ -39,7 +39,8 @@ class BagOfTokens(nn.Module):
 
     def __init__(self, config: Config, vocabulary: int) -> None:
         super().__init__()
-        self.width, self.token_dropout = config.width, config.token_dropout
+        self.width = config.width
+        self.leave_out = TokenDropout(config.token_dropout)
         self.embedding = nn.EmbeddingBag(vocabulary, config.embedding_width, mode="sum", padding_idx=0)
         with torch.no_grad():
             nn.init.normal_(self.embedding.weight, std=config.embedding_width**-0.5)[0] = 0
@@ -53,12 +54,19 @@ class BagOfTokens(nn.Module):
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """(B, width) features of int64 token ids, 0 for padding."""
-        if self.training and self.token_dropout:
-            kept_BL = torch.rand(tokens_BL.shape, device=tokens_BL.device) >= self.token_dropout
-            tokens_BL = tokens_BL * kept_BL
-        tokens_BL, weight_BL = weigh_sublinearly(tokens_BL, self.embedding.weight.dtype)
+        tokens_BL, weight_BL = weigh_sublinearly(self.leave_out(tokens_BL), self.embedding.weight.dtype)
         features: Tensor = self.body(self.embedding(tokens_BL, per_sample_weights=weight_BL))
         return features
+
+
+class TokenDropout(nn.Dropout):
+    """In training, tokens left out at random: they become padding, and the others weigh no more for it."""
+
+    def forward(self, tokens_BL: Tensor) -> Tensor:
+        """(B, L) token ids, 0 for padding."""
+        if not self.training or not self.p:
+            return tokens_BL
+        return tokens_BL * (torch.rand(tokens_BL.shape, device=tokens_BL.device) >= self.p)
 
 
 def weigh_sublinearly(tokens_BL: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from runner.encoders.bag_of_tokens import count_tokens
+from runner.encoders.bag_of_tokens import TokenDropout, count_tokens
 from runner.schema import Options
 
 if TYPE_CHECKING:
@@ -43,14 +43,12 @@ class Lsa(nn.Module):
         super().__init__()
         self.config, self.width = config, config.width
         self.register_buffer("idf", torch.ones(vocabulary))
+        self.leave_out = TokenDropout(config.token_dropout)
         self.embedding = nn.EmbeddingBag(vocabulary, config.width, mode="sum", padding_idx=0)
 
     def forward(self, tokens_BL: Tensor) -> Tensor:
         """(B, width) features of int64 token ids, 0 for padding."""
-        if self.training and self.config.token_dropout:
-            kept_BL = torch.rand(tokens_BL.shape, device=tokens_BL.device) >= self.config.token_dropout
-            tokens_BL = tokens_BL * kept_BL
-        tokens_BL, count_BL = count_tokens(tokens_BL)
+        tokens_BL, count_BL = count_tokens(self.leave_out(tokens_BL))
         weight_BL = (1 + count_BL.log()) / count_BL * self.idf[tokens_BL] * (tokens_BL > 0)
         length_B1 = (weight_BL.square() * count_BL).sum(dim=1, keepdim=True).sqrt()
         # A text of unknown tokens only has no length; its features are 0.

@@ -48,9 +48,10 @@ def count_classes(train: Labelled, test: Labelled) -> int:
 
 
 def check_labels(train: Facts | None, test: Facts) -> None:
-    """Raise OptionError for samples without one label each, or training samples of one class."""
+    """Raise OptionError for samples without one label each, of other classes, or all training samples of one."""
     for facts in filter(None, (train, test)):
         facts.need_one_label()
+    test.need_classes_of(train)
     if train is not None and train.data is not None and train.data.labels is not None:
         labels_N = train.data.labels
         if bool((labels_N == labels_N[:1]).all()):
@@ -71,17 +72,19 @@ def accuracies(scores_NC: Tensor, labels_N: Tensor) -> dict[str, float]:
     return found
 
 
-def class_matrix(train: Tensor | None, test: Tensor | None) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def class_matrices(train: FrozenFeatures, test: FrozenFeatures) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(N, C) which sample has which class, of the labels of both splits: (N,) numbers, or (N, C) not 0 for yes.
 
-    Raises DataError for samples without labels.
+    C counts the classes of the data, also those that no sample has. Raises DataError for samples without labels.
     """
-    if train is None or test is None:
+    known, wanted = train.labels, test.labels
+    if known is None or wanted is None:
         raise DataError("this probe needs labels, and these samples have none")
-    if train.ndim == 1:
-        classes = int(torch.cat([train, test]).max()) + 1
-        train, test = F.one_hot(train, classes), F.one_hot(test, classes)
-    return (train != 0).cpu().numpy(), (test != 0).cpu().numpy()
+    if known.ndim == 1:
+        named = 0 if test.data is None else len(test.data.classes)
+        classes = max(named, int(torch.cat([known, wanted]).max()) + 1)
+        known, wanted = F.one_hot(known, classes), F.one_hot(wanted, classes)
+    return (known != 0).cpu().numpy(), (wanted != 0).cpu().numpy()
 
 
 def take_embedding(split: FrozenFeatures, name: str) -> Tensor:

@@ -25,6 +25,7 @@ def check(config: Config, train: Facts | None, test: Facts) -> None:
     if test.outputs is not None and "scores" not in test.outputs:
         raise OptionError("", "needs a method that predicts classes, and this one does not; choose linear or knn")
     test.need_one_label()
+    test.need_classes_of(train)
 
 
 def run(

@@ -19,7 +19,7 @@ from runner.evaluation._class_calls import (
     draw_random_rows,
     max_separation,
 )
-from runner.evaluation._probe import class_matrix
+from runner.evaluation._probe import class_matrices
 from runner.evaluation._proteins import pool_proteins
 from runner.facts import Facts
 from runner.features import FrozenFeatures
@@ -42,6 +42,7 @@ def check(config: Config, train: Facts | None, test: Facts) -> None:
     """Raises OptionError for samples without labels, or projections of a method that has none."""
     for facts in filter(None, (train, test)):
         facts.need_labels()
+    test.need_classes_of(train)
     test.need_output("space", config.space)
 
 
@@ -53,7 +54,7 @@ def run(
     Raises ConfigError for projections of a method that has none.
     """
     train, test = pool_proteins(train), pool_proteins(test)
-    known_NC, wanted_NC = class_matrix(train.labels, test.labels)
+    known_NC, wanted_NC = class_matrices(train, test)
     train_ND, test_ND = (_embeddings(split, config.space) for split in (train, test))
     centres_CD = class_centres(train_ND, torch.from_numpy(known_NC))
     distances_NC = distances_to_centres(test_ND, centres_CD)

@@ -9,11 +9,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from runner.explain import OptionError
+from runner.facts import Facts
 from runner.features import FrozenFeatures
 from runner.schema import Options
 
 FITS = False
 """Looks at the test split alone."""
+
+KIND = "images"
+"""Of which there are random views."""
 
 
 class Config(Options):
@@ -28,6 +33,12 @@ class Config(Options):
 
     delta: float = Field(default=1e-3, gt=0)
     """Added to the variances within samples, so that they can be divided by."""
+
+
+def check(config: Config, train: Facts | None, test: Facts) -> None:
+    """Raises OptionError for a single sample."""
+    if test.data is not None and len(test.data) < 2:
+        raise OptionError("", f"compares samples, and there is {len(test.data)}; it takes at least 2")
 
 
 def run(

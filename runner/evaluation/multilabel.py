@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from runner.evaluation._multilabel import CUTOFFS, Choices, Floats, report
-from runner.evaluation._probe import class_matrix
+from runner.evaluation._probe import class_matrices
 from runner.evaluation._proteins import motif_accuracy, pool_proteins
 from runner.facts import Facts
 from runner.features import FrozenFeatures
@@ -36,6 +36,7 @@ def check(config: Config, train: Facts | None, test: Facts) -> None:
     """Raises OptionError for samples without labels."""
     for facts in filter(None, (train, test)):
         facts.need_labels()
+    test.need_classes_of(train)
 
 
 def run(
@@ -52,7 +53,7 @@ def run(
     """
     found_sites = motif_accuracy(test)
     train, test = pool_proteins(train), pool_proteins(test)
-    known_NC, wanted_NC = class_matrix(train.labels, test.labels)
+    known_NC, wanted_NC = class_matrices(train, test)
     names = _class_names(test, wanted_NC.shape[1])
     found: dict[str, float] = {}
     spaces = {"": (train.features, test.features)}

@@ -58,7 +58,9 @@ class JointEmbedding(Method):
         width = int(encoder.width)  # type: ignore[arg-type]
         self.projector = build_mlp((width, *config.projector_widths), last_norm=last_norm)
         self.width = config.projector_widths[-1]
-        self.probe = OnlineProbe(width, task.classes) if config.online_probe else None
+        # The rest of the method begins with the same weights beside a probe and without one.
+        with torch.random.fork_rng(devices=[]):
+            self.probe = OnlineProbe(width, task.classes) if config.online_probe else None
 
     @abstractmethod
     def compare(self, batch: Batch, features: list[Tensor], step: int) -> dict[str, Tensor]:
@@ -79,8 +81,16 @@ class JointEmbedding(Method):
         return features
 
     def predict(self, batch: Batch) -> Tensor | None:
-        """(B, classes) logits of the online probe, None without one."""
-        return None if self.probe is None else self.probe.classify(self.encode(batch.global_views[0]))
+        """(B, classes) logits of the online probe on the features it trains on, the student's; None without one."""
+        return None if self.probe is None else self.probe.classify(self.encoder(batch.global_views[0]))
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Those of every method, and of the online probe."""
+        groups = super().parameter_groups()
+        if self.probe is None:
+            return groups
+        own = list(self.probe.parameters())
+        return {**groups, "head": [each for each in groups["head"] if each not in set(own)], "probe": own}
 
 
 class SelfDistillation(JointEmbedding):

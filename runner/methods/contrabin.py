@@ -168,7 +168,8 @@ class ContraBin(Method):
         super().__init__()
         self.config, self.group, self.steps = config, task.group, task.steps
         self.encoder, self.binary_encoder = encoder, binary_encoder
-        self.encoder.requires_grad_(not config.freeze_anchor)
+        if config.freeze_anchor:
+            self.encoder.requires_grad_(False)
         D = config.projection_width
         anchor_head, binary_head = (
             build_head(config.head, int(part.width), D, config.dropout)  # type: ignore[arg-type]

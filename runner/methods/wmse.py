@@ -5,6 +5,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from runner.batch import Batch
+from runner.config import TrainConfig
+from runner.explain import OptionError
 from runner.losses.wmse import wmse
 from runner.method import Task
 from runner.methods._joint_embedding import JointEmbedding, JointEmbeddingOptions, Width
@@ -21,6 +23,17 @@ class Config(JointEmbeddingOptions):
 
     eps: float = Field(0.0, ge=0, lt=1)
     """Share of the identity in the covariance that is whitened by; above 0 where the batch is small."""
+
+
+def check(config: Config, train: TrainConfig) -> None:
+    """Raises OptionError where fewer rows are whitened together than that takes."""
+    rows, width = train.batch_size // train.accumulate, config.projector_widths[-1]
+    together = rows // max(1, rows // config.sub_batch) if config.sub_batch else rows
+    if together <= width and not config.eps:
+        given = {"train.batch_size": train.batch_size, "method.sub_batch": config.sub_batch}
+        key = "method.sub_batch" if rows > width else "train.batch_size"
+        problem = f"whitening {width} dimensions takes more than {width} rows, or method.eps above 0; here it has"
+        raise OptionError(key, f"{given[key]} is not allowed; {problem} {together}")
 
 
 def build(config: Config, encoder: nn.Module, task: Task) -> "WMSE":

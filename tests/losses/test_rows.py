@@ -5,6 +5,7 @@ import torch
 
 from runner.group import Group
 from runner.losses import rows
+from runner.losses.reduction import mean_of_rows
 from runner.losses.rows import full_precision, mean_part, off_diagonal_squares
 from tests.losses.test_sigmoid import close, gradients, leaf
 
@@ -37,6 +38,14 @@ def test_off_diagonal_squares_keep_their_precision_in_float32():
 def test_the_mean_of_one_rank_is_the_mean():
     values = torch.randn(7, dtype=torch.float64)
     close(mean_part(values, Group()), values.mean(), rtol=1e-12, atol=0)
+
+
+def test_the_mean_of_no_rows_is_nothing_and_can_be_differentiated():
+    """No anchor of a small batch may have a negative."""
+    losses = torch.zeros(0, requires_grad=True)
+    mean = mean_of_rows(losses, Group())
+    mean.backward()
+    assert mean == 0 and losses.grad.shape == (0,)
 
 
 def test_full_precision():

@@ -197,6 +197,13 @@ def test_a_frozen_copy_is_refused():
         build(Config(), make_encoder().requires_grad_(False), Task(8))
 
 
+def test_an_anchor_that_its_own_option_freezes_stays_frozen():
+    config = Config(freeze_anchor=False, binary_encoder=Selection(name="bag_of_tokens"))
+    method = build(config, make_encoder().requires_grad_(False), Task(8, build_encoder=lambda _: make_encoder(1)))
+    assert not any(p.requires_grad for p in method.encoder.parameters())
+    assert all(p.requires_grad for p in method.binary_encoder.parameters())
+
+
 def test_embeddings_of_all_modalities():
     method, batch = make().eval(), make_batch()
     found = method.embed(batch)

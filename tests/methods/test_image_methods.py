@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from runner import named
+from runner import checkpoint, lineage, named
 from runner.batch import Batch
 from runner.contract import check_method
 from runner.errors import ConfigError
 from runner.experiment import load_trial
+from runner.group import Group
 from runner.method import Task
 from tests.experiments import fingerprint, prepare_run, train_here, train_on_ranks
 
@@ -84,6 +85,31 @@ def test_the_online_probe_sends_no_gradient_into_the_encoder(name):
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
     assert method.probe.linear.weight.grad.abs().sum() > 0
     assert method.embed(make_batch(1))["scores"].shape == (6, 3)
+
+
+@pytest.mark.parametrize("name", ["byol", "moco", "simsiam"])
+def test_the_online_probe_changes_nothing_that_it_watches(tmp_path, name):
+    """Neither the weights that the rest begins with, nor by how much its gradients are clipped."""
+    found = []
+    for number, probe in enumerate((True, False)):
+        groups = {"method": {"online_probe": probe}, "optimizer": {"name": "sgd", "lr": 0.1}}
+        run = prepare(tmp_path / str(number), name, train={**SHORT["train"], "max_grad_norm": 0.1}, **groups)
+        train_here(run)
+        weights = checkpoint.load(run, Group(), lineage.newest_valid(run)[0], []).shared["method"]
+        found.append({key: value for key, value in weights.items() if not key.startswith("probe.")})
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
+
+
+@pytest.mark.parametrize("name", ["byol", "dino", "moco"])
+def test_the_online_probe_is_scored_on_the_features_it_trains_on(name):
+    method = make(name, online_probe=True).eval()
+    with torch.no_grad():
+        for parameter in method.teacher_encoder.parameters():
+            parameter.add_(1)
+    batch = make_batch(1)
+    expected = method.probe.linear(method.encoder(batch.global_views[0]))
+    torch.testing.assert_close(method.embed(batch)["scores"], expected)
 
 
 @pytest.mark.parametrize("name", ["byol", "dino", "moco"])
