@@ -49,7 +49,7 @@ def advise(total: Ledger, site: Site, trials: int) -> list[str]:
     return [
         *_on_interval(total),
         *_on_lead(total, site),
-        *_on_start_up(total, trials),
+        *_on_start_up(total),
         *_on_queue(total, site, trials),
         *_on_evaluation(total),
         *_on_idleness(total),
@@ -58,7 +58,7 @@ def advise(total: Ledger, site: Site, trials: int) -> list[str]:
 
 def _on_interval(total: Ledger) -> Iterator[str]:
     """Young and Daly's interval against the one there was."""
-    unplanned = [each for each in total.interruptions if not each.saved]
+    unplanned = [each for each in total.interruptions if each.is_of_the_site and not each.saved]
     if len(unplanned) < LEAST_INTERRUPTIONS or not total.saves or not total.seconds[SAVING]:
         return
     save, mtti = total.seconds[SAVING] / total.saves, total.held_seconds / len(unplanned)
@@ -88,8 +88,8 @@ def _on_lead(total: Ledger, site: Site) -> Iterator[str]:
         )
 
 
-def _on_start_up(total: Ledger, trials: int) -> Iterator[str]:
-    starting, launches = total.seconds[START_UP] + total.seconds[RESTORING], trials + len(total.interruptions)
+def _on_start_up(total: Ledger) -> Iterator[str]:
+    starting, launches = total.seconds[START_UP] + total.seconds[RESTORING], max(len(total.starts), 1)
     if starting > MUCH_STARTING * total.held_seconds:
         yield (
             f"packing: start-up and restoring took {starting / total.held_seconds:.0%} of the time with nodes, "

@@ -28,13 +28,15 @@ def goodput(
     """Where the time went: useful, redone, saving, restoring, start-up, evaluation, queue, idle; and what to do."""
     from runner.advice import advise, read_site
     from runner.goodput import costs_table, goodput_table, ledger_as_json
-    from runner.ledger import add_up
+    from runner.ledger import add_up, keep_account
     from runner.tables import make_console
     from runner.timeline import draw_timeline
 
     accounts = _accounts(target, root, per_rank)
     total = add_up(account.ledger for account in accounts)
-    advice = advise(total, read_site(accounts), len(accounts))
+    # Whatever a second counts for, what is best to do does not depend on it.
+    plain = add_up(keep_account(account.history) for account in accounts) if per_rank else total
+    advice = advise(plain, read_site(accounts), len(accounts))
     if plot is not None:
         draw_timeline(plot, accounts[0].row.experiment, accounts)
     if as_json:

@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 from runner import completion
 from runner.cli_options import Json, Root, existing_root, print_json
+from runner.errors import ConfigError
 from runner.paths import file_to_write
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def results(
 
     query = Query(over=over, best=best, metrics=metrics or [], rows=rows, cols=cols, compare=compare, spread=spread)
     query.check()
+    if as_json and Path(STDOUT) in (markdown, latex):
+        raise ConfigError("--json and a table both go to stdout; give the table a file, such as --latex table.tex")
     view = make_view(_select(sweeps, where, query.named(), root), query, where or [])
     if csv is not None or parquet is not None:
         from runner.results import records
@@ -117,11 +120,10 @@ def results(
         from runner.plot import plot_results
 
         plot_results(plot, " and ".join(sweeps), view.results, view.groups, spread=spread)
+    _write_text(view, markdown, latex)
     if as_json:
         print_json(view.document())
-    elif markdown is not None or latex is not None:
-        _write_text(view, markdown, latex)
-    else:
+    elif markdown is None and latex is None:
         print_view(view)
 
 
@@ -211,9 +213,8 @@ def _write_text(view: "View", markdown: Path | None, latex: Path | None) -> None
     from runner.results.records import write_file
     from runner.tables import PIPED_WIDTH
 
-    sheet = view.sheet(PIPED_WIDTH)
     for file, render in ((markdown, markup.markdown), (latex, markup.latex)):
         if file == Path(STDOUT):
-            sys.stdout.write(render(sheet))
+            sys.stdout.write(render(view.sheet(PIPED_WIDTH)))
         elif file is not None:
-            write_file(file, render(sheet).encode())
+            write_file(file, render(view.sheet(PIPED_WIDTH)).encode())

@@ -10,8 +10,10 @@ from runner.code_changes import compare_code
 from runner.code_snapshot import home_of, read_package
 from runner.columns import Column, fits
 from runner.differences import flatten
+from runner.errors import ConfigError
 from runner.files import read_json
 from runner.provenance import describe_commit
+from runner.record import find_flaw
 from runner.rundir import RunDir
 from runner.schema import load_yaml
 from runner.status import Ask, Row, read_statuses
@@ -31,12 +33,19 @@ def diff_trials(first: RunDir, second: RunDir, ask: Ask | None = None) -> dict[s
     rows = read_statuses(runs, ask)
     return {
         "trials": [f"{run.experiment}/{run.trial}" for run in runs],
-        "config": differing(*(flatten(load_yaml(run.config).mapping) for run in runs)),
+        "config": differing(*map(_read_config, runs)),
         "code": diff_code(first, second),
         "environment": differing(*map(read_environment, runs)),
         "metrics": _diff_metrics(*(row.record.metrics for row in rows)),
         "attempts": differing(*map(_describe_course, rows)),
     }
+
+
+def _read_config(run: RunDir) -> dict[str, Any]:
+    # What is cut off would look like so many differences.
+    if flaw := find_flaw(run.config.read_bytes() if run.config.exists() else b""):
+        raise ConfigError(f"{run.experiment}/{run.trial}: {flaw}")
+    return flatten(load_yaml(run.config).mapping)
 
 
 def differing(first: dict[str, Any], second: dict[str, Any]) -> Pairs:

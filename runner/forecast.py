@@ -13,19 +13,42 @@ from runner.ledger import add_up
 from runner.simulate import KINDS, Estimate, Outcome, Scenario, exact_ratio, first_order_ratio, measured
 from runner.tables import new_table
 
+ENDLESS = ("preempt_every_hours", "grace_seconds")
+"""Options that may be infinite: no preemption, or all the time for one."""
+
 
 def make_scenario(accounts: Sequence[Account] | None, **given: Any) -> Scenario:
     """What is given, else what was measured, else the defaults. Raises: ConfigError, also where nothing has run."""
     base = Scenario()
     if accounts is not None:
-        total = add_up(account.ledger for account in accounts)
-        if not total.useful_steps:
-            raise ConfigError("--from: no trial of it has trained yet")
-        base = measured(total, len(accounts), max(map(_count_nodes, accounts)))
+        base = measure_sweep(accounts)
+        if not base.training_hours and given.get("training_hours") is None:
+            raise ConfigError(
+                "--from: no trial of it is done, and so nobody knows how long one trains; add --steps-hours"
+            )
     chosen = {name: value for name, value in given.items() if value is not None}
+    for name, value in chosen.items():
+        if value == math.inf and name not in ENDLESS:
+            raise ConfigError(f"--{name.replace('training', 'steps').replace('_', '-')} inf: must be a finite number")
     if isinstance(interval := chosen.get("interval"), str):
         chosen["interval"] = _parse_interval(interval)
     return replace(base, **chosen)
+
+
+def measure_sweep(accounts: Sequence[Account]) -> Scenario:
+    """The scenario that the trials of a sweep are in. Raises: ConfigError where none has trained."""
+    total = add_up(account.ledger for account in accounts)
+    if not total.useful_steps:
+        raise ConfigError("--from: no trial of it has trained yet")
+    done = [account for account in accounts if account.row.state == "done"]
+    return measured(
+        total,
+        add_up(account.ledger for account in done),
+        trials=len(accounts),
+        done=len(done),
+        launches=sum(len(account.history.launches) for account in accounts),
+        nodes=max(map(_count_nodes, accounts)),
+    )
 
 
 def _parse_interval(text: str) -> float | str:

@@ -21,6 +21,19 @@ KINDS = (USEFUL, REDONE, SAVING, RESTORING, START_UP, EVALUATION, QUEUE, IDLE)
 """What a ledger tells. Training is useful, or redone where its steps did not outlive an interruption."""
 
 
+OWN_CAUSES = (
+    "user code",
+    "configuration",
+    "bad data",
+    "bad checkpoint",
+    "non-finite loss",
+    "host out of memory",
+    "CUDA out of memory",
+    "cancelled",
+)
+"""Ends that a trial or its user brought about: they say nothing of how often the site interrupts."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """The clock of rank 0 at a moment of its launch."""
@@ -131,6 +144,11 @@ class Interruption:
     queue_seconds: float
     restart_seconds: float
     """Start-up and restoring of the launch that followed."""
+
+    @property
+    def is_of_the_site(self) -> bool:
+        """Whether it would have struck any trial there; else the trial or its user brought it about."""
+        return self.cause not in OWN_CAUSES
 
     @property
     def seconds(self) -> float:
@@ -289,14 +307,14 @@ class _Cursor:
 
 
 def _interruptions(history: History, spans: list[Span]) -> Iterator[Interruption]:
-    """One for each launch that ended before the trial was done."""
+    """One for each launch that ended while the trial went on."""
 
     def total(launch: int, *kinds: str) -> float:
         return sum(span.seconds for span in spans if span.launch == launch and span.kind in kinds)
 
     for index, launch in enumerate(history.launches):
         is_last = index + 1 == len(history.launches)
-        if launch.cause == "done" or (is_last and launch.end is None):
+        if launch.cause == "done" or (is_last and not (launch.end is not None and launch.requeued)):
             continue
         own = [span for span in spans if span.launch == index]
         yield Interruption(

@@ -32,6 +32,9 @@ class Kind:
     """The function of runner.contract."""
 
 
+LONGEST_NAME = 64 - len("-debug")
+"""Letters; what stands beside it is called so, and is the name of an experiment."""
+
 KINDS = {
     "method": Kind("methods", "method", "check_method"),
     "dataset": Kind("data", "data", "check_dataset"),
@@ -106,6 +109,8 @@ def check_name(kind: str, name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         problem = "must be a small letter, then small letters, digits and _, and no word of Python"
         raise ConfigError(f"new {kind}: {show(name)} is not allowed; {problem}")
+    if len(name) > LONGEST_NAME:
+        raise ConfigError(f"new {kind}: {show(name)} is not allowed; must be at most {LONGEST_NAME} letters")
     if taken := plugins.find(KINDS[kind].family).get(name):
         where = ", ".join(f"{one.module} of {one}" for one in taken)
         raise ConfigError(f"new {kind}: {show(name)} is not allowed; it is {where}")

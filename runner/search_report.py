@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from runner.differences import split_groups
 from runner.errors import ConfigError
 from runner.rundir import RunDir
-from runner.search import journal_of, read_search, tell
+from runner.search import journal_of, read_search, read_told, tell
 from runner.search_config import SearchConfig
 from runner.status import Row, read_statuses
 from runner.strict_yaml import flow
@@ -37,6 +38,8 @@ class Report:
     best: Member | None
     importances: dict[str, float]
     journal: str
+    flaws: list[str]
+    """A line for each trial of which something cannot be read."""
 
     def title(self) -> str:
         """The study, and what the rest of the sweep set in its trials."""
@@ -68,6 +71,7 @@ class Report:
             "importances": self.importances,
             "trials": [{**_as_json(member), "best": value} for member, value in self.history()],
             "journal": self.journal,
+            "flaws": self.flaws,
         }
 
 
@@ -82,21 +86,39 @@ def read_reports(runs: list[RunDir]) -> list[Report]:
     """
     studies: dict[str, list[RunDir]] = {}
     for run in runs:
-        if found := _STUDY.search(split_groups(run).get(SEARCH, "")):
-            studies.setdefault(found[1], []).append(run)
+        if study := _find_study(run):
+            studies.setdefault(study, []).append(run)
     if not studies:
         raise ConfigError(f"{runs[0].experiment}: has no `sweep: search:`; `runner results` shows other sweeps")
     rows = {row.run: row for row in read_statuses([run for members in studies.values() for run in members])}
     return [_report([rows[run] for run in members]) for members in studies.values()]
 
 
+def _find_study(run: RunDir) -> str | None:
+    """By its config, or by what it was told where that is damaged: no trial is dropped for it."""
+    if found := _STUDY.search(split_groups(run).get(SEARCH, "")):
+        return found[1]
+    with suppress(ConfigError):
+        told = read_told(run)
+        return None if told is None else told.study
+    return None
+
+
+def _read_search(row: Row) -> SearchConfig | None:
+    with suppress(ConfigError, OSError):
+        return read_search(row.run)
+    return None
+
+
 def _report(rows: list[Row]) -> Report:
-    search = read_search(rows[0].run)
-    assert search is not None, "its config has a study"
+    search = next(filter(None, map(_read_search, rows)), None)
+    if search is None:
+        raise ConfigError(f"{rows[0].run.config}: {rows[0].record.flaw}, as are those of all trials of its search")
     folder = rows[0].run.path.parent
     members = tell(search, folder)
     journal = str(journal_of(folder, search.study))
-    return Report(search, rows, members, best(search, members), importances(search, members), journal)
+    flaws = [f"{row.trial}: {row.record.flaw}" for row in rows if row.record.flaw]
+    return Report(search, rows, members, best(search, members), importances(search, members), journal, flaws)
 
 
 def print_reports(reports: Iterable[Report], console: Console) -> None:
@@ -111,6 +133,8 @@ def print_reports(reports: Iterable[Report], console: Console) -> None:
         if report.importances:
             print("importance " + ", ".join(f"{key} {share:.2f}" for key, share in report.importances.items()))
         console.print(_history_table(report))
+        for line in report.flaws:
+            print(line)
         print(f"for optuna-dashboard: {report.journal}")
 
 

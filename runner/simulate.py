@@ -2,7 +2,7 @@
 
 Failures strike each node at a constant rate, preemptions each trial. A launch starts up, then trains and saves in turn.
 A failure costs what was done since the last save; a preemption with enough grace costs one more save; both cost a
-restart, and a wait in the queue, which holds no nodes.
+restart, and a wait in the queue, which holds no nodes: others have them, and the trial finds some when it is over.
 """
 
 import heapq
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from runner.errors import ConfigError
 from runner.interval import save_interval_seconds
-from runner.ledger import IDLE, REDONE, SAVING, USEFUL, Ledger
+from runner.ledger import EVALUATION, IDLE, REDONE, SAVING, USEFUL, Ledger
 
 HOUR, DAY = 3600.0, 86400.0
 Seconds = NDArray[np.float64]
 
-KINDS = ("useful", "redone", "saving", "restarting", "queue")
+KINDS = ("useful", "evaluation", "redone", "saving", "restarting", "queue")
 TALLIED = (*KINDS, "failures", "preemptions", "saves")
 AT_ONCE = 200_000
 """Trials, so that their arrays stay in the caches."""
@@ -62,8 +62,16 @@ class Scenario:
     grace_seconds: float = 120.0
     """From the warning of a preemption to the end; less than a save takes loses what a failure does."""
 
+    evaluation_share: float = 0.0
+    """Seconds of evaluation for each second of training."""
+
     interval: float | str = "auto"
     """Minutes of training between two checkpoints; `auto` as the runner chooses them; `young`: Young and Daly."""
+
+    @property
+    def pace(self) -> float:
+        """Seconds that a second of useful training takes, evaluation included."""
+        return 1 + self.evaluation_share
 
     @property
     def failure_rate(self) -> float:
@@ -105,7 +113,7 @@ class Scenario:
         """Raise ConfigError for trials that would never come to an end, or to a start."""
         if self.pool is not None and self.pool < self.nodes:
             raise ConfigError(f"pool: {self.pool} nodes are too few for a trial of {self.nodes}")
-        first_round = min(self.interval_seconds, self.training_hours * HOUR) + self.save_seconds
+        first_round = min(self.interval_seconds, self.training_hours * HOUR) * self.pace + self.save_seconds
         chance = math.exp(-(self.failure_rate + self.preemption_rate) * self.restart_seconds)
         chance *= math.exp(-self.loss_rate * (0.0 if self.is_graceful and self.preemption_rate else first_round))
         if chance < LEAST_CHANCE:
@@ -158,8 +166,9 @@ class Tally:
     values: dict[str, Seconds]
 
     @property
-    def wall(self) -> Seconds:
-        return sum((self.values[kind] for kind in KINDS), np.zeros_like(self.values["useful"]))
+    def held(self) -> Seconds:
+        """With nodes."""
+        return sum((self.values[kind] for kind in KINDS if kind != "queue"), np.zeros_like(self.values["useful"]))
 
     def add(self, name: str, trial: Any, values: Any) -> None:
         self.values[name].reshape(-1)[trial] += values
@@ -191,38 +200,42 @@ def play(scenario: Scenario, draw: np.random.Generator, repeats: int = 1) -> Tal
     """A life of every trial, so many times: all launches of the same number at once, until no trial is left."""
     tally = Tally({name: np.zeros((repeats, scenario.trials)) for name in TALLIED})
     trial = np.arange(repeats * scenario.trials)
-    left = np.full(len(trial), scenario.training_hours * HOUR)
+    left = np.full(len(trial), scenario.training_hours * HOUR * scenario.pace)
     while len(trial):
         left = _launch(scenario, draw, tally, trial, left)
         trial, left = trial[left > 0], left[left > 0]
     return tally
 
 
-def measured(total: Ledger, trials: int, nodes: int = 1) -> Scenario:
-    """The scenario that so many trials have been through: their costs, rates and interval."""
-    saved = sum(each.saved for each in total.interruptions)
-    launches, lost = trials + len(total.interruptions), len(total.interruptions) - saved
+def measured(total: Ledger, finished: Ledger, *, trials: int, done: int, launches: int, nodes: int = 1) -> Scenario:
+    """The scenario that so many trials are in: the costs, rates and interval of all, the length of those that are done.
+
+    `total` is of all trials and their `launches`, `finished` of the `done` ones.
+    """
+    struck = [each for each in total.interruptions if each.is_of_the_site]
+    saved = sum(each.saved for each in struck)
     training = total.seconds[USEFUL] + total.seconds[REDONE]
     # Those that were interrupted in it would make a start look shorter than it is.
     starting = sum(total.starts) / max(len(total.starts), 1)
     # Each trial saves at its end, too.
-    periodic = max(total.saves - saved - trials, 0)
+    periodic = max(total.saves - sum(each.saved for each in total.interruptions) - done, 0)
     return Scenario(
         trials=trials,
-        training_hours=total.seconds[USEFUL] / trials / HOUR,
+        training_hours=finished.seconds[USEFUL] / max(done, 1) / HOUR,
         nodes=nodes,
-        failures_per_1000_node_days=lost / (total.held_seconds * nodes) * 1000 * DAY,
+        failures_per_1000_node_days=(len(struck) - saved) / (total.held_seconds * nodes) * 1000 * DAY,
         preempt_every_hours=total.held_seconds / saved / HOUR if saved else math.inf,
         save_seconds=total.seconds[SAVING] / max(total.saves, 1),
-        restart_seconds=starting + total.seconds[IDLE] / launches,
-        queue_seconds=sum(each.queue_seconds for each in total.interruptions) / max(len(total.interruptions), 1),
-        interval=training / periodic / 60 if periodic else training / 60,
+        restart_seconds=starting + total.seconds[IDLE] / max(launches, 1),
+        queue_seconds=sum(each.queue_seconds for each in struck) / max(len(struck), 1),
+        evaluation_share=total.seconds[EVALUATION] / training,
+        interval=training / periodic / 60 if periodic else training / max(done, 1) / 60,
     )
 
 
 def _launch(scenario: Scenario, draw: np.random.Generator, tally: Tally, trial: Any, left: Seconds) -> Seconds:
-    """One launch of each of these trials; what is left for them to train."""
-    restart, save, interval = scenario.restart_seconds, scenario.save_seconds, scenario.interval_seconds
+    """One launch of each of these trials; what is left for them to train and to evaluate, which go hand in hand."""
+    restart, save, interval = _round(scenario)
     rate = scenario.failure_rate + scenario.preemption_rate
     struck = draw.exponential(1 / rate, len(trial)) if rate else np.full(len(trial), np.inf)
     is_preempted = draw.random(len(trial)) < (scenario.preemption_rate / rate if rate else 0)
@@ -240,7 +253,8 @@ def _launch(scenario: Scenario, draw: np.random.Generator, tally: Tally, trial: 
     last = np.where(saves_at_once, save - np.clip(rest - interval, 0, save), 0)
 
     tally.add("restarting", trial, np.minimum(struck, restart))
-    tally.add("useful", trial, kept)
+    tally.add("useful", trial, kept / scenario.pace)
+    tally.add("evaluation", trial, kept - kept / scenario.pace)
     tally.add("redone", trial, np.where(is_done, 0, trained - kept))
     tally.add("saving", trial, np.where(is_done, saves * save, saving + last))
     tally.add("queue", trial, np.where(is_done, 0, scenario.queue_seconds))
@@ -250,16 +264,22 @@ def _launch(scenario: Scenario, draw: np.random.Generator, tally: Tally, trial: 
     return np.where(is_done, 0.0, left - kept)
 
 
+def _round(scenario: Scenario) -> tuple[float, float, float]:
+    """Seconds of a restart, of a save, and between two saves."""
+    return scenario.restart_seconds, scenario.save_seconds, scenario.interval_seconds * scenario.pace
+
+
 def _fill_pool(scenario: Scenario, tally: Tally) -> Seconds:
     """First come, first served: by repetition, the seconds that trials wait for nodes, and those to the last end."""
     places = scenario.trials if scenario.pool is None else scenario.pool // scenario.nodes
     ends = []
-    for walls in tally.wall:
-        free, waited = [0.0] * min(places, scenario.trials), 0.0
-        for wall in walls.tolist():
+    for held, queued in zip(tally.held, tally.values["queue"], strict=True):
+        free, waited, last = [0.0] * min(places, scenario.trials), 0.0, 0.0
+        for seconds, wait in zip(held.tolist(), queued.tolist(), strict=True):
             waited += free[0]
-            heapq.heapreplace(free, free[0] + wall)
-        ends.append((waited, max(free)))
+            last = max(last, free[0] + seconds + wait)
+            heapq.heapreplace(free, free[0] + seconds)
+        ends.append((waited, last))
     return np.array(ends)
 
 
@@ -285,19 +305,19 @@ def first_order_ratio(scenario: Scenario) -> float:
 
     A preemption that is given the time to save loses no half interval but one save.
     """
-    restart, save, interval = scenario.restart_seconds, scenario.save_seconds, scenario.interval_seconds
+    restart, save, interval = _round(scenario)
     lost = scenario.loss_rate * (restart + interval / 2)
     if scenario.is_graceful:
         lost += scenario.preemption_rate * (restart + save)
-    return (1 - lost) / (1 + save / interval)
+    return (1 - lost) / (1 + save / interval) / scenario.pace
 
 
 def exact_ratio(scenario: Scenario) -> float:
     """The same without its approximation: what a launch is expected to bring by what it is expected to take."""
-    restart, save, interval = scenario.restart_seconds, scenario.save_seconds, scenario.interval_seconds
+    restart, save, interval = _round(scenario)
     rate = scenario.failure_rate + scenario.preemption_rate
     if not rate:
-        return interval / (interval + save)
+        return interval / (interval + save) / scenario.pace
     graceful = scenario.preemption_rate / rate if scenario.is_graceful else 0.0
     round_is_over = math.exp(-rate * (interval + save))
     begins = math.exp(-rate * restart)
@@ -306,4 +326,4 @@ def exact_ratio(scenario: Scenario) -> float:
     in_training = visits * (-math.expm1(-rate * interval) / rate - interval * round_is_over)
     in_saving = visits * math.exp(-rate * interval) * (-math.expm1(-rate * save) / rate - save * math.exp(-rate * save))
     useful = interval * rounds + graceful * in_training
-    return useful / (1 / rate + graceful * (begins * save - in_saving))
+    return useful / (1 / rate + graceful * (begins * save - in_saving)) / scenario.pace

@@ -92,34 +92,40 @@ def sync(
 ) -> int:
     """Send what is not there yet of each trial, and say so; how many were sent, or would be.
 
-    Raises: ConfigError without a login; RunnerError when W&B does not take a trial: what it took stays.
+    Raises: ConfigError without a login; RunnerError when W&B does not take a trial: what it took stays; and, once all
+    others are sent, for trials that cannot be read.
     """
     if to.folder is None and not dry_run and not mirror.is_logged_in():
         place = mask_text(base_url())
         raise ConfigError(f"sync: no login for {place}; run `wandb login`, or write the runs with --to FOLDER")
-    count = 0
+    count, damaged = 0, 0
     for run in runs:
-        standing = read_standing(run, to)
-        if (words := decide(standing)) is None:
-            size = counted(len(standing.rows), "row")
-            is_sent, words = (True, f"would send up to {size}, {standing.end}") if dry_run else send(run, to)
-            count += is_sent
+        try:
+            standing = read_standing(run, to)
+            if (words := decide(standing)) is None:
+                size = counted(len(standing.rows), "row")
+                is_sent, words = (True, f"would send up to {size}, {standing.end}") if dry_run else send(run, to)
+                count += is_sent
+        except ConfigError as error:  # what cannot be read of one trial keeps no other from being sent
+            words, damaged = str(error), damaged + 1
         say(f"{run.experiment}/{run.trial}: {words}")
     page = find_group_page(runs) if to.folder is None else None
     say(f"{counted(count, 'trial')} of {len(runs)} {'to send' if dry_run else 'sent'}" + (f"; {page}" if page else ""))
+    if damaged:
+        raise RunnerError(f"sync: {counted(damaged, 'trial')} cannot be read, as said above")
     return count
 
 
 def read_standing(run: RunDir, to: Destination) -> Standing:
-    """What the run folder and the word of earlier syncs say."""
+    """What the run folder and the word of earlier syncs say. Raises: ConfigError for a config that cannot be read."""
     end = how_it_stands(run)
     rows = read_metrics(run.metrics)
     digest = digest_of(run, rows, end)
+    config = to.config(run)
     if to.folder is not None:
         piece = find_piece(run, to.folder)
         return Standing(tuple(rows), end, digest, (read_json(piece / "sent.json") or {})["digest"] if piece else None)
     note = read_note(run)
-    config = to.config(run)
     same = note.get("to") == destination(run, config.project, config.entity)
     return Standing(tuple(rows), end, digest, note.get("digest") if same else None, has_sender(run, note))
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
@@ -115,6 +116,22 @@ def test_markdown_and_latex_need_no_file(runner, tmp_path):
         "",
     )
     assert files[0].read_text().count("\n| ") >= 3 and "\\bottomrule" in files[1].read_text()
+
+
+def test_a_table_beside_json_needs_a_file(runner, tmp_path):
+    code, out, _ = runner("results", "grid", "--json", "--latex", tmp_path / "x.tex")
+    assert code == 0 and len(json.loads(out)) == 11 and "\\bottomrule" in (tmp_path / "x.tex").read_text()
+    code, out, err = runner("results", "grid", "--json", "--latex")
+    assert (code, out) == (2, "") and "--json and a table both go to stdout" in err
+
+
+def test_a_sweep_and_its_copy_are_two(runner, tmp_path):
+    """Else a mean over seeds would count each trial twice, and look surer than it is."""
+    for seed in (1, 2):
+        make_trial(tmp_path / "here", f"t{seed}", "twin", overrides={"train.seed": seed}, result={TOP1: seed / 4})
+    shutil.copytree(tmp_path / "here" / "twin", tmp_path / "there" / "twin")
+    groups = documents(runner, tmp_path / "here" / "twin", tmp_path / "there" / "twin", "--over", "seed")
+    assert [(group["n"], group["settings"]["experiment"]) for group in groups] == [(2, "here/twin"), (2, "there/twin")]
 
 
 def test_files_for_other_programs_hold_every_trial(runner, tmp_path):

@@ -9,6 +9,7 @@ from rich.console import Console
 from runner.cli import run as cli
 from runner.code_snapshot import read_package, take
 from runner.diff import diff_trials, print_diff
+from runner.errors import ConfigError
 from runner.files import write_json
 from tests.trials import end, make_trial, start
 
@@ -63,6 +64,12 @@ def test_a_trial_does_not_differ_from_itself(pair):
     found = diff_trials(pair[0], pair[0])
     assert not any(found[part] for part in ("config", "environment", "metrics", "attempts"))
     assert found["code"]["same"] is True and found["code"]["patch"] == ""
+
+
+def test_a_config_that_is_cut_short_is_told_and_not_compared(pair):
+    pair[1].config.write_text(pair[1].config.read_text()[:40])
+    with pytest.raises(ConfigError, match=r"^exp/bbbb: config\.yaml is cut short$"):
+        diff_trials(*pair)
 
 
 def test_what_the_last_attempt_ran_counts(pair):

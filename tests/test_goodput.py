@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -222,6 +223,8 @@ def test_no_terminal_is_so_narrow_that_it_cuts_a_number():
             ["interval: a checkpoint came every 30.0 min .* one every 84 s .* take 2.4% of the time, not 25.0%"],
         ),
         (ledger(*[interruption()] * 2, useful=32000, redone=4000, saving=20, saves=20), SITE, []),
+        # Four mistakes in the user's code, mended and retried, are no interruptions of the site's.
+        (ledger(*[interruption("user code")] * 4, useful=32000, redone=4000, saving=20, saves=20), SITE, []),
         (HEALTHY, Site(SITE.profile, stop_seconds=90.0), ["signal_lead_seconds: 120 is short.*150 is safe"]),
         (
             ledger(interruption("preempted"), interruption("preempted", saved=True), useful=36000, redone=300),
@@ -229,7 +232,7 @@ def test_no_terminal_is_so_narrow_that_it_cuts_a_number():
             ["lead: for 1 of 2 preemptions .* up to 20.0 s.*raise signal_lead_seconds"],
         ),
         (
-            ledger(useful=60, start_up=40),
+            replace(ledger(useful=60, start_up=40), starts=(20.0, 20.0)),
             SITE,
             ["packing: start-up and restoring took 40% .* 20 s in each of 2 launches"],
         ),

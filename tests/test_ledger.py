@@ -71,6 +71,15 @@ def test_a_kill_between_two_checkpoints():
     assert keep_account(HISTORY, per_rank=True).wall_seconds == pytest.approx(210)
 
 
+def test_what_ended_the_trial_is_no_interruption_and_what_a_retry_followed_is_the_users():
+    crashed = replace(KILLED, cause="user code", requeued=False)
+    assert keep_account(replace(HISTORY, launches=(crashed,), until=152.0)).interruptions == ()
+    (mended,) = keep_account(replace(HISTORY, launches=(crashed, DONE))).interruptions
+    assert mended.cause == "user code" and not mended.is_of_the_site
+    (waiting,) = keep_account(replace(HISTORY, launches=(KILLED,), until=160.0, is_waiting=True)).interruptions
+    assert waiting.cause == "killed" and waiting.is_of_the_site
+
+
 def test_a_launch_that_saved_loses_nothing():
     left = reading(150, 30, "idle", start_up=4, restoring=1, training=30, saving=3, idle=2)
     preempted = replace(KILLED, readings=(*KILLED.readings[:1], left), end=150.0, cause="preempted", saved=True)

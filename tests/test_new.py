@@ -173,6 +173,7 @@ def test_what_is_no_name_is_refused(tmp_path, name):
     [
         ("method", "simclr", "it is runner.methods.simclr of runner"),
         ("method", "config", "Config is another class in its file"),
+        ("method", "x" * 59, "must be at most 58 letters"),
         ("metod", "x", "there is method, dataset, encoder, schedule, profile"),
         ("profile", "../x", "use letters, digits"),
     ],

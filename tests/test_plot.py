@@ -147,4 +147,15 @@ def test_plots_refuse_in_words(tmp_path):
         plot_results(tmp_path / "x.png", "exp", sweep(), kind="curves")
     with pytest.raises(ConfigError, match="no trial of exp has metrics yet"):
         plot_results(tmp_path / "x.png", "exp", read_results(read_statuses([make_trial(tmp_path, "b")])))
+    over_seeds = group_over(sweep(), "train.seed")
+    with pytest.raises(ConfigError, match=r"--x train\.seed: is what --over groups over"):
+        plot_results(tmp_path / "x.png", "exp", sweep(), over_seeds, kind="parameter", x="train.seed")
     assert not list(tmp_path.glob("x.*"))
+
+
+def test_the_seed_may_be_the_axis(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setitem(KINDS, "parameter", lambda each: drawn.append(each) or plot_parameter(each))
+    plot_results(tmp_path / "x.svg", "exp", sweep(), kind="parameter", x="train.seed", metric=TOP1)
+    (each,) = drawn
+    assert sorted(group.settings["train.seed"] for group in each.groups) == [0, 0, 1, 1, 2, 2]

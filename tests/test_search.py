@@ -285,4 +285,11 @@ def test_the_report_and_the_results_tell_what_came_of_it(tmp_path, capsys):
     assert results[runs[11].trial].settings == {"search.number": 11}
     assert read_statuses([runs[10]])[0].note == "pruned at step 20"
     assert cli(["plot", "tiny", "--out", str(tmp_path / "search.png"), *root]) == 0
+    damaged, gone = runs[3].config, runs[4].config
+    damaged.write_text(damaged.read_text()[:300]), gone.unlink()
+    capsys.readouterr()
+    assert cli(["search", "tiny", *root]) == 0
+    out = capsys.readouterr().out
+    assert "9 done, 1 pending, 1 unknown, 1 pruned" in out and f"{runs[3].trial}: config.yaml is cut short" in out
+    assert cli(["plot", "tiny", "--kind", "search", "--out", str(tmp_path / "search.png"), *root]) == 0
     assert cli(["search", "none", *root]) == 2

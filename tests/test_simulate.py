@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from runner.cli import run as cli
 from runner.errors import ConfigError
 from runner.interval import count_interruptions, mean_seconds_to_interruption, save_interval_seconds
-from runner.ledger import History, Launch, Reading, keep_account
+from runner.ledger import KINDS as LEDGER_KINDS
+from runner.ledger import History, Launch, Ledger, Reading, keep_account
 from runner.simulate import (
     HOUR,
     KINDS,
@@ -76,11 +78,11 @@ def test_seconds_sum_and_nothing_is_lost():
     assert all((found[kind] >= 0).all() for kind in KINDS)
     struck = found["failures"] + found["preemptions"]
     assert found["queue"] == pytest.approx(7 * struck)
-    rate, held = scenario.failure_rate + scenario.preemption_rate, (tally.wall - found["queue"]).sum()
+    rate, held = scenario.failure_rate + scenario.preemption_rate, tally.held.sum()
     assert struck.sum() == pytest.approx(rate * held, abs=4 * math.sqrt(struck.sum())), "at the rate that was asked for"
     calm = replace(scenario, failures_per_1000_node_days=0, preempt_every_hours=math.inf)
     alone = play(calm, np.random.default_rng(1))
-    assert alone.wall == pytest.approx(np.full((1, 500), 10 * HOUR + 300 + 40 * 5)) and not alone.values["redone"].any()
+    assert alone.held == pytest.approx(np.full((1, 500), 10 * HOUR + 300 + 40 * 5)) and not alone.values["redone"].any()
 
 
 def test_a_pool_serves_trials_one_after_the_other():
@@ -89,6 +91,37 @@ def test_a_pool_serves_trials_one_after_the_other():
     assert found.makespan_hours.mean == pytest.approx(3 * (1 + 5 / HOUR))
     assert found.ratio_with_queue.mean == pytest.approx(found.ratio.mean / 2), "0, 0, 1, 1, 2, 2 hours in the queue"
     assert found.hours["useful"] / sum(found.hours.values()) == pytest.approx(found.ratio_with_queue.mean)
+
+
+def test_who_waits_to_go_on_leaves_its_nodes_to_others():
+    """Preemptions that cost an hour in the queue each cost no hour of a node that somebody waits for."""
+    scenario = Scenario(
+        trials=40, training_hours=10, pool=5, failures_per_1000_node_days=0, preempt_every_hours=2, restart_seconds=0
+    )
+    prompt, late = (simulate(replace(scenario, queue_seconds=seconds), repeats=3) for seconds in (0, HOUR))
+    assert late.node_hours.mean == pytest.approx(prompt.node_hours.mean)
+    assert prompt.makespan_hours.mean == pytest.approx(prompt.node_hours.mean / 5, rel=0.02)
+    assert late.makespan_hours.mean < prompt.makespan_hours.mean + 15
+
+
+def test_evaluation_takes_its_share_of_every_launch():
+    calm = Scenario(training_hours=10, evaluation_share=0.5, restart_seconds=0, save_seconds=0)
+    calm = replace(calm, failures_per_1000_node_days=0, interval=60)
+    found = simulate(calm, repeats=1)
+    assert found.hours["useful"] == pytest.approx(10) and found.hours["evaluation"] == pytest.approx(5)
+    assert found.ratio.mean == pytest.approx(exact_ratio(calm)) == pytest.approx(first_order_ratio(calm))
+    struck = replace(PREEMPTED, evaluation_share=0.5)
+    found = simulate(replace(struck, trials=400), repeats=3)
+    assert found.ratio.mean == pytest.approx(exact_ratio(struck), abs=0.01)
+
+
+def test_a_scenario_of_a_sweep_under_way_is_that_of_its_trials_that_are_done():
+    two = Ledger({**dict.fromkeys(LEDGER_KINDS, 0.0), "useful": 20 * HOUR, "saving": 100.0}, saves=20)
+    scenario = measured(two, two, trials=20, done=2, launches=2)
+    assert (scenario.trials, scenario.training_hours) == (20, 10)
+    assert scenario.interval_seconds == pytest.approx(20 * HOUR / 18)
+    longer = replace(two, seconds={**two.seconds, "evaluation": 10 * HOUR})
+    assert measured(longer, longer, trials=20, done=2, launches=2).evaluation_share == 0.5
 
 
 def test_the_best_interval_is_the_best():
@@ -185,9 +218,17 @@ def test_what_would_never_end_is_refused(scenario, words):
         simulate(scenario, repeats=1)
 
 
+@pytest.mark.parametrize("option", ["steps-hours", "queue-seconds", "restart-seconds", "save-seconds"])
+def test_what_is_endless_is_refused(capsys, option):
+    assert cli(["simulate", f"--{option}", "inf"]) == 2
+    assert f"--{option} inf: must be a finite number" in capsys.readouterr().err
+    assert cli(["simulate", "--preempt-every-hours", "inf", "--grace", "inf", "--repeats", "1"]) == 0
+
+
 def test_a_scenario_from_a_ledger_is_that_of_the_ledger():
     ledger = keep_account(replay(200, seed=1))
-    scenario = measured(ledger, trials=1, nodes=8)
+    launches = len(ledger.starts)
+    scenario = measured(ledger, ledger, trials=1, done=1, launches=launches, nodes=8)
     assert scenario.preempt_every_hours == pytest.approx(2, rel=0.2) and scenario.save_seconds == pytest.approx(5)
     assert scenario.interval_seconds == pytest.approx(Scenario(nodes=8).interval_seconds, rel=0.2)
     assert exact_ratio(scenario) == pytest.approx(ledger.ratio(), abs=0.01)

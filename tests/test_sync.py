@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from runner import sync as syncing
-from runner.errors import ConfigError
+from runner.errors import ConfigError, RunnerError
 from runner.files import read_rows, write_json
 from runner.lock import locked
 from runner.rundir import RunDir
@@ -122,6 +122,20 @@ def test_a_folder_gets_one_whole_run_a_trial(tmp_path, said):
     (piece,) = folder.iterdir()
     assert (piece / "files" / "diff.patch").read_text() == "the patch"
     assert not (run.path / "wandb").exists(), "the run folder is as it was"
+
+
+def test_one_damaged_trial_keeps_no_other_from_being_sent(tmp_path, said):
+    runs = [prepare_run(tmp_path / str(n), tracking={"wandb": {}}, train={"seed": n}) for n in range(3)]
+    for run in runs:
+        write_rows(run, range(5, 15, 5), 1)
+    runs[1].config.write_text(runs[1].config.read_text()[:100])
+    to = Destination(tmp_path / "pieces")
+    for dry_run in (True, False):
+        said.clear()
+        with pytest.raises(RunnerError, match="sync: 1 trial cannot be read"):
+            sync(runs, to, dry_run, say=said.append)
+        assert len(said) == 4 and "config.yaml" in said[1] and said[3].startswith("2 trials of 3")
+    assert len([path for path in to.folder.iterdir() if not path.name.startswith(".")]) == 2
 
 
 @pytest.mark.slow

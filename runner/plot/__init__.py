@@ -44,10 +44,22 @@ def plot_results(
         raise ConfigError(f"{path}: the suffix must be one of {', '.join(FORMATS)}")
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"--kind {kind}: no such picture; {did_you_mean(kind, KINDS)}")
-    groups = group_seeds(results) if groups is None else groups
+    groups = _group(results, groups, x)
     names = metric_names(results)
     if not names:
         raise ConfigError(f"no trial of {title} has metrics yet")
     metrics = names if metric is None else [find_metric("--metric", metric, names)]
     scene = Scene(title, metrics, groups, x, spread)
     save(KINDS[kind or scene.fitting_kind()](scene), path)
+
+
+def _group(results: list[TrialResult], groups: list[Setting] | None, x: str | None) -> list[Setting]:
+    """Over seeds unless they are given, or the seed is the horizontal axis. Raises: ConfigError where both are one."""
+    if groups is not None:
+        if x is not None and any(group.over == x for group in groups):
+            raise ConfigError(f"--x {x}: is what --over groups over; leave one of them out")
+        return groups
+    groups = group_seeds(results)
+    if x is None or all(group.over != x for group in groups):
+        return groups
+    return [Setting(result.settings, [result], [], result.overrides) for result in results]

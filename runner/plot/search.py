@@ -18,7 +18,7 @@ def plot_search(scene: Scene) -> Any:
     """A line of the best value so far for each study, by the number of the trial; pruned trials do not count for it."""
     studies: dict[str, tuple[SearchConfig, list[TrialResult]]] = {}
     for trial in (trial for group in scene.groups for trial in group.trials):
-        if trial.run is not None and (search := read_search(trial.run)) is not None:
+        if trial.is_certain and trial.run is not None and (search := read_search(trial.run)) is not None:
             studies.setdefault(search.study, (search, []))[1].append(trial)
     if not studies:
         raise ConfigError(f"--kind search: no trial of {scene.title} is of a `sweep: search:`")

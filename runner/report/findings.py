@@ -21,7 +21,8 @@ def tell_findings(material: Material) -> list[str]:
     value = f"{goal.metric} is {_value(best, goal.metric)}"
     if len(material.groups) == 1:
         return [f"{value}."]
-    among = counted(choice.among, "setting") + (" with all their seeds" if choice.among < len(material.groups) else "")
+    seeds = " with all their seeds" if choice.is_whole else " with the most trials done"
+    among = counted(choice.among, "setting") + (seeds if choice.among < len(material.groups) else "")
     told = [f"Best of {among}: {material.label(best)}. {value}; {goal.way} is better."]
     measured = [group for group in material.groups if group is not best and group.values(goal.metric)]
     if measured:

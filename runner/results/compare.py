@@ -1,5 +1,6 @@
 """Two settings of one key, compared over the pairs of trials that are equal but for it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,16 +75,40 @@ def pair_up(results: list[TrialResult], key: str, values: list[Any], over: str |
     wanted = {same_text(value) for value in values}
     results = [result for result in results if key in result.settings and same_text(result.settings[key]) in wanted]
 
+    own = {key, *_own_options(results, key)}
+
+    def shared(result: TrialResult) -> dict[str, Any]:
+        return {name: value for name, value in result.settings.items() if name not in own}
+
     def rest(result: TrialResult) -> dict[str, Any]:
-        return without(without(result.settings, key), over) if over else {}
+        return without(shared(result), over) if over else {}
 
-    return [_pair(trials, key, values, rest(trials[0])) for trials in gather(results, rest)]
+    return [_pair(trials, key, values, rest(trials[0]), shared) for trials in gather(results, rest)]
 
 
-def _pair(results: list[TrialResult], key: str, values: list[Any], settings: dict[str, Any]) -> Pairs:
+def _own_options(results: list[TrialResult], key: str) -> set[str]:
+    """Of two plug-ins, as `method.name` tells them apart, the options that only one of them has."""
+    group, _, last = key.rpartition(".")
+    if last != "name":
+        return set()
+    sides: dict[str, set[str]] = {}
+    for result in results:
+        options = {name for name in result.settings if name.startswith(f"{group}.")}
+        sides.setdefault(same_text(result.settings[key]), set()).update(options)
+    first, second = sides.values()
+    return first ^ second
+
+
+def _pair(
+    results: list[TrialResult],
+    key: str,
+    values: list[Any],
+    settings: dict[str, Any],
+    shared: Callable[[TrialResult], dict[str, Any]],
+) -> Pairs:
     pairs, unpaired, known = [], [], known_keys(results)
-    varying = [name for name in varying_keys([result.settings for result in results]) if name != key]
-    for partners in gather(results, lambda result: without(result.settings, key)):
+    varying = varying_keys([shared(result) for result in results])
+    for partners in gather(results, shared):
         sides = [[each for each in partners if same_text(each.settings[key]) == same_text(value)] for value in values]
         if all(len(side) == 1 and side[0].counts for side in sides):
             pairs.append((sides[0][0], sides[1][0]))

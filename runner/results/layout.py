@@ -37,7 +37,7 @@ def groups_sheet(groups: list[Setting], keys: list[str], metrics: list[str], spr
         [
             *_settings(group.settings, keys),
             f"{len(group.done)}/{group.expected}",
-            *(number(group.spread(name), spread) for name in metrics),
+            *(number(group.spread(name), spread, _partial(group, name)) for name in metrics),
             ", ".join(group.missing_words()),
         ]
         for group in groups
@@ -93,6 +93,9 @@ def pairs_sheet(compared: list[Pairs], metrics: list[str]) -> Sheet:
         key for pairs in compared for key in varying_keys([pair[0].settings for pair in pairs.pairs])
     )
     notes = [f"pairs differ in {', '.join(short_names(list(differ), known))}"] if differ else []
+    if key == "method.name":
+        # Losses of two methods measure two things.
+        metrics = [metric for metric in metrics if not metric.startswith("train/")] or metrics
     for pairs in compared:
         told = describe(pairs.settings, keys, known)
         if pairs.unpaired:
@@ -117,6 +120,12 @@ def _compared(pairs: Pairs, metric: str) -> list[Cell]:
         f"{paired.difference.n}/{len(pairs.pairs) + len(pairs.unpaired)}",
         *("" if p is None else f"{p:.2g}" for p in (paired.p_value, paired.wilcoxon_p_value)),
     ]
+
+
+def _partial(group: Setting, metric: str) -> str:
+    """How many of the trials that are done have a metric, where not all do."""
+    count = len(group.values(metric))
+    return "" if count == len(group.done) else f"n={count}"
 
 
 def _pivot_cell(group: Setting | None, metric: str, most: int, spread: SpreadKind) -> Cell:
@@ -157,11 +166,13 @@ def _comparable(metrics: list[str], settings: list[dict[str, Any]]) -> list[str]
 
 
 def _mark_best(heads: list[str], rows: list[list[Cell]], metrics: list[str], whole: list[bool]) -> list[list[Cell]]:
-    """The best value of each metric is marked, of the rows that are whole, where there are several."""
+    """The best value of each metric is marked, of those that whole rows have of all their trials."""
     rows = [list(row) for row in rows]
     for metric in metrics:
         place = heads.index(metric)
-        column = [row[place] if chosen else "" for row, chosen in zip(rows, whole, strict=True)]
+        column = [
+            row[place] if chosen and _is_of_all(row[place]) else "" for row, chosen in zip(rows, whole, strict=True)
+        ]
         for at in _best_places(column, metric):
             rows[at][place] = replace(rows[at][place], is_best=True)  # type: ignore[type-var]
     return rows
@@ -169,10 +180,15 @@ def _mark_best(heads: list[str], rows: list[list[Cell]], metrics: list[str], who
 
 def _mark_best_of_all(rows: list[list[Cell]], metric: str) -> list[list[Cell]]:
     flat = [cell for row in rows for cell in row]
-    best = set(_best_places([cell if isinstance(cell, Number) and not cell.note else "" for cell in flat], metric))
+    best = set(_best_places([cell if _is_of_all(cell) else "" for cell in flat], metric))
     marked = [replace(cell, is_best=True) if at in best else cell for at, cell in enumerate(flat)]  # type: ignore[type-var]
     width = len(rows[0]) if rows else 1
     return [marked[at : at + width] for at in range(0, len(marked), width)]
+
+
+def _is_of_all(cell: Cell) -> bool:
+    """Whether a number is of as many trials as stand beside it."""
+    return isinstance(cell, Number) and not cell.note
 
 
 def _best_places(column: list[Cell], metric: str) -> list[int]:

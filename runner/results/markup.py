@@ -47,8 +47,8 @@ def latex(sheet: Sheet) -> str:
 def latex_text(text: str) -> str:
     """Text that LaTeX prints as it is."""
     words = "".join(_LATEX.get(char, char) for char in " ".join(text.split()))
-    # After the end of a row a bracket would be how much room to leave there.
-    return f"{{[}}{words[1:]}" if words.startswith("[") else words
+    # After the end of a row a star or a bracket would be of that end: how much room to leave there.
+    return f"{{{words[0]}}}{words[1:]}" if words.startswith(("[", "*")) else words
 
 
 def _numeric(sheet: Sheet) -> list[bool]:

@@ -7,6 +7,9 @@ from typing import Any
 
 CONFIDENCE = 0.95
 
+SAME = 1e-9
+"""Of the largest difference: those of shares such as k/2000 that are equal differ in their last bits."""
+
 LARGEST_EXACT = 200
 """Pairs up to which the exact distribution of Wilcoxon's statistic takes no time."""
 
@@ -97,11 +100,11 @@ def wilcoxon_p_value(differences: list[float]) -> float | None:
     """
     import numpy as np
 
-    values = np.array([each for each in differences if each != 0])
+    values = np.array(differences)
+    values = values[np.abs(values) > SAME * np.abs(values).max(initial=0)]
     if not FEWEST_FOR_RANKS <= len(values) <= LARGEST_EXACT or not np.isfinite(values).all():
         return None
-    sizes = np.abs(values)
-    ranks = [int((sizes < size).sum() * 2 + (sizes == size).sum() + 1) for size in sizes]
+    ranks = _doubled_ranks(np.abs(values))
     chances = np.zeros(sum(ranks) + 1)
     chances[0] = 1.0
     for rank in ranks:
@@ -109,6 +112,17 @@ def wilcoxon_p_value(differences: list[float]) -> float | None:
         chances[:rank] /= 2
     positive = sum(rank for rank, value in zip(ranks, values, strict=True) if value > 0)
     return min(1.0, 2 * float(min(chances[: positive + 1].sum(), chances[positive:].sum())))
+
+
+def _doubled_ranks(sizes_N: Any) -> list[int]:
+    """Twice the rank of each size, from 1 on; those that are the same but for rounding share the mean of theirs."""
+    import numpy as np
+
+    order_N = sizes_N.argsort()
+    is_larger_N = np.diff(sizes_N[order_N], prepend=sizes_N.min()) > SAME * sizes_N.max()
+    level_N = np.empty(len(sizes_N), dtype=int)
+    level_N[order_N] = is_larger_N.cumsum()
+    return [int((level_N < level).sum() * 2 + (level_N == level).sum() + 1) for level in level_N]
 
 
 def _student_p_value(spread: Spread) -> float | None:

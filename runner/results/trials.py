@@ -85,8 +85,8 @@ def select(folders: list[Path], where: Iterable[Condition] = (), named: Mapping[
     values are. Raises: ConfigError for a name that no trial has.
     """
     entries = [entry for folder in folders for entry in read_entries(find_trials(folder))]
-    configs, several = Configs([entry.groups for entry in entries]), len(folders) > 1
-    settings, known = _settings(entries, configs, several), tuple(configs.setting_keys())
+    configs, sweeps = Configs([entry.groups for entry in entries]), name_sweeps(folders)
+    settings, known = _settings(entries, configs, sweeps), tuple(configs.setting_keys())
     conditions, count = list(where), len(entries)
     if not conditions and not named:
         return Selection(_results(entries, settings, configs, known), count, {})
@@ -94,19 +94,33 @@ def select(folders: list[Path], where: Iterable[Condition] = (), named: Mapping[
     keys = {name: find_key(option, name, differing, others) for name, option in (named or {}).items()}
     asked = [(each, find_key("--where", each.key, [*differing, *_ABOUT], others)) for each in conditions]
     if asked:
-        settings = _settings(entries, configs, several, [key for _, key in asked if key not in _ABOUT])
+        settings = _settings(entries, configs, sweeps, [key for _, key in asked if key not in _ABOUT])
         kept = [place for place, entry in enumerate(entries) if _meets(asked, {**settings[place], **_about(entry)})]
         entries, configs = [entries[place] for place in kept], configs.take(kept)
-    settings = _settings(entries, configs, several, keys.values())
+    settings = _settings(entries, configs, sweeps, keys.values())
     return Selection(_results(entries, settings, configs, known), count, keys)
 
 
 def read_results(rows: list[Row]) -> list[TrialResult]:
     """One result a trial, in the order given: final metrics, or the last ones of a trial that is not done."""
     entries = [read_entry(row) for row in rows]
-    several = len({row.experiment for row in rows}) > 1
+    sweeps = name_sweeps([entry.run.path.parent for entry in entries])
     configs = Configs([entry.groups for entry in entries])
-    return _results(entries, _settings(entries, configs, several), configs, tuple(configs.setting_keys()))
+    return _results(entries, _settings(entries, configs, sweeps), configs, tuple(configs.setting_keys()))
+
+
+def name_sweeps(folders: Iterable[Path]) -> dict[Path, str]:
+    """What to call the sweep in each folder: by the folder's name, with as much of its path as tells it from others.
+
+    A trial of one run root and its copy of another are two, and in one group would make its mean look surer.
+    """
+    distinct = list(dict.fromkeys(folders))
+    deepest = max((len(folder.parts) for folder in distinct), default=1)
+    for depth in range(1, deepest + 1):
+        names = ["/".join(folder.parts[-depth:]) for folder in distinct]
+        if len(set(names)) == len(names):
+            break
+    return dict(zip(distinct, names, strict=True)) if distinct else {}
 
 
 def metric_names(results: Iterable[TrialResult]) -> list[str]:
@@ -151,12 +165,13 @@ def _results(
 
 
 def _settings(
-    entries: list[Entry], configs: Configs, several: bool = False, also: Iterable[str] = ()
+    entries: list[Entry], configs: Configs, sweeps: Mapping[Path, str], also: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
     settings = configs.differing([entry.overrides for entry in entries], [key for key in also if key != EXPERIMENT])
-    if not several and EXPERIMENT not in also:
+    if len(sweeps) < 2 and EXPERIMENT not in also:
         return settings
-    return [{EXPERIMENT: entry.run.experiment, **own} for entry, own in zip(entries, settings, strict=True)]
+    names = [sweeps[entry.run.path.parent] for entry in entries]
+    return [{EXPERIMENT: name, **own} for name, own in zip(names, settings, strict=True)]
 
 
 def _about(entry: Entry) -> dict[str, Any]:

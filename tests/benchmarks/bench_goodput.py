@@ -19,12 +19,13 @@ import psutil
 import yaml
 
 from runner.attempt import Attempt, newest_token
+from runner.forecast import measure_sweep
 from runner.goodput import read_accounts
 from runner.heartbeat import read_beats
 from runner.ledger import Ledger, add_up
 from runner.processes import age_seconds
 from runner.rundir import RunDir, find_trials
-from runner.simulate import DAY, HOUR, Outcome, exact_ratio, first_order_ratio, measured, simulate
+from runner.simulate import DAY, HOUR, Outcome, exact_ratio, first_order_ratio, simulate
 from runner.status import read_statuses
 from tests.experiments import run_cli, write_experiment
 
@@ -66,7 +67,7 @@ def compare(folder: Path, *, trials: int, steps: int, mean_seconds: float, save_
     accounts = read_accounts(read_statuses(runs), time.time())
     lived = {run.trial: run.result.stat().st_mtime - run.job_rows()[0]["time"] for run in runs}
     total = add_up(account.ledger for account in accounts)
-    scenario = measured(total, trials)
+    scenario = measure_sweep(accounts)
     half = 2 * mean_seconds
     nominal = replace(scenario, failures_per_1000_node_days=1000 * DAY / half, preempt_every_hours=half / HOUR)
     return Comparison(

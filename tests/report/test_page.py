@@ -155,6 +155,9 @@ def test_findings_name_the_best_with_its_spread_and_what_is_next(root):
     assert beyond[1].startswith(
         "Beyond it, with fewer trials done: gamma 1, 0.625 ± 0.021 (standard deviation, n=2 of 3)"
     )
+    for trial in ("g0.0s1", "g0.0s2", "g0.5s2"):
+        change(results, trial, "running")
+    assert tell(results)[0].startswith("Best of 2 settings with the most trials done: gamma 1.")
     for trial in ("g1.0s1", "g1.0s2", "g0.0s0", "g0.0s1", "g0.0s2"):
         change(results, trial, "running")
     assert tell(results)[1] == "2 settings have no trial yet that is done."

@@ -33,6 +33,34 @@ def test_pairs_are_of_trials_that_are_equal_but_for_the_key():
     assert swapped.compare(TOP1).difference.mean == pytest.approx(-compared.difference.mean)
 
 
+def test_methods_are_compared_whatever_options_are_theirs_alone():
+    """gamma is scl's, temperature is simclr's; what both have, as the width, must be equal."""
+    own = {"scl": {"method.gamma": 1}, "simclr": {"method.temperature": 0.5}}
+    results = [
+        TrialResult(
+            f"{name}{width}{seed}",
+            {"method.name": name, **own[name], "method.width": width, "train.seed": seed},
+            "done",
+            {TOP1: 0.5 + seed / 7 + (name == "scl"), "train/loss": 1.0},
+        )
+        for name in own
+        for width in (32, 64)
+        for seed in (0, 1, 2)
+    ]
+    (pairs,) = pair_up(results, "method.name", ["simclr", "scl"])
+    assert len(pairs.pairs) == 6 and pairs.unpaired == []
+    assert all(a.trial.removeprefix("simclr") == b.trial.removeprefix("scl") for a, b in pairs.pairs)
+    assert pairs.compare(TOP1).difference.mean == pytest.approx(1)
+    text = text_of(pairs_sheet([pairs], [TOP1, "train/loss"]))
+    assert TOP1 in text and "train/loss" not in text, "losses of two methods measure two things"
+    assert "train/loss" in text_of(pairs_sheet([pairs], ["train/loss"])), "unless they are all that is asked for"
+    over = pair_up(results, "method.name", ["simclr", "scl"], over="train.seed")
+    assert [(each.settings, len(each.pairs)) for each in over] == [({"method.width": 32}, 3), ({"method.width": 64}, 3)]
+    results.append(TrialResult("twin", {**results[0].settings, "method.gamma": 2}, "done", {TOP1: 0.0}))
+    (pairs,) = pair_up(results, "method.name", ["simclr", "scl"])
+    assert len(pairs.pairs) == 5 and pairs.unpaired == ["width 32, seed 0: 2 trials alike"]
+
+
 def test_over_seeds_each_other_setting_is_compared_by_itself():
     compared = pair_up(grid(), "gamma", [0, 2], over="seed")
     assert [(pairs.settings, len(pairs.pairs)) for pairs in compared] == [({"width": 32}, 3), ({"width": 64}, 3)]

@@ -149,6 +149,12 @@ def test_latex_numbers_are_math(number, words):
     assert words in latex(Sheet(["x"], [[number]]))
 
 
+def test_the_end_of_a_latex_row_takes_nothing_from_the_next():
+    rows = [[name, Number(0.5)] for name in ("[16, 32]", "*", "a[0]")]
+    lines = latex(Sheet(["widths", TOP1], rows)).splitlines()
+    assert [line.split(" & ")[0] for line in lines if "0.5" in line] == ["  {[}16, 32]", "  {*}", "  a[0]"]
+
+
 def test_latex_prints_hostile_text_as_it_is():
     assert latex_text(HOSTILE) == (
         r"a\_b \& 50\% of \#1 \{x\} \textasciitilde{}\textasciicircum{}\textbackslash{}\textbar{}"
@@ -158,7 +164,9 @@ def test_latex_prints_hostile_text_as_it_is():
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here")
 def test_latex_compiles(tmp_path):
-    table = latex(Sheet([HOSTILE, TOP1], [["x", Number(0.5, 0.1, "n=2", True)]], [HOSTILE], HOSTILE))
+    numbers = [Number(0.5, 0.1, "n=2", True), Number(3.2e-7, 1e-8), Number(math.nan), Number(-math.inf, math.inf)]
+    names = ["x", "[16, 32]", "*", "[", HOSTILE]
+    table = latex(Sheet([HOSTILE, TOP1], [[name, number] for name in names for number in numbers], [HOSTILE], HOSTILE))
     document = f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n{table}\\end{{document}}\n"
     (tmp_path / "x.tex").write_text(document)
     subprocess.run(["pdflatex", "-interaction=batchmode", "-halt-on-error", "x.tex"], cwd=tmp_path, check=True)

@@ -228,3 +228,13 @@ def test_no_text_of_a_file_reaches_the_terminal_as_a_command():
 
 def test_results_are_json():
     json.dumps([group.as_json() for group in group_over(sweep(), "seed")], allow_nan=False)
+
+
+def test_a_mean_of_fewer_than_are_done_says_so_and_is_not_the_best():
+    """A metric may be left out where it is not a number: 0.9 is of one seed of three."""
+    results = sweep()
+    for seed in (1, 2):
+        change(results, f"g1.0s{seed}", "done", {"train/loss": 1.0})
+    few, many = (row for row in groups_sheet(group_over(results, "seed"), ["method.gamma"], [TOP1]).rows[::-1])
+    assert few[1] == many[1] == "3/3"
+    assert (few[2].note, few[2].is_best) == ("n=1", False) and (many[2].note, many[2].is_best) == ("", False)
