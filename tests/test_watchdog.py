@@ -154,7 +154,8 @@ def observe(run: RunDir, ranks: list[Any]) -> Hang:
 @pytest.mark.parametrize(
     ("case", "culprit", "where", "frame"),
     [
-        ("stopped", 1, "", "in train"),  # it is woken up to be ended, and may have got on before it looks
+        # It is woken up to be ended, and may have got on, and out of the loop, before it looks.
+        ("stopped", 1, "", "in _train"),
         ("endless loop", 1, "update", "in after_fit_step"),
         ("missed collective", 0, "update", "in barrier"),
         ("silent loader", 1, "step", "in _try_get_data"),
