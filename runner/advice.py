@@ -93,8 +93,8 @@ def _on_start_up(total: Ledger) -> Iterator[str]:
     if starting > MUCH_STARTING * total.held_seconds:
         yield (
             f"packing: start-up and restoring took {starting / total.held_seconds:.0%} of the time with nodes, "
-            f"{format_seconds(starting / launches)} in each of {launches} launches: longer jobs, or several trials on "
-            "one node at a time, lose less"
+            f"{format_seconds(sum(total.starts) / launches)} in each of {launches} launches that began to train: "
+            "longer jobs, or several trials on one node at a time, lose less"
         )
 
 

@@ -136,7 +136,9 @@ def _of_crash(crash: Crash, evidence: Evidence) -> Diagnosis:
 def _of_state(evidence: Evidence, sign: Sign) -> Diagnosis:
     told = sign.cause if sign.cause in ORDERS else "node failure" if evidence.job_state == UNTOLD else "terminated"
     cause = BY_STATE.get(evidence.job_state, told)
-    reason = f"the scheduler ended it: {evidence.job_state}" + (f"; {sign.line}" if sign.cause == cause else "")
+    untold = "it was started again, and no account says why"
+    reason = untold if evidence.job_state == UNTOLD else f"the scheduler ended it: {evidence.job_state}"
+    reason += f"; {sign.line}" if sign.cause == cause else ""
     node = (sign.node or _only(evidence.hosts)) if cause == "node failure" else None
     return Diagnosis(cause, reason, node=node)
 

@@ -17,7 +17,7 @@ from runner.features import extract_features
 from runner.group import Group
 from runner.heartbeat import Pulse
 from runner.loader import fetch, plain_batch, train_batch
-from runner.method import BreakEpoch, Method, evaluating
+from runner.method import BREAK_ALL, BreakAllEpochs, BreakEpoch, Method, check_request, evaluating, wish
 from runner.preemption import Preemption
 from runner.schema import Options
 from runner.views_config import ViewsConfig
@@ -39,8 +39,8 @@ def evaluate(
     views: ViewsConfig,
     faults: Faults = NO_FAULTS,
     pulse: Pulse | None = None,
-) -> dict[str, float]:
-    """The probes' metrics as `<data set>/<probe>_<metric>`, the same on every rank; a collective call.
+) -> tuple[dict[str, float], bool]:
+    """The probes' metrics as `<data set>/<probe>_<metric>`, and whether a hook wants no more training; collective.
 
     `probes` maps a module of runner/evaluation to its options; they are fitted on `train` and scored on each of
     `tests`. A probe whose options are `samples` and `views` gets so many random views of the first samples.
@@ -53,7 +53,7 @@ def evaluate(
         pulse.at("evaluate.batch")
         faults.at("evaluate.batch")
         preemption.check(group)
-        heed(method, "before_eval_step", index, group)
+        obey(heed(method, "before_eval_step", group, index))
 
     extract = partial(
         extract_features,
@@ -61,7 +61,7 @@ def evaluate(
         group=group,
         batch_size=BATCH_SIZE,
         before_batch=before_batch,
-        after_batch=lambda index: heed(method, "after_eval_step", index, group),
+        after_batch=lambda index: obey(heed(method, "after_eval_step", group, index)),
     )
 
     def extract_views(test: Split, samples: int, count: int) -> Tensor:
@@ -70,8 +70,9 @@ def evaluate(
         return torch.stack([extract(some, make_batch=make_batch).features for make_batch in batches], 1)
 
     metrics: dict[str, float] = {}
-    method.before_eval()
+    is_enough = False
     try:
+        obey(heed(method, "before_eval", group))
         known = extract(train) if train is not None and fits(probes) else None
         for data_name, test in tests.items():
             with suppress(BreakEpoch):  # a hook leaves this data set out
@@ -86,23 +87,31 @@ def evaluate(
                     metrics |= {f"{data_name}/{name}_{metric}": value for metric, value in found.items()}
     except BreakEpoch:  # it leaves out what probes are fitted on, and so all of them
         pass
-    finally:
-        # Also where an interruption came: what is saved then is what trains, not what a hook has put in its place.
-        method.after_eval()
-    return metrics
+    except BreakAllEpochs:
+        is_enough = True
+    except BaseException:
+        # An interruption, say: what is saved then is what trains, not what a hook has put in its place.
+        wish(method.after_eval)
+        raise
+    return metrics, heed(method, "after_eval", group) == BREAK_ALL or is_enough
 
 
-def heed(method: Method, hook: str, index: int, group: Group) -> None:
-    """Call a hook of an evaluation; raises BreakEpoch on all ranks where it does on any. A collective call."""
+def heed(method: Method, hook: str, group: Group, *index: int) -> int:
+    """Call a hook of an evaluation; what any rank wishes then, the same on all. A collective call."""
     if getattr(type(method), hook) is getattr(Method, hook):
-        return
-    wants_out = False
-    try:
-        getattr(method, hook)(index)
-    except BreakEpoch:
-        wants_out = True
-    if group.agree_max(int(wants_out)):
-        raise BreakEpoch
+        return 0
+    request = wish(getattr(method, hook), *index)
+    if method.may_break_off:
+        request = group.agree_max(request)
+    elif request:
+        check_request(method)
+    return request
+
+
+def obey(request: int) -> None:
+    """Raise what a wish was made from, on all ranks."""
+    if request:
+        raise BreakAllEpochs if request == BREAK_ALL else BreakEpoch
 
 
 def check_probes(

@@ -141,6 +141,15 @@ def check_negatives(trial: Trial) -> None:
         raise OptionError("train.batch_size", f"{problem}no negatives; must be at least {2 * share}")
 
 
+def check_batch_statistics(trial: Trial) -> None:
+    """Raise ConfigError when a head with batch norm would normalise one sample by itself."""
+    synced = trial.train.sync_batch_norm and trial.resources.ranks > 1
+    share = trial.resources.ranks * trial.train.accumulate
+    if trial.train.steps != 0 and not synced and trial.train.batch_size < 2 * share:
+        problem = f"{trial.train.batch_size} is not allowed; batch norm takes two samples in each pass of a rank"
+        raise OptionError("train.batch_size", f"{problem}; must be at least {2 * share}")
+
+
 def check_warmup(warmup_steps: int, total_steps: int) -> None:
     """Raise ConfigError when the warm-up is longer than the training."""
     if warmup_steps > total_steps:

@@ -1,6 +1,5 @@
 """What is known of data, and of what a method says of them, before anything is computed; what evaluations ask of it."""
 
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from runner.explain import OptionError
@@ -45,10 +44,15 @@ class Facts(NamedTuple):
         """Raise OptionError where a label means another class than it does of the training samples."""
         if train is None or train.data is None or self.data is None:
             return
-        for label, (had, has) in enumerate(zip_longest(train.data.classes, self.data.classes, fillvalue="no class")):
-            if had != has:
-                problem = f"label {label} is {show(has)} here and {show(had)} of the training samples"
-                raise OptionError("", f"compares labels, and {problem}; choose data of the same classes")
+        had, has = train.data.classes, self.data.classes
+        if had == has or not had or not has:  # what has no names says nothing
+            return
+        problem = f"these have {len(has)} classes, the training samples {len(had)}"
+        for label, (one, other) in enumerate(zip(had, has, strict=False)):
+            if one != other:
+                problem = f"label {label} is {show(other)} here and {show(one)} of the training samples"
+                break
+        raise OptionError("", f"compares labels, and {problem}; choose data of the same classes")
 
     def need_labels(self) -> None:
         """Raise OptionError where samples have no labels."""

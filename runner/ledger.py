@@ -128,7 +128,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Interruption:
-    """What the end of a launch cost that was not the end of the trial."""
+    """What the end of a launch cost that left a trial undone."""
 
     attempt: int | None
     time: float
@@ -307,14 +307,15 @@ class _Cursor:
 
 
 def _interruptions(history: History, spans: list[Span]) -> Iterator[Interruption]:
-    """One for each launch that ended while the trial went on."""
+    """One for each launch that ended before the trial was done, but for an end that it or its user brought about."""
 
     def total(launch: int, *kinds: str) -> float:
         return sum(span.seconds for span in spans if span.launch == launch and span.kind in kinds)
 
     for index, launch in enumerate(history.launches):
         is_last = index + 1 == len(history.launches)
-        if launch.cause == "done" or (is_last and not (launch.end is not None and launch.requeued)):
+        is_end = is_last and not launch.requeued and launch.cause in OWN_CAUSES
+        if launch.cause == "done" or is_end or (is_last and launch.end is None):
             continue
         own = [span for span in spans if span.launch == index]
         yield Interruption(

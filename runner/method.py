@@ -25,7 +25,10 @@ class BreakEpoch(Exception):  # noqa: N818 - it is a request, not an error
 
 
 class BreakAllEpochs(Exception):  # noqa: N818 - it is a request, not an error
-    """Raised by a hook to end the training at this step, on all ranks; the trial is evaluated and done."""
+    """Raised by a hook to end the training at this step, on all ranks; the trial is evaluated and done.
+
+    In an evaluation it ends that, too: what is not evaluated by then is left out.
+    """
 
 
 class Output(NamedTuple):
@@ -141,6 +144,20 @@ class Method(nn.Module):
 
 HOOKS = ("before_fit_epoch", "before_fit_step", "after_fit_step", "after_fit_epoch")
 """Those that may wish to end the epoch or the run."""
+
+
+BREAK_EPOCH, BREAK_ALL = 1, 2
+
+
+def wish(hook: Callable[..., None], *when: int) -> int:
+    """Call a hook; what it raised to end the epoch or the run becomes a wish that the ranks agree on."""
+    try:
+        hook(*when)
+    except BreakEpoch:
+        return BREAK_EPOCH
+    except BreakAllEpochs:
+        return BREAK_ALL
+    return 0
 
 
 def may_break_off(method: Method) -> bool:

@@ -5,6 +5,7 @@ its own (runner/plugins.py). What else it may say:
 
 KIND                "records" where it gives or takes them; images otherwise, and of an evaluation either unless it says
 IN_BATCH_NEGATIVES  False for a method whose loss takes no negatives from the batch
+BATCH_NORM          True for a method whose head has batch norm, where the line above does not ask for two samples
 GLOBAL_VIEWS        (fewest, most or None) global views that a method looks at
 LOCAL_VIEWS         False for a method that does not look at local views
 TOKENIZES           True for a data set with a choice of tokenizers: its `build` takes the one of the model, too
@@ -32,7 +33,7 @@ from typing import Any
 
 from runner import plugins
 from runner.config import EvaluateConfig, Selection, TrackingConfig, Trial
-from runner.experiment import check_negatives, check_warmup
+from runner.experiment import check_batch_statistics, check_negatives, check_warmup
 from runner.explain import OptionError, counted, did_you_mean
 from runner.facts import Facts
 from runner.schema import Document, Options, build
@@ -157,6 +158,8 @@ def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
         module.check(method, trial.train)
     if getattr(module, "IN_BATCH_NEGATIVES", True):
         check_negatives(trial)
+    if getattr(module, "BATCH_NORM", False):
+        check_batch_statistics(trial)
     if trial.train.steps:
         check_warmup(getattr(options.schedule, "warmup_steps", 0), trial.train.steps)
     return options

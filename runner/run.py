@@ -22,7 +22,6 @@ from runner.dataset import Records, Split
 from runner.evaluate import check_probes
 from runner.exactness import gather_facts, library_versions
 from runner.experiment import check_warmup
-from runner.explain import OptionError
 from runner.faults import NO_FAULTS, Faults
 from runner.files import replacing
 from runner.group import Group
@@ -180,8 +179,6 @@ def build(
     if steps:
         check_warmup(getattr(options.schedule, "warmup_steps", 0), steps)
     method = build_method(trial, options, some, data.train, group, steps)
-    if steps:
-        check_batch_statistics(trial, method)
     check_probes(method, options.probes, data.probe_train, data.tests, group)
     state = TrainState(method, build_optimizer(method, trial.optimizer), Precision(trial.train.precision, group.device))
     seed_everything(trial.train.seed, rank=1 + group.rank)
@@ -241,16 +238,6 @@ def _build_more_encoder(method: Options, inputs: int, selection: Selection) -> n
     key = next((f"method.{option}" for option, value in method if value is selection), "encoder")
     with errors_about("encoder", key):
         return build_encoder(selection, inputs)
-
-
-def check_batch_statistics(trial: Trial, method: Method) -> None:
-    """Raise OptionError where a head would normalise one sample by itself."""
-    synced = trial.train.sync_batch_norm and trial.resources.ranks > 1
-    share = trial.resources.ranks * trial.train.accumulate
-    normalises = any(isinstance(part, nn.BatchNorm1d) for part in method.modules())
-    if normalises and not synced and trial.train.batch_size < 2 * share:
-        problem = f"{trial.train.batch_size} is not allowed; batch norm takes two samples in each pass of a rank"
-        raise OptionError("train.batch_size", f"{problem}; must be at least {2 * share}")
 
 
 def wrap(method: Method, group: Group, sync_batch_norm: bool) -> Callable[[Batch, int], Output]:

@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from runner.files import write_json
 from runner.group import Group
 from runner.heartbeat import Pulse
 from runner.journal import Journal
-from runner.method import BreakAllEpochs, BreakEpoch, check_request, may_break_off
+from runner.method import BREAK_ALL, check_request, may_break_off, wish
 from runner.optimizer import set_learning_rate
 from runner.preemption import Interrupted, Preemption, Verdict
 from runner.rendezvous import Place
@@ -32,8 +32,6 @@ from runner.search_trial import Pruning, check_metric
 from runner.signs import classify
 from runner.state import TrainState, rng_untouched
 from runner.time_limit import TimeLimit
-
-BREAK_EPOCH, BREAK_ALL = 1, 2
 
 
 @dataclass(frozen=True)
@@ -198,17 +196,6 @@ def train(run: Run) -> None:
     run.preemption.settle()
 
 
-def wish(hook: Callable[[int], None], when: int) -> int:
-    """Call a hook; what it raised to end the epoch or the run becomes a wish that the ranks agree on."""
-    try:
-        hook(when)
-    except BreakEpoch:
-        return BREAK_EPOCH
-    except BreakAllEpochs:
-        return BREAK_ALL
-    return 0
-
-
 def _batches(run: Run, stop: int | None = None) -> Iterator[list[loader.Part]]:
     """The windows from the next step on, up to the planned end or position `stop`."""
     assert run.data.train is not None
@@ -262,7 +249,7 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
         run.at("evaluate")
         # Libraries draw from the global generators when they are first imported, which a resumed process does again.
         with rng_untouched():
-            found = evaluate(
+            found, is_enough = evaluate(
                 run.method,
                 run.probes,
                 run.data.probe_train,
@@ -276,6 +263,7 @@ def close_step(run: Run, verdict: Verdict = Verdict.GO_ON) -> None:
             )
         run.at("evaluate.end")
         run.method.train()
+        state.finished = state.finished or is_enough
         state.evaluated_step = state.step
         keep_best(run, found)
         run.note_seconds()

@@ -132,6 +132,9 @@ def test_a_sweep_and_its_copy_are_two(runner, tmp_path):
     shutil.copytree(tmp_path / "here" / "twin", tmp_path / "there" / "twin")
     groups = documents(runner, tmp_path / "here" / "twin", tmp_path / "there" / "twin", "--over", "seed")
     assert [(group["n"], group["settings"]["experiment"]) for group in groups] == [(2, "here/twin"), (2, "there/twin")]
+    for condition, count in (("experiment=twin", 4), ("experiment!=twin", 0), ("experiment=here/twin", 2)):
+        rows = documents(runner, tmp_path / "here" / "twin", tmp_path / "there" / "twin", "--where", condition)
+        assert len(rows) == count
 
 
 def test_files_for_other_programs_hold_every_trial(runner, tmp_path):

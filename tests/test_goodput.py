@@ -234,7 +234,7 @@ def test_no_terminal_is_so_narrow_that_it_cuts_a_number():
         (
             replace(ledger(useful=60, start_up=40), starts=(20.0, 20.0)),
             SITE,
-            ["packing: start-up and restoring took 40% .* 20 s in each of 2 launches"],
+            ["packing: start-up and restoring took 40% .* 20 s in each of 2 launches that began"],
         ),
         (ledger(useful=600, queue=1800), SITE, ["packing: 75% of the wall time .*15.0 min a trial, and parallel=4"]),
         (ledger(useful=600, evaluation=400), SITE, ["evaluation: it took 40% of the time with nodes, training 60%"]),

@@ -71,11 +71,14 @@ def test_a_kill_between_two_checkpoints():
     assert keep_account(HISTORY, per_rank=True).wall_seconds == pytest.approx(210)
 
 
-def test_what_ended_the_trial_is_no_interruption_and_what_a_retry_followed_is_the_users():
+def test_the_users_own_end_is_no_interruption_and_one_that_a_retry_followed_none_of_the_sites():
     crashed = replace(KILLED, cause="user code", requeued=False)
     assert keep_account(replace(HISTORY, launches=(crashed,), until=152.0)).interruptions == ()
     (mended,) = keep_account(replace(HISTORY, launches=(crashed, DONE))).interruptions
     assert mended.cause == "user code" and not mended.is_of_the_site
+    struck = replace(KILLED, cause="node failure", requeued=False)
+    (last,) = keep_account(replace(HISTORY, launches=(struck,), until=152.0)).interruptions
+    assert last.is_of_the_site, "the one that used up its budget counts as those before it"
     (waiting,) = keep_account(replace(HISTORY, launches=(KILLED,), until=160.0, is_waiting=True)).interruptions
     assert waiting.cause == "killed" and waiting.is_of_the_site
 

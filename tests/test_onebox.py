@@ -20,6 +20,7 @@ from runner import onebox
 from runner.errors import ConfigError, SubmissionError
 from runner.onebox import cluster as cluster_files
 from runner.onebox import debian
+from runner.onebox.daemon import start_daemon, wait_until
 from runner.onebox.daemons import job_processes
 from runner.onebox.ports import claimed_ports
 from runner.slurm import cancel, show_job
@@ -364,11 +365,25 @@ def test_choice_of_ports_leaves_the_generator_of_experiments_alone():
 
 def test_what_keeps_a_daemon_from_starting_is_told():
     skip_without_slurm()
-    with socket.socket() as taken, pytest.raises(SubmissionError, match=r"/log: .*Address already in use$"):
+    with (
+        socket.socket() as taken,
+        pytest.raises(SubmissionError, match=r"^slurmctld ended, and said: .*Address already in use; see "),
+    ):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with own_cluster(nodes=1, accounting=False, port0=taken.getsockname()[1]):
             pass
+
+
+def test_what_a_daemon_said_before_is_not_told_of_it_again(tmp_path):
+    skip_without_slurm()
+    cluster = onebox.Cluster(tmp_path, onebox.Settings(nodes=1, accounting=False, port0=12345))
+    cluster_files.write_files(cluster)
+    (tmp_path / "log" / "slurmctld.log").write_text("error: Address already in use\n")
+    start_daemon(cluster, "slurmctld", "--no-such-option")
+    with pytest.raises(SubmissionError, match=r"^slurmctld ended") as caught:
+        wait_until(cluster, "slurmctld", 20, lambda: False)
+    assert "Address" not in str(caught.value)
 
 
 def test_folder_with_other_things_is_left_alone():

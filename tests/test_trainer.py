@@ -242,6 +242,7 @@ def test_a_hook_may_leave_a_data_set_or_all_probes_out(tmp_path, monkeypatch):
             raise BreakEpoch
 
     monkeypatch.setattr(SCL, "before_eval_step", leave_out)
+    monkeypatch.setattr(SCL, "may_break_off", True)
     found = []
     for wanted in (1, 2, 99):  # one batch of training samples, then one of each data set
         batches.clear()
@@ -362,6 +363,54 @@ def test_a_wish_of_one_rank_counts_at_its_step_whatever_the_clock_says(tmp_path)
     for run in (straight, cut):
         assert read_json(run.result)["step"] == 40
         assert checkpoint.load(run, Group(world=2), lineage.newest_valid(run)[0], []).shared["skipped"] == 1 + 4
+
+
+def evaluate_until_enough(group: Group, folder: str) -> list[str]:
+    """Rank 1 alone leaves the first data set out of each evaluation, and has had enough after the second."""
+    seen = {"batches": 0, "evaluations": 0}
+
+    def before_eval(self):
+        seen["batches"] = 0
+
+    def before_eval_step(self, index):
+        seen["batches"] += 1
+        if self.group.rank == 1 and seen["batches"] == 2:
+            raise BreakEpoch
+
+    def after_eval(self):
+        seen["evaluations"] += 1
+        if self.group.rank == 1 and seen["evaluations"] == 2:
+            raise BreakAllEpochs
+
+    with pytest.MonkeyPatch.context() as patch:
+        for hook in (before_eval, before_eval_step, after_eval):
+            patch.setattr(SCL, hook.__name__, hook)
+        patch.setattr(SCL, "may_break_off", True)
+        return [train_rank(group, folder, -1, 1, 0)]
+
+
+@pytest.mark.ddp
+def test_a_wish_of_one_rank_in_an_evaluation_counts_for_all(tmp_path):
+    evaluate = {
+        "probes": ["knn"],
+        "every_steps": 5,
+        "data": {"more": {"name": "fashion_mnist_sample", "limit": 64}},
+    }
+    run = prepare_run(tmp_path, evaluate=evaluate)
+    assert run_ranks(2, evaluate_until_enough, str(run.path))[0] == ["GO_ON"]
+    result = read_json(run.result)
+    assert result["step"] == 10 and [row["step"] for row in read_rows(run.metrics)] == [5, 10]
+    assert {name.partition("/")[0] for name in result["metrics"]} == {"train", "more"}
+
+
+def test_an_evaluation_breaks_nothing_off_of_a_method_that_says_it_never_does(tmp_path, monkeypatch):
+    def before_eval(self):
+        raise BreakAllEpochs
+
+    monkeypatch.setattr(SCL, "before_eval", before_eval)
+    run = prepare_run(tmp_path, evaluate={"probes": ["knn"], "every_steps": 5})
+    with pytest.raises(ConfigError, match="SCL: a hook raised BreakEpoch or BreakAllEpochs"):
+        train_here(run)
 
 
 def test_init_from_starts_with_the_exported_weights_and_is_not_needed_again(tmp_path):

@@ -10,6 +10,7 @@ from runner.methods._joint_embedding import SelfDistillation, TeacherOptions
 from runner.projection import build_mlp
 
 IN_BATCH_NEGATIVES = False
+BATCH_NORM = True
 GLOBAL_VIEWS, LOCAL_VIEWS = (2, 2), False
 
 

@@ -68,7 +68,10 @@ def start_daemon(cluster: Cluster, name: str, *arguments: str, cwd: Path | None 
     if find_daemon(cluster, name):
         return
     tool = name.split("-")[0]
-    _pid_file(cluster, name).unlink(missing_ok=True)  # an old one would tell of a death
+    # Old ones would tell of another death.
+    _pid_file(cluster, name).unlink(missing_ok=True)
+    for path in _logs(cluster, name):
+        path.replace(path.with_name(f"{path.name}.before"))
     words = [*_renamed(), tool, *arguments] if tool.startswith("slurm") else [tool, *arguments]
     with (cluster.folder / "log" / f"{name}.out").open("a") as out:
         subprocess.run(
@@ -106,8 +109,8 @@ def wait_until(cluster: Cluster, name: str, seconds: float, ready: Callable[[], 
     while not ready():
         died = _has_died(cluster, name)
         if died or time.monotonic() > deadline:
-            what = "ended at once" if died else f"did not answer within {seconds} s"
-            raise SubmissionError(f"{name} {what}; see {cluster.folder}/log{_last_error(cluster, name)}")
+            what = "ended" if died else f"did not answer within {seconds} s"
+            raise SubmissionError(f"{name} {what}{_last_error(cluster, name)}; see {cluster.folder}/log")
         time.sleep(POLL_SECONDS)
 
 
@@ -122,11 +125,18 @@ def _has_died(cluster: Cluster, name: str) -> bool:
 
 
 def _last_error(cluster: Cluster, name: str) -> str:
-    """What a daemon named last as wrong, as more words to a line; empty if it named nothing."""
+    """What a daemon named last as wrong since its start, as more words to a line; empty if it named nothing."""
+    lines = [line for log in _logs(cluster, name) for line in log.read_text(errors="replace").splitlines()]
+    for word in ("fatal", "error"):
+        if wrong := [line for line in lines if re.search(rf"\b{word}\b", line, re.IGNORECASE)]:
+            return f", and said: {wrong[-1].strip()}"
+    return ""
+
+
+def _logs(cluster: Cluster, name: str) -> list[Path]:
+    """What a daemon prints, and its log, as far as they are there."""
     logs = [cluster.folder / "log" / f"{name}.out", cluster.folder / "log" / f"{name.replace('-', '.')}.log"]
-    lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()]
-    wrong = [line for line in lines if re.search(r"\b(error|fatal)\b", line, re.IGNORECASE)]
-    return f": {wrong[-1].strip()}" if wrong else ""
+    return [log for log in logs if log.exists()]
 
 
 def end(processes: Iterable[psutil.Process], how: signal.Signals, patience_seconds: float = 0) -> None:

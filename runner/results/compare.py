@@ -9,7 +9,7 @@ from runner.results.groups import gather, without
 from runner.results.statistics import Paired, Spread, measure, measure_pairs
 from runner.results.trials import TrialResult, known_keys, metric_names
 from runner.strict_yaml import flow, parse_yaml
-from runner.tables import describe, same_text, varying_keys
+from runner.tables import describe, same_text, short_names, varying_keys
 
 
 @dataclass(frozen=True)
@@ -123,5 +123,12 @@ def _why_unpaired(key: str, values: list[Any], sides: list[list[TrialResult]], k
     told = [describe({key: value}, [key], known) for value in values]
     words = [f"no {name}" for name, side in zip(told, sides, strict=True) if not side]
     words += [f"{trial.trial} {trial.standing}" for side in sides for trial in side if not trial.counts]
-    words += [f"{len(side)} trials alike" for side in sides if len(side) > 1]
+    words += [_why_several(name, side, known) for name, side in zip(told, sides, strict=True) if len(side) > 1]
     return ", ".join(words)
+
+
+def _why_several(name: str, side: list[TrialResult], known: tuple[str, ...]) -> str:
+    """Options of one method alone set no pair apart, and may have been swept."""
+    if differ := varying_keys([trial.settings for trial in side]):
+        return f"{len(side)} of {name} differ in {', '.join(short_names(differ, known))}: choose one by --where"
+    return f"{len(side)} trials alike"

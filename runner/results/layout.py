@@ -26,7 +26,7 @@ def trials_sheet(results: list[TrialResult], keys: list[str], metrics: list[str]
         for result in results
     ]
     heads = ["trial", *short_names(keys, known_keys(results)), "state", *metrics]
-    marked = _comparable(metrics, [result.settings for result in results])
+    marked = comparable(metrics, [result.settings for result in results])
     return Sheet(heads, _mark_best(heads, rows, marked, done), metrics=frozenset(metrics))
 
 
@@ -45,7 +45,7 @@ def groups_sheet(groups: list[Setting], keys: list[str], metrics: list[str], spr
     known = groups[0].known if groups else ()
     heads = [*short_names(keys, known), "n", *metrics, "not counted"]
     whole = [len(group.done) == most for group in groups]
-    rows = _mark_best(heads, rows, _comparable(metrics, [group.settings for group in groups]), whole)
+    rows = _mark_best(heads, rows, comparable(metrics, [group.settings for group in groups]), whole)
     over = short_names([over], known)[0] if groups and (over := groups[0].over) else ""
     if all(row[-1] == "" for row in rows):
         heads, rows = heads[:-1], [row[:-1] for row in rows]
@@ -72,7 +72,7 @@ def pivot_sheet(groups: list[Setting], keys: tuple[str, str], metric: str, sprea
     known = groups[0].known if groups else ()
     row_name, column_name = short_names(list(keys), known)
     heads = [row_name, *(f"{column_name} {format_value(value)}" for value in columns)]
-    if _comparable([metric], [trial.settings for group in groups for trial in group.trials]):
+    if comparable([metric], [trial.settings for group in groups for trial in group.trials]):
         rows = _mark_best_of_all(rows, metric)
     rest = varying_keys([trial.settings for group in groups for trial in group.trials])
     over = ", ".join(short_names([key for key in rest if key not in keys], known))
@@ -93,9 +93,6 @@ def pairs_sheet(compared: list[Pairs], metrics: list[str]) -> Sheet:
         key for pairs in compared for key in varying_keys([pair[0].settings for pair in pairs.pairs])
     )
     notes = [f"pairs differ in {', '.join(short_names(list(differ), known))}"] if differ else []
-    if key == "method.name":
-        # Losses of two methods measure two things.
-        metrics = [metric for metric in metrics if not metric.startswith("train/")] or metrics
     for pairs in compared:
         told = describe(pairs.settings, keys, known)
         if pairs.unpaired:
@@ -158,7 +155,7 @@ def _title(spread: SpreadKind, over: str, most: int, several: bool) -> str:
     return f"mean ± {SPREADS[spread]}" + (f" over {over}" if over else "")
 
 
-def _comparable(metrics: list[str], settings: list[dict[str, Any]]) -> list[str]:
+def comparable(metrics: list[str], settings: list[dict[str, Any]]) -> list[str]:
     """The metrics of which one value is better than another: training metrics of other methods measure other things."""
     if not any(key.startswith("method.") for key in varying_keys(settings)):
         return metrics

@@ -179,4 +179,12 @@ def _about(entry: Entry) -> dict[str, Any]:
 
 
 def _meets(asked: list[tuple[Condition, str]], found: dict[str, Any]) -> bool:
-    return all(condition.holds({key: found[key]} if key in found else {}) for condition, key in asked)
+    return all(condition.holds(_values(found, key)) for condition, key in asked)
+
+
+def _values(found: dict[str, Any], key: str) -> dict[str, Any]:
+    """The value of a key, if there is one; a sweep that is told by its path is also the one of its folder's name."""
+    if key not in found:
+        return {}
+    more = {"folder": found[key].rpartition("/")[2]} if key == EXPERIMENT else {}
+    return {key: found[key], **more}

@@ -8,7 +8,7 @@ from runner.explain import counted
 from runner.results.best import best_group, best_trial, parse_goal
 from runner.results.compare import Pairs, pair_up, parse_comparison
 from runner.results.groups import Setting, group_by, group_over
-from runner.results.layout import groups_sheet, pairs_sheet, pivot_sheet, trials_sheet
+from runner.results.layout import comparable, groups_sheet, pairs_sheet, pivot_sheet, trials_sheet
 from runner.results.names import find_metrics
 from runner.results.records import Records, group_records, pair_records, trial_records
 from runner.results.sheet import Sheet, SpreadKind, rank_metrics
@@ -87,7 +87,8 @@ class View:
         if self.query.rows and self.groups is not None:
             return self._with_notes(self._pivot(names))
         if self.pairs is not None:
-            shown = self.asked or ranked[:MOST_COMPARED]
+            settings = [trial.settings for pairs in self.pairs for pair in pairs.pairs for trial in pair]
+            shown = self.asked or (comparable(ranked, settings) or ranked)[:MOST_COMPARED]
             return self._with_notes(pairs_sheet(self.pairs, shown), len(names) - len(shown))
         shown = self.asked or [name for name in names if name in set(ranked[: 1 + width // NARROWEST_COLUMN])]
         if self.groups is not None:

@@ -7,6 +7,8 @@ from runner.errors import ConfigError
 from runner.results import TrialResult
 from runner.results.compare import pair_up, parse_comparison
 from runner.results.layout import pairs_sheet
+from runner.results.trials import Selection
+from runner.results.view import Query, make_view
 from tests.results.sweeps import TOP1, change, sweep, text_of
 
 
@@ -51,14 +53,27 @@ def test_methods_are_compared_whatever_options_are_theirs_alone():
     assert len(pairs.pairs) == 6 and pairs.unpaired == []
     assert all(a.trial.removeprefix("simclr") == b.trial.removeprefix("scl") for a, b in pairs.pairs)
     assert pairs.compare(TOP1).difference.mean == pytest.approx(1)
-    text = text_of(pairs_sheet([pairs], [TOP1, "train/loss"]))
-    assert TOP1 in text and "train/loss" not in text, "losses of two methods measure two things"
-    assert "train/loss" in text_of(pairs_sheet([pairs], ["train/loss"])), "unless they are all that is asked for"
     over = pair_up(results, "method.name", ["simclr", "scl"], over="train.seed")
     assert [(each.settings, len(each.pairs)) for each in over] == [({"method.width": 32}, 3), ({"method.width": 64}, 3)]
-    results.append(TrialResult("twin", {**results[0].settings, "method.gamma": 2}, "done", {TOP1: 0.0}))
+    results.append(TrialResult("more", {**results[0].settings, "method.gamma": 2}, "done", {TOP1: 0.0}))
     (pairs,) = pair_up(results, "method.name", ["simclr", "scl"])
-    assert len(pairs.pairs) == 5 and pairs.unpaired == ["width 32, seed 0: 2 trials alike"]
+    told = "width 32, seed 0: 2 of method scl differ in gamma: choose one by --where"
+    assert len(pairs.pairs) == 5 and pairs.unpaired == [told]
+
+
+def test_training_losses_of_two_methods_are_not_compared_unless_asked_for():
+    results = [
+        TrialResult(f"{name}{seed}", {"method.name": name, "train.seed": seed}, "done", {TOP1: 0.5, "train/loss": 1.0})
+        for name in ("scl", "simclr")
+        for seed in (0, 1, 2)
+    ]
+    shown = []
+    for metrics in ([], ["train/loss", TOP1]):
+        query = Query(compare="method.name=simclr,scl", metrics=metrics)
+        selection = Selection(results, len(results), {"method.name": "method.name"})
+        shown.append(text_of(make_view(selection, query, []).sheet(100)))
+    assert TOP1 in shown[0] and "train/loss" not in shown[0] and "1 more metric" in shown[0]
+    assert TOP1 in shown[1] and "train/loss" in shown[1]
 
 
 def test_over_seeds_each_other_setting_is_compared_by_itself():

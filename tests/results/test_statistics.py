@@ -77,3 +77,5 @@ def test_differences_of_shares_are_ties_whatever_their_last_bits_say():
         sizes |= set(map(abs, differences))
         assert wilcoxon_p_value([*differences, 1e-17]) == pytest.approx(2 * (36 + 9 + 1) / 512)
     assert len(sizes) > 1, "they are not equal as floats"
+    paired = measure_pairs(sorted(sizes))
+    assert paired.p_value is None and paired.difference.std == 0, "all pairs differ by the same"
