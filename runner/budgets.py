@@ -2,7 +2,7 @@
 
 | class | requeued | counted | waits |
 |---|---|---|---|
-| preempted, time limit, terminated | 5 times | without progress | |
+| preempted, time limit, terminated | 5 times each | without progress | |
 | node failure | 5 times | in a day | |
 | killed, launch failed | as `max_failures` says | without progress | yes |
 | peer crash, I/O error | 3 times | without progress | yes |
@@ -11,7 +11,7 @@
 | everything else: a cancel, the user's code, configuration, data, checkpoint, loss, host memory, disk | never | | |
 
 Without progress = since an attempt last left a newer checkpoint than it began from. In all = since the trial was last
-submitted. Those that wait (0, 60, then 300 s) are the crashes that the profile's `max_failures` bounds as well.
+submitted. Those that wait (0, 60, then 300 s) are the crashes that the profile's `max_failures` bounds together.
 """
 
 from collections.abc import Iterator

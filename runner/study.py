@@ -149,7 +149,7 @@ def import_optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise ConfigError("sweep.search: needs optuna: pip install 'runner[search]'") from None
+        raise ConfigError("sweep.search: needs optuna: pip install -e '.[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

@@ -116,7 +116,7 @@ def test_a_pruner_needs_evaluations_of_its_metric(tmp_path):
 def test_without_optuna_one_line_names_the_extra():
     code = "import sys; sys.modules['optuna'] = None; from runner.study import import_optuna; import_optuna()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "ConfigError: sweep.search: needs optuna: pip install 'runner[search]'" in done.stderr
+    assert "ConfigError: sweep.search: needs optuna: pip install -e '.[search]'" in done.stderr
 
 
 def test_tpe_finds_the_best_of_a_known_function_and_random_does_not(tmp_path):

@@ -1,6 +1,6 @@
 """The mirror for TensorBoard: one event file in the run folder, written anew by each attempt, with every row once.
 
-Needs `pip install 'runner[tensorboard]'`, and nothing of TensorFlow. `tensorboard --logdir runs/<experiment>` shows it.
+Needs `pip install -e '.[tensorboard]'`, and nothing of TensorFlow. `tensorboard --logdir runs/<experiment>` shows it.
 """
 
 import importlib.util
@@ -29,7 +29,7 @@ class Config(Options):
 def check() -> None:
     """Raise OptionError where TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise OptionError("tracking.tensorboard", "is not installed; pip install 'runner[tensorboard]'")
+        raise OptionError("tracking.tensorboard", "is not installed; pip install -e '.[tensorboard]'")
 
 
 class TensorboardSink:

@@ -88,7 +88,7 @@ def write_parquet(path: Path, records: Records) -> None:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise ConfigError(f"--parquet {path}: needs pyarrow: pip install 'runner[results]'") from None
+        raise ConfigError(f"--parquet {path}: needs pyarrow: pip install -e '.[results]'") from None
     columns = [list(column) for column in zip(*records.rows, strict=True)] or [[] for _ in records.columns]
     arrays = [pyarrow.array(_one_type(column), from_pandas=False) for column in columns]
     buffer = io.BytesIO()
