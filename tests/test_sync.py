@@ -146,13 +146,15 @@ def test_a_sync_that_was_killed_is_gone_on_with_by_two_at_once(tmp_path, monkeyp
     command = [sys.executable, "-m", "runner", "--root", str(tmp_path / "runs"), "sync", "tiny"]
     with serving() as service:
         login(monkeypatch, service)
-        took, real = threading.Event(), service._stream
+        took, died, real = threading.Event(), threading.Event(), service._stream
 
         def take_half(served, chunk):
             history = (chunk.get("files") or {}).get("wandb-history.jsonl")
             if history and not took.is_set():
                 real(served, {"files": {"wandb-history.jsonl": {**history, "content": history["content"][:2]}}})
                 took.set()
+            # What it did not take it does not acknowledge: else the sync would be done.
+            died.wait(60)
 
         monkeypatch.setattr(service, "_stream", take_half)
         first = psutil.Popen(command, stdout=subprocess.PIPE)
@@ -160,6 +162,7 @@ def test_a_sync_that_was_killed_is_gone_on_with_by_two_at_once(tmp_path, monkeyp
         for process in [*first.children(recursive=True), first]:
             process.kill()
         first.communicate()
+        died.set()
         (served,) = service.runs.values()
         there = len(served.rows)
         assert 0 < there < 4 and read_note(run)["digest"] is None
