@@ -153,8 +153,9 @@ def test_a_sync_that_was_killed_is_gone_on_with_by_two_at_once(tmp_path, monkeyp
             if history and not took.is_set():
                 real(served, {"files": {"wandb-history.jsonl": {**history, "content": history["content"][:2]}}})
                 took.set()
-            # What it did not take it does not acknowledge: else the sync would be done.
-            died.wait(60)
+            if took.is_set():
+                # What it did not take it does not acknowledge: else the sync would be done.
+                died.wait(60)
 
         monkeypatch.setattr(service, "_stream", take_half)
         first = psutil.Popen(command, stdout=subprocess.PIPE)
