@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from runner.acceptance import check_cluster, check_container, check_modules, check_time
 from runner.after import jobs_to_wait_for
@@ -11,9 +12,10 @@ from runner.config import ResourcesConfig, Trial
 from runner.dispatch import Waiting, batch_script
 from runner.errors import SubmissionError
 from runner.explain import OptionError
+from runner.layout import layout
 from runner.limits import Limits, read_cluster, read_limits
 from runner.named import ResolvedTrial, list_sources
-from runner.packing import count_fitting, plan_packs
+from runner.packing import check_pack, count_fitting, plan_packs
 from runner.plan import Plan
 from runner.preflight import check_data, check_space, measure_kept
 from runner.profile import Profile, locate
@@ -53,12 +55,23 @@ def look_ahead(plan: Plan, request: Request, after: Sequence[RunDir] = ()) -> Ah
     check_space(folder, len(sent), measure_kept(folder, sent[0][0].checkpoint.keep))
     if site.cluster != "slurm":
         return Ahead(waiting=plan_waiting(after, site))
+    limits = look_at_cluster([trial.resources for trial, _ in sent], site, folder, request.profile)
+    return Ahead(limits, plan_waiting(after, site))
+
+
+def look_at_cluster(kinds: Sequence[ResourcesConfig], site: Profile, folder: Path, profile: str) -> Limits:
+    """What the cluster has room for, once nothing is found that would stop trials of these kinds; writes nothing.
+
+    Raises: ConfigError, with the line of the profile, and SubmissionError for what would.
+    """
     new = folder / SUBMISSIONS / "NEW"
-    kinds = [trial.resources for trial, _ in sent]
-    packs = plan_packs(kinds, site)
-    sizes = {kinds[pack[0]]: len(pack) for pack in sorted(packs, key=len)}
-    scripts = {resources: batch_script(resources, 1, site, new, trials=size) for resources, size in sizes.items()}
     try:
+        for resources in set(kinds):
+            layout(resources.ranks, site.gpus_per_node)
+            check_pack(site, resources)
+        packs = plan_packs(kinds, site)
+        sizes = {kinds[pack[0]]: len(pack) for pack in sorted(packs, key=len)}
+        scripts = {resources: batch_script(resources, 1, site, new, trials=size) for resources, size in sizes.items()}
         check_modules(site)
         check_container(site)
         cluster = read_cluster()
@@ -66,8 +79,10 @@ def look_ahead(plan: Plan, request: Request, after: Sequence[RunDir] = ()) -> Ah
         limits = read_limits(site, len(packs), cluster)
         check_time(site, limits.longest)
     except OptionError as error:
-        raise locate(error, request.profile) from None
-    return Ahead(limits, plan_waiting(after, site))
+        if error.key.startswith("resources."):
+            raise
+        raise locate(error, profile) from None
+    return limits
 
 
 def check_sources(pairs: Sequence[tuple[Trial, ResolvedTrial]], site: Profile) -> None:

@@ -127,8 +127,8 @@ def retry(
     root: Root = None,
 ) -> None:
     """Submit again what failed, was cancelled or got lost."""
-    from runner.cancel import retry
     from runner.explain import counted
+    from runner.retry import retry
     from runner.rundir import find_target
 
     runs = find_target(existing_root(root), target)

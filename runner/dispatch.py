@@ -15,7 +15,7 @@ from runner.arrays import plan_arrays, tell_arrays
 from runner.client import UnansweredError
 from runner.code_snapshot import code_of, shell_check, shell_words
 from runner.config import ResourcesConfig
-from runner.errors import SubmissionError
+from runner.errors import ConfigError, SubmissionError
 from runner.evidence import mark
 from runner.files import append_row, check_private, in_parallel, replacing, sync_path, write_json, write_yaml
 from runner.job import NO_MORE_TIMEOUTS, ArrayJob, python_command
@@ -93,7 +93,7 @@ def send(
                 numbers.append(_send_to_slurm(elements, script, site, submission, stop_after, name))
             else:
                 _send_to_local_queue(elements, submission, code)
-        except RefusedError:
+        except (RefusedError, ConfigError):
             shutil.rmtree(submission.path)
             raise
 

@@ -36,7 +36,7 @@ from runner.rehearsal import (
     plan_events,
 )
 from runner.rundir import RunDir
-from runner.shipment import ship
+from runner.shipment import Shipment, ship
 from runner.sight import Sight
 from runner.stage import Stage, say, why
 from runner.status import read_statuses
@@ -102,7 +102,7 @@ def rehearse(
     def start(name: str, stop_after: int | None) -> RunDir:
         run = RunDir(folder / name)
         prepare(run, with_checkpoints(trial, stop_after), variant.overrides, origin)
-        ship([(site, [(run, trial.resources)])], folder, stop_after)
+        ship(Shipment(site, [(run, trial.resources)]), folder, stop_after)
         return run
 
     settings = {

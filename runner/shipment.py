@@ -1,21 +1,40 @@
 """Trials that go once more: each to where it went last, or to a place that is named."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
+from runner.ahead import Ahead, look_at_cluster
 from runner.config import ResourcesConfig
 from runner.dispatch import send
 from runner.errors import SubmissionError
 from runner.experiment import load_trial
 from runner.files import masked
+from runner.limits import Limits
 from runner.preflight import check_scheduler
 from runner.profile import Profile, load_profile
 from runner.rundir import RunDir
 from runner.submission import SubmissionDir
 
-Shipment = tuple[Profile, list[tuple[RunDir, ResourcesConfig]]]
-"""Trials of one experiment, with what each runs on, that go to one place."""
+
+@dataclass(frozen=True)
+class Shipment:
+    """Trials of one experiment that go to one place."""
+
+    site: Profile
+    members: list[tuple[RunDir, ResourcesConfig]]
+    """With what each runs on."""
+
+    place: str = ""
+    """The profile's file, or its name."""
+
+    limits: Limits | None = None
+    """Of the cluster, where they have been looked at."""
+
+    @property
+    def runs(self) -> list[RunDir]:
+        return [run for run, _ in self.members]
 
 
 def plan_shipments(
@@ -34,16 +53,29 @@ def plan_shipments(
             raise SubmissionError(f"trial {run.trial}: {place} is gone; say where with --on PROFILE")
         places.setdefault(place, []).append(run)
     # Submissions by one profile hold a copy each; what goes to one place is one shipment, so that `parallel` holds.
-    shipments: dict[Profile, list[tuple[RunDir, ResourcesConfig]]] = {}
+    shipments: dict[Profile, Shipment] = {}
     for place, members in places.items():
-        shipment = shipments.setdefault(load_profile(place), [])
-        shipment += [(run, resources.get(run) or load_trial(run.config).resources) for run in members]
-    return list(shipments.items())
+        site = load_profile(place)
+        shipment = shipments.setdefault(site, Shipment(site, [], place))
+        shipment.members.extend((run, resources.get(run) or load_trial(run.config).resources) for run in members)
+    return list(shipments.values())
 
 
-def ship(shipments: list[Shipment], folder: Path, stop_after: int | None = None) -> None:
+def check_shipment(shipment: Shipment, folder: Path) -> Shipment:
+    """As much of it as there is room for, once nothing is found that would stop it; writes nothing.
+
+    Raises: ConfigError and SubmissionError for what would.
+    """
+    site, kinds = shipment.site, [resources for _, resources in shipment.members]
+    check_scheduler(site)
+    if site.cluster != "slurm":
+        return shipment
+    limits = look_at_cluster(kinds, site, folder, shipment.place)
+    return replace(shipment, members=shipment.members[: Ahead(limits).count_fitting(kinds, site)], limits=limits)
+
+
+def ship(shipment: Shipment, folder: Path, stop_after: int | None = None) -> None:
     """Submit trials of one experiment folder again; call under its lock. `stop_after` ends each early (on Slurm)."""
-    for site, members in shipments:
-        check_scheduler(site)
-        with masked(site.umask):
-            send(members, site, folder, stop_after)
+    check_scheduler(shipment.site)
+    with masked(shipment.site.umask):
+        send(shipment.members, shipment.site, folder, stop_after, shipment.limits)

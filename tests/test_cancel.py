@@ -11,13 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runner import dispatch
-from runner.cancel import RetryPlan, cancel, plan_retry, retry, set_aside, wait_for_ending, without_lost
+from runner import dispatch, shipment
+from runner.cancel import cancel
 from runner.errors import ConfigError, SubmissionError
+from runner.experiment import load_trial
 from runner.files import append_row, write_json
 from runner.lock import locked
 from runner.profile import load_profile
 from runner.record import Record
+from runner.retry import RetryPlan, plan_retry, retry, set_aside, wait_for_ending, without_lost
 from runner.rundir import RunDir
 from runner.slurm import squeue
 from runner.status import Job, Row, read_statuses
@@ -175,6 +177,55 @@ def test_a_retry_that_cannot_read_its_files_changes_nothing(tmp_path, broken):
         retry(runs, None)
     assert runs[0].failure.exists() and runs[1].cancelled.exists()
     assert not list(tmp_path.glob("exp/*/*.1.json")) and len(runs[0].job_rows()) == 1
+
+
+def listing(run: RunDir) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+
+
+def test_a_retry_that_the_cluster_refuses_changes_nothing(tmp_path, monkeypatch):
+    """What had failed or was cancelled stays so: else the next submission would send it."""
+    first = prepare_run(tmp_path)
+    runs = [first, *(RunDir(first.path.with_name(name)) for name in ("b", "c"))]
+    for run in runs[1:]:
+        shutil.copytree(first.path, run.path)
+    write_json(runs[0].failure, FAILURE)
+    write_json(runs[1].cancelled, {"time": 0.0})
+    write_json(runs[2].failure, FAILURE)
+    place = tmp_path / "site.yaml"
+    place.write_text("cluster: local")
+    before = {run: listing(run) for run in runs}
+
+    def refuse(members, *_: object) -> None:
+        assert not any(run.failure.exists() or run.cancelled.exists() for run, _ in members)
+        append_row(runs[2].jobs, {"time": time.time(), "submission": "s", **local_job(2**22 + 1)})
+        raise dispatch.RefusedError("sbatch: Invalid qos specification")
+
+    monkeypatch.setattr(shipment, "send", refuse)
+    with pytest.raises(SubmissionError, match="Invalid qos"):
+        retry(runs, str(place), ranks=2, code="current")
+    assert all(listing(run) == before[run] for run in runs[:2])
+    assert not runs[2].failure.exists(), "of an earlier array of the same submission, which was sent"
+    assert load_trial(runs[2].config).resources.ranks == 2
+
+
+@pytest.mark.slurm
+def test_a_retry_is_refused_for_what_a_submission_would_be(slurm, tmp_path):
+    run = prepare_run(tmp_path)
+    write_json(run.failure, FAILURE)
+    before, place = listing(run), tmp_path / "site.yaml"
+    for lines, ranks, problem in (
+        ("partition: lwo", None, 'partition: "lwo" is not allowed; did you mean "low"'),
+        (
+            "gpus_per_node: 4\ntrials_per_job: 4",
+            8,
+            "trials_per_job: 4 is not allowed; a trial of 8 ranks takes 2 nodes",
+        ),
+    ):
+        place.write_text(f"cluster: slurm\n{lines}")
+        with pytest.raises(ConfigError, match=problem):
+            retry([run], str(place), ranks=ranks)
+        assert listing(run) == before and not list(run.path.parent.glob(".submissions/*"))
 
 
 def test_a_retry_of_several_submissions_is_one_for_each_profile(tmp_path, monkeypatch):

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from runner import job
-from runner.cancel import cancel, look
+from runner.cancel import cancel
 from runner.cluster_name import find_name, read_name
 from runner.errors import SubmissionError
 from runner.files import append_row, write_json
 from runner.job import ArrayJob
 from runner.orphans import settle_orphans
 from runner.plan import Found, decide
+from runner.retry import look
 from runner.status import read_statuses
 from runner.submission import SubmissionDir, describe_job
 from tests.trials import SUBMITTED, make_trial, slurm_job, start

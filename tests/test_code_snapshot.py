@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from runner import code_snapshot, launcher
-from runner.cancel import retry
 from runner.cli import run as cli
 from runner.code_changes import compare_code, summarize
 from runner.code_snapshot import code_of, digest, read_package, shell_check, shell_words, take
@@ -26,6 +25,7 @@ from runner.exactness import code_digest
 from runner.files import read_json, write_json
 from runner.job import python_command
 from runner.recode import recode
+from runner.retry import retry
 from runner.rundir import RunDir, find_trials
 from tests.checkouts import METHOD, break_the_package, double_the_loss, environment_of, make_checkout
 from tests.experiments import fingerprint, prepare_run, run_cli, train_here, write_experiment

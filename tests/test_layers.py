@@ -22,9 +22,10 @@ trial_data study search_journal search search_trial run resume saving trainer ve
 status pack_requeue after tables columns conditions differences record_cache selectors pace gpus live watch show logs
 tracebacks results plot search_report goodput advice timeline forecast embed refusals orphans plan survey preflight
 acceptance sbatch dispatch notify prepare request ahead shipment submit local_ranks reshape code_changes recode debug
-verify contract templates cancel plan_file apply trial_environment reproduce version diff report code_store json_schema
-onebox rehearsal sight stage rehearse doctor new listing site init completion cli_options cli_onebox cli_data cli_plan
-cli_goodput cli_code cli_results cli_search cli_report cli_new cli_sync cli_run cli_trials interruption cli __main__
+verify contract templates cancel retry plan_file apply trial_environment reproduce version diff report code_store
+json_schema onebox rehearsal sight stage rehearse doctor new listing site init completion cli_options cli_onebox
+cli_data cli_plan cli_goodput cli_code cli_results cli_search cli_report cli_new cli_sync cli_run cli_trials
+interruption cli __main__
 """
 ORDER = _ORDER.split()
 """Each part imports only from parts to its left; a folder is one part. A total order has no circles."""
@@ -37,7 +38,7 @@ HEAVY = ["torch", "wandb", "tensorboard", "sklearn", "matplotlib", "transformers
 _LIGHT = """
 errors paths processes faults rundir config sweep interval profile layout slurm_text client slurm cluster_name arrays
 limits wording signs causes budgets decision nodes evidence reasons record_cache conditions selectors pace gpus live
-tracebacks notify requeue provenance record status tables watch show logs differences results plot cancel prepare
+tracebacks notify requeue provenance record status tables watch show logs differences results plot cancel retry prepare
 request ahead shipment submit job local_queue pack pack_requeue packing submission ownership json_schema onebox doctor
 code_snapshot code_store diff reproduce report cli_results cli_search search_report search cli_report ledger simulate
 goodput advice timeline forecast cli_goodput new listing completion site init sync version cli

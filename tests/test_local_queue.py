@@ -16,7 +16,7 @@ import submitit
 import yaml
 
 from runner import local_queue
-from runner.cancel import cancel, retry
+from runner.cancel import cancel
 from runner.cli import run as cli
 from runner.config import ResourcesConfig
 from runner.decision import Decision
@@ -27,6 +27,7 @@ from runner.local_queue import Running, Waiting, choose, choose_gpus, work_off
 from runner.processes import is_alive, is_running
 from runner.profile import load_profile
 from runner.rank import run_rank
+from runner.retry import retry
 from runner.rundir import RunDir, find_trials
 from tests.experiments import last_step, prepare_run, run_cli, write_experiment
 from tests.slurm_cluster import GONE_SECONDS, wait_for

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from runner.cancel import set_aside
 from runner.errors import ConfigError
 from runner.files import append_row, write_json
 from runner.notify import FEW, call, main, tell, tell_ended
 from runner.processes import is_running
 from runner.profile import load_profile
+from runner.retry import set_aside
 from runner.rundir import RunDir
 from runner.status import read_statuses
 from tests.slurm_cluster import wait_for

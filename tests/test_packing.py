@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import pack_requeue, slurm
-from runner.cancel import cancel, plan_retry
+from runner.cancel import cancel
 from runner.config import ResourcesConfig
 from runner.dispatch import batch_script
 from runner.errors import ConfigError
@@ -29,6 +29,7 @@ from runner.packing import (
     trials_at_once,
 )
 from runner.profile import Profile, load_profile
+from runner.retry import plan_retry
 from runner.rundir import RunDir
 from runner.status import Job, ask_about, read_statuses
 from runner.submission import SubmissionDir

@@ -10,13 +10,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from runner.cancel import retry
 from runner.cli import run as cli
 from runner.conditions import parse_condition
 from runner.errors import SubmissionError
 from runner.files import append_row, write_json
 from runner.processes import is_alive
 from runner.record import Record, main_metric, read_end, read_record
+from runner.retry import retry
 from runner.rundir import RunDir, find_trials
 from runner.selectors import select
 from runner.status import Job, decide_state, read_statuses
