@@ -77,4 +77,6 @@ def code(
     elif not spare:
         print("nothing to delete: every snapshot has a trial, or was used within a day")
     elif confirm(f"delete {counted(len(spare), 'snapshot')}: {', '.join(each.home.name for each in spare)}?", yes):
-        delete(spare)
+        deleted = delete(spare)
+        if len(deleted) < len(spare):
+            print(f"deleted {len(deleted)}: the others were taken by a submission meanwhile")

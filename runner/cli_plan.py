@@ -1,5 +1,6 @@
 """The verbs `runner plan` and `runner apply`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,7 +42,8 @@ def plan(
     found = request.plan()
     if out is not None:
         profile = str(find_profile(on).absolute())
-        write_plan_file(out, PlanFile(experiment.absolute(), overrides or [], profile, place.absolute(), found))
+        made = PlanFile(experiment.absolute(), overrides or [], profile, place.absolute(), found, Path.cwd())
+        write_plan_file(out, made)
     if as_json:
         print_json(found.as_json())
     else:
@@ -73,6 +75,9 @@ def apply(
         if on is not None or overrides or root is not None:
             raise ConfigError(f"{target}: is a plan, which has its profile, overrides and root; leave them out")
         file = read_plan_file(target)
+        if not file.folder.is_dir():
+            raise ConfigError(f"{target}: was made in {file.folder}, which is not there; plan again")
+        os.chdir(file.folder)
         request, shown = _read(file.experiment, file.overrides, file.profile, file.root), file.plan
     else:
         if not target.exists():

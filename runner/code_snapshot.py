@@ -37,12 +37,16 @@ def read_package(package: Path = PACKAGE) -> dict[str, bytes]:
 
     Raises: ConfigError for a file that is too large to be code.
     """
-    files = {}
-    for folder, names, found in os.walk(package):
+    files, seen = {}, {os.path.realpath(package)}
+    for folder, names, found in os.walk(package, followlinks=True):
         names[:] = [name for name in names if name != "__pycache__" and name[0] != "."]
+        # Python follows links to folders, too; one that leads back to where it stands has no end.
+        real = {name: os.path.realpath(os.path.join(folder, name)) for name in names}
+        names[:] = [name for name in names if real[name] not in seen]
+        seen.update(real.values())
         for name in found:
             path = os.path.join(folder, name)
-            if name[0] == "." or name.endswith(".pyc"):
+            if name[0] == "." or name.endswith(".pyc") or not os.path.exists(path):
                 continue
             with open(path, "rb") as file:
                 content = file.read(LARGEST_FILE_BYTES + 1)

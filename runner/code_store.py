@@ -51,12 +51,14 @@ def list_snapshots(root: Path) -> list[Stored]:
     return sorted(found, key=lambda each: (-each.used, each.home.name))
 
 
-def delete(snapshots: list[Stored]) -> None:
-    """Delete snapshots; each is gone at once for whoever looks."""
-    for each in snapshots:
+def delete(snapshots: list[Stored]) -> list[Stored]:
+    """Delete snapshots, but for those that somebody has taken since they were listed; each is gone at once."""
+    spare = [each for each in snapshots if each.home.is_dir() and each.home.stat().st_mtime == each.used]
+    for each in spare:
         gone = each.home.with_name(f".{each.home.name.lstrip('.')[:12]}.{uuid.uuid4().hex}")
         each.home.rename(gone)
         shutil.rmtree(gone)
+    return spare
 
 
 def _count_names(root: Path) -> Counter[str]:

@@ -33,12 +33,15 @@ class Change:
 def find_changes(old: Any, new: Any, key: str) -> Iterator[Change]:
     """Where two values at a dotted key differ.
 
-    Keys that only one of them has do not count: another version of this program adds and drops options.
+    Keys that only one of them has do not count: another version of this program adds and drops options. But for
+    those of `tracking`, which are the mirrors.
     """
     if isinstance(old, dict) and isinstance(new, dict):
-        for name in new:
-            if name in old:
+        for name in {**old, **new}:
+            if name in old and name in new:
                 yield from find_changes(old[name], new[name], f"{key}.{name}")
+            elif key.rpartition(".")[2] == "tracking":
+                yield Change(f"{key}.{name}", old.get(name), new.get(name))
     elif canonical(old) != canonical(new):
         yield Change(key, old, new)
 

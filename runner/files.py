@@ -145,6 +145,17 @@ def replacing(path: Path, sync_folder: bool = True) -> Iterator[IO[bytes]]:
         sync_path(path.parent)
 
 
+@contextmanager
+def replacing_output(path: Path) -> Iterator[IO[bytes]]:
+    """`replacing` for a file that the user named: a link stays one, and what is there keeps its permissions."""
+    real = path.resolve() if path.is_symlink() and not _is_stream(path) else path
+    mode = stat.S_IMODE(real.stat().st_mode) if real.is_file() else None
+    with replacing(real) as file:
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
+        yield file
+
+
 def _is_stream(path: Path) -> bool:
     try:
         mode = path.stat().st_mode

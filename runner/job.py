@@ -62,9 +62,11 @@ class TrainJob:
         run = RunDir(Path(self.folder))
         if run.result.exists() or run.failure.exists() or run.cancelled.exists():
             return
+        from runner.provenance import enter_folder
         from runner.rank import run_rank
         from runner.watchdog import Limits
 
+        enter_folder(run)
         place = place_in_job(submitit.JobEnvironment())
         # What this launch prints begins here: the file may hold what an earlier launch of the job printed.
         print(mark(place.launch), file=sys.stderr, flush=True)

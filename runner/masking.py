@@ -19,6 +19,7 @@ _WELL_KNOWN = re.compile(
 _URL_USER = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@]+@")
 _URL_PASSWORD = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/\s@:]*:[^/\s@]+@")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
+_HEADER = re.compile(r"(?i)\b(authorization:\s*(bearer|basic|token)|wandb login(\s+--\S+)*)\s+\w[\w.~+/=-]{7,}")
 _ASSIGNMENT = re.compile(r"(?P<name>[+~-]*[\w.-]+)(?P<sign>\s*[=:]\s*)(?P<value>\S.*)", re.DOTALL)
 _LITERAL = re.compile(r"""(?P<name>[\w.-]+)(?P<sign>["']?\s*[=:]\s*)(?P<value>"[^"\s]{8,}"|'[^'\s]{8,}')""")
 
@@ -63,6 +64,7 @@ def holds_secret(text: str, values: list[str]) -> bool:
         any(value in text for value in values)
         or _URL_PASSWORD.search(text) is not None
         or _WELL_KNOWN.search(text) is not None
+        or _HEADER.search(text) is not None
     )
 
 

@@ -107,11 +107,16 @@ def load(family: str, name: str) -> ModuleType:
 
 def foreign_packages(trial: Trial) -> str:
     """`my-lab 0.1 (3fa9c2d1e0aa)` for each other package whose plug-ins a trial uses; the digest is of its source."""
-    groups = {"methods": [trial.method], "encoders": [trial.encoder], "schedules": [trial.schedule]}
-    groups |= {"data": [trial.data, *trial.evaluate.data.values()], "evaluation": list(trial.evaluate.probes)}
-    used = [find(family, selection.name) for family, chosen in groups.items() for selection in chosen]
+    used = [find(family, name) for family, name in plug_in_names(trial)]
     said = {f"{one} ({plugins.digest_of(one)})" for one in used if one.package != plugins.OURS}
     return ", ".join(sorted(said))
+
+
+def plug_in_names(trial: Trial) -> tuple[tuple[str, str], ...]:
+    """(family, name) of each plug-in that a trial uses."""
+    groups = {"methods": [trial.method], "encoders": [trial.encoder], "schedules": [trial.schedule]}
+    groups |= {"data": [trial.data, *trial.evaluate.data.values()], "evaluation": list(trial.evaluate.probes)}
+    return tuple((family, selection.name) for family, chosen in groups.items() for selection in chosen)
 
 
 def resolve(family: str, selection: Selection) -> Options:

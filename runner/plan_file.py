@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.errors import ConfigError
 from runner.experiment import Change
-from runner.files import replacing
+from runner.files import replacing_output
 from runner.plan import Item, Plan
 from runner.rundir import RunDir
 
@@ -27,6 +27,8 @@ class PlanFile:
 
     root: Path
     plan: Plan
+    folder: Path
+    """Where it was made: what relative paths of the experiment are relative to."""
 
 
 def write_plan_file(path: Path, file: PlanFile) -> None:
@@ -37,10 +39,11 @@ def write_plan_file(path: Path, file: PlanFile) -> None:
         "overrides": file.overrides,
         "profile": file.profile,
         "root": str(file.root),
+        "folder": str(file.folder),
         "plan": file.plan.as_json(),
     }
-    with replacing(path) as out:
-        out.write(json.dumps({**content, "sha256": _digest(content)}, indent=1, ensure_ascii=False).encode() + b"\n")
+    with replacing_output(path) as out:
+        out.write(json.dumps({**content, "sha256": _digest(content)}, indent=1).encode() + b"\n")
 
 
 def is_plan_file(path: Path) -> bool:
@@ -63,7 +66,8 @@ def read_plan_file(path: Path) -> PlanFile:
             raise ConfigError(f"{path}: does not have its sha256, so it was changed since it was written; plan again")
         root = Path(content["root"])
         plan = _read_plan(content["plan"], root)
-        return PlanFile(Path(content["experiment"]), content["overrides"], content["profile"], root, plan)
+        folder = Path(content["folder"])
+        return PlanFile(Path(content["experiment"]), content["overrides"], content["profile"], root, plan, folder)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(f"{path}: is no whole plan; plan again") from None
 

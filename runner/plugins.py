@@ -81,12 +81,14 @@ def summary_of(plug_in: PlugIn) -> str:
 def digest_of(plug_in: PlugIn) -> str:
     """12 hex digits of the source of the whole package around a plug-in, which change with every edit of it."""
     spec = importlib.util.find_spec(plug_in.module.partition(".")[0])
-    files = [Path(spec.origin)] if spec and spec.origin else []
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        files = sorted(Path(folder).rglob("*.py"))
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
+    # A package may lie in several folders, or be a single file.
+    files = [(path.relative_to(folder), path) for folder in folders for path in sorted(folder.rglob("*.py"))]
+    if spec and spec.origin and not folders:
+        files = [(Path(Path(spec.origin).name), Path(spec.origin))]
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for name, path in files:
+        digest.update(str(name).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 

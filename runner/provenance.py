@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from runner import plugins
 from runner.code_snapshot import describe, take
-from runner.files import link, replacing, write_json
+from runner.files import link, read_json, replacing, write_json
 from runner.masking import is_secret_name, mask_command, mask_text
 from runner.rundir import RunDir
 
@@ -42,6 +43,9 @@ DIFF_FILE = "diff.patch"
 NONCE = "nonce"
 """In provenance.json, what tells a run folder from others of the same trial, at other times or in other places."""
 
+FOLDER = "folder"
+"""In provenance.json, where a trial was submitted: what relative paths of its config are relative to."""
+
 LARGEST_DIFF_BYTES = 2_000_000
 
 
@@ -65,10 +69,16 @@ def collect(command: list[str], snapshot_in: Path | None = None) -> tuple[dict[s
         "host": platform.node(),
         "platform": platform.platform(),
         "user": _user(),
-        "folder": mask_text(os.getcwd()),
+        FOLDER: mask_text(os.getcwd()),
         "environment": _kept_environment(os.environ),
     }
     return document, patch
+
+
+def enter_folder(run: RunDir) -> None:
+    """Go where a trial was submitted, if that can be seen from here: whoever starts it may stand elsewhere."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        os.chdir((read_json(run.provenance) or {})[FOLDER])
 
 
 def write_origin(run: RunDir, origin: tuple[dict[str, Any], str], like: RunDir | None = None) -> None:

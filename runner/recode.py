@@ -7,7 +7,7 @@ from runner.code_snapshot import code_of, home_of, read_package
 from runner.errors import ConfigError
 from runner.explain import counted
 from runner.files import read_json, set_aside
-from runner.provenance import DIFF_FILE, NONCE, collect, write_origin
+from runner.provenance import DIFF_FILE, FOLDER, NONCE, collect, write_origin
 from runner.rundir import RunDir
 
 
@@ -24,10 +24,10 @@ def recode(runs: list[RunDir], root: Path, command: list[str]) -> list[str]:
     before.pop(home, None)
     for members in before.values():
         for run in members:
-            nonce = (read_json(run.provenance) or {}).get(NONCE)
+            kept = {key: value for key, value in (read_json(run.provenance) or {}).items() if key in (NONCE, FOLDER)}
             for path in (run.provenance, run.path / DIFF_FILE):
                 set_aside(path)
-            write_origin(run, ({**document, NONCE: nonce}, diff))
+            write_origin(run, ({**document, NONCE: None, **kept}, diff))
     return [f"{counted(len(members), 'trial')}: {_tell(old, home)}" for old, members in before.items()]
 
 

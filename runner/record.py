@@ -208,7 +208,7 @@ def read_overrides(run: RunDir) -> dict[str, Any]:
     """What the sweep set in a trial; nothing where that cannot be read."""
     try:
         document, _ = parse_yaml(run.overrides.read_text(), str(run.overrides))
-    except (ConfigError, UnicodeDecodeError):
+    except (ConfigError, UnicodeDecodeError, FileNotFoundError):
         # Of use for columns only: `runner show` has the whole config.
         return {}
     return document if isinstance(document, dict) else {}

@@ -15,7 +15,7 @@ from runner.files import check_private, masked, remove_empty
 from runner.interval import longest_stop_seconds
 from runner.layout import layout
 from runner.lock import locked
-from runner.named import ResolvedTrial, resolve_trials
+from runner.named import ResolvedTrial, foreign_packages, plug_in_names, resolve_trials
 from runner.orphans import settle_orphans
 from runner.packing import check_pack
 from runner.plan import Plan
@@ -91,6 +91,10 @@ def read_request(path: Path, overrides: list[str], profile: str, root: Path) -> 
     cuda = has_gpus(site)
     lines = [*advice(site), *lead_advice(site, longest_stop(folder)), *sweep.advice(experiment)]
     lines += [line for _, trial in expanded for line in warnings(trial, cuda)]
+    if site.snapshot:
+        chosen = {plug_in_names(trial): trial for _, trial in expanded}
+        others = dict.fromkeys(foreign for trial in chosen.values() if (foreign := foreign_packages(trial)))
+        lines += [f"{each}: is not in the copy of the code; jobs run what is there when they start" for each in others]
     if site.cluster == "slurm":
         lines += [f"node {each.node} is left out: {each.why}" for each in bad_nodes(root.absolute())]
     return Request(experiment.name, expanded, options, site, profile, folder, tuple(dict.fromkeys(lines)))

@@ -104,7 +104,7 @@ def override(document: Document, texts: Iterable[str]) -> Document:
         if not key.isprintable() or " " in key or not all(key.split(".")):
             raise ConfigError(f"override {shown}: {show(key)} is not a dotted key; write it as in train.seed=1")
         if not value.strip():
-            raise ConfigError(f"override {shown}: has no value; write {key}=null to unset the key")
+            raise ConfigError(f"override {shown}: has no value; write {key}=null for none, where that is allowed")
         try:
             mapping = set_key(mapping, key, parse_yaml(value, f"override {shown}", numbered=False, key=key)[0])
         except OptionError as error:
@@ -132,6 +132,10 @@ def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _strings(item, f"{key}.{name}" if key else str(name))
 
 
+OF_KEYS = ("sweep.grid", "sweep.zip", "sweep.random.parameters", "sweep.search.parameters")
+"""Mappings whose keys are dotted keys themselves."""
+
+
 def set_key(mapping: dict[str, Any], key: str, value: Any, at: str = "") -> dict[str, Any]:
     """A copy with a dotted key set; only the mappings on its path are copied, the others are shared.
 
@@ -148,6 +152,8 @@ def set_key(mapping: dict[str, Any], key: str, value: Any, at: str = "") -> dict
         inner = {}
     if not isinstance(inner, dict):
         raise OptionError(place, f"{show(inner)} is not a mapping, so {show(rest)} cannot be set in it")
+    if place in OF_KEYS:
+        return {**mapping, head: {**inner, rest: value}}
     return {**mapping, head: set_key(inner, rest, value, place)}
 
 

@@ -11,17 +11,19 @@ from rich.table import Table
 from rich.text import Text
 
 from runner import nodes
+from runner.errors import ConfigError
 from runner.files import read_json
 from runner.provenance import describe_commit
 from runner.record import describe_end
 from runner.rundir import RunDir
+from runner.schema import load_yaml
 from runner.status import Ask, Row, read_statuses
 
 
 def show_trial(run: RunDir, ask: Ask | None = None) -> dict[str, Any]:
     """All that is known of a trial as one JSON document: the columns of `status`, and what lies behind."""
     (row,) = read_statuses([run], ask)
-    config, config_damage = _read(run.config, lambda path: yaml.safe_load(path.read_bytes()))
+    config, config_damage = _read(run.config, lambda path: load_yaml(path).mapping)
     provenance, provenance_damage = _read(run.provenance, read_json)
     return row.as_json() | {
         "note": row.note,
@@ -120,7 +122,7 @@ def _read(path: Path, parse: Callable[[Path], Any]) -> tuple[dict[str, Any] | No
     """The mapping in a file, or {file name: what is wrong with it} in one line."""
     try:
         document = parse(path)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         return None, {path.name: " ".join(str(error).split())}
     if not isinstance(document, dict | None):
         return None, {path.name: "it holds no mapping"}

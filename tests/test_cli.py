@@ -162,7 +162,14 @@ def test_show(runner):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("config.yaml", b"a: [1"), ("config.yaml", b"\xff\xfe\x00"), ("config.yaml", b"- 1"), ("provenance.json", b"{")],
+    [
+        ("config.yaml", b"a: [1"),
+        ("config.yaml", b"\xff\xfe\x00"),
+        ("config.yaml", b"- 1"),
+        ("config.yaml", b"a: " + b"[" * 3000),
+        ("config.yaml", b"a: &a [x, x]\nb: &b [*a, *a]\n"),
+        ("provenance.json", b"{"),
+    ],
 )
 def test_show_says_what_is_damaged_and_goes_on(runner, root, name, content):
     (root / "gamma" / "bb11" / name).write_bytes(content)

@@ -137,6 +137,15 @@ def test_a_sweep_and_its_copy_are_two(runner, tmp_path):
         assert len(rows) == count
 
 
+def test_a_link_stays_one_and_a_file_keeps_its_permissions(runner, tmp_path):
+    (tmp_path / "real.csv").touch(mode=0o644)
+    (tmp_path / "real.csv").chmod(0o644)
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    assert runner("results", "grid", "--csv", tmp_path / "link.csv")[0] == 0
+    assert (tmp_path / "link.csv").is_symlink() and "gamma" in (tmp_path / "real.csv").read_text()
+    assert (tmp_path / "real.csv").stat().st_mode & 0o777 == 0o644
+
+
 def test_files_for_other_programs_hold_every_trial(runner, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     assert runner("results", "grid", "--csv", tmp_path / "x.csv", "--parquet", tmp_path / "x.parquet")[0] == 0

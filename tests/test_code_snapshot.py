@@ -18,7 +18,7 @@ from runner import code_snapshot, launcher
 from runner.cli import run as cli
 from runner.code_changes import compare_code, summarize
 from runner.code_snapshot import code_of, digest, read_package, shell_check, shell_words, take
-from runner.code_store import YOUNG_SECONDS, list_snapshots
+from runner.code_store import YOUNG_SECONDS, delete, list_snapshots
 from runner.doctor import check_code
 from runner.errors import ConfigError
 from runner.exactness import code_digest
@@ -68,6 +68,18 @@ def test_a_snapshot_has_every_file_and_nothing_else(root, package):
     assert (
         home == root / ".code" / digest(read_package(package)) == root / ".code" / digest(read_package(home / "runner"))
     )
+
+
+def test_links_are_followed_as_python_does(package, tmp_path):
+    lab = tmp_path / "lab"
+    lab.mkdir()
+    (lab / "own.py").write_text("b = 2\n")
+    (package / "linked").symlink_to(lab)
+    (lab / "round").symlink_to(package)
+    (package / "methods" / "gone.py").symlink_to(tmp_path / "nothing")
+    files = read_package(package)
+    assert files["linked/own.py"] == b"b = 2\n"
+    assert not any("round" in name or "gone" in name for name in files)
 
 
 def test_its_name_is_that_of_the_code_in_the_facts_of_a_checkpoint(root):
@@ -288,6 +300,9 @@ def test_only_what_no_trial_needs_is_deleted_and_only_with_consent(root, package
     assert cli(["code", "--prune", "--root", str(root)]) == 2 and spare.exists(), "nobody said yes"
     assert cli(["code", "--prune", "--yes", "--root", str(root)]) == 0
     assert not spare.exists() and not torn.exists() and named.exists() and young.exists()
+    (old,) = [each for each in list_snapshots(root) if each.home == young]
+    os.utime(young, (0, time.time() + 1))
+    assert delete([old]) == [] and young.exists(), "a submission has taken it meanwhile"
     now.provenance.write_text("torn")
     assert cli(["code", "--root", str(root)]) == 2
     assert "nobody knows what code it needs" in capfd.readouterr().err

@@ -30,9 +30,11 @@ from runner.job import (
     python_command,
     requeue,
 )
+from runner.preemption import Verdict
 from runner.rendezvous import Place
 from runner.rundir import RunDir
 from runner.signs import classify
+from runner.trainer import Outcome
 
 
 def raised(error: BaseException, origin: BaseException) -> BaseException:
@@ -142,6 +144,29 @@ def test_a_final_trial_is_not_trained_again(tmp_path, final):
     write_json(run.path / final, {})
     TrainJob(str(tmp_path))()
     assert not run.attempts.exists() and not (tmp_path / "tokens").exists()
+
+
+def test_a_trial_runs_in_the_folder_it_was_submitted_in(tmp_path, monkeypatch):
+    """Whoever retries it may stand elsewhere, and a relative path of its config would be of other data."""
+    submitted, elsewhere = (tmp_path / name for name in ("submitted", "elsewhere"))
+    submitted.mkdir(), elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    seen = []
+    monkeypatch.setattr(submitit, "JobEnvironment", lambda: None)
+    monkeypatch.setattr("runner.job.place_in_job", lambda _: Place())
+
+    def look(*_: object, **__: object) -> tuple[Outcome, None]:
+        seen.append(Path.cwd())
+        return Outcome(Verdict.GO_ON, 0, 0.0), None
+
+    monkeypatch.setattr("runner.rank.run_rank", look)
+    for folder in (submitted, tmp_path / "gone", None):
+        run = RunDir(tmp_path / f"run{len(seen)}")
+        run.path.mkdir()
+        write_json(run.provenance, {} if folder is None else {"folder": str(folder)})
+        monkeypatch.chdir(elsewhere)
+        TrainJob(str(run.path))()
+    assert seen == [submitted, elsewhere, elsewhere]
 
 
 BLOCKED = "import signal; print(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"

@@ -148,6 +148,9 @@ def test_new_settings_for_what_is_submitted_are_a_move():
     assert find_move(plan, plan) == ""
     slower = replace(plan, settings={"tracking": {"every_steps": 9}})
     assert find_move(plan, slower) == "file.tracking.every_steps was 5, is 9"
+    mirrored = replace(plan, settings={"tracking": {"every_steps": 5, "tensorboard": {}}})
+    assert find_move(plan, mirrored) == "file.tracking.tensorboard was null, is {}"
+    assert find_move(mirrored, plan) == "file.tracking.tensorboard was {}, is null"
     elsewhere = replace(slower, site={"partition": "b", "parallel": 2})
     assert find_move(plan, elsewhere) == "profile.partition was a, is b (+1 more)"
 
@@ -170,7 +173,8 @@ def test_a_plan_of_thousands_is_readable():
 def test_a_plan_comes_back_from_its_file_and_an_edited_one_is_refused(tmp_path):
     plan = Plan("exp", (item(), replace(GONE, run=RunDir(Path("/r/exp/bb")), changes=SLOWER)), {"tracking": {}}, {})
     plan = replace(plan, items=tuple(replace(each, run=RunDir(Path("/r/exp") / each.trial)) for each in plan.items))
-    file = PlanFile(Path("/e.yaml"), ["train.seed=1"], "/p.yaml", Path("/r"), plan)
+    # Names of files need not be text.
+    file = PlanFile(Path("/e.yaml"), ["train.seed=1"], "/p.yaml", Path("/r"), plan, Path("/bad\udcff"))
     write_plan_file(path := tmp_path / "p.json", file)
     assert read_plan_file(path) == file
     path.write_text(path.read_text().replace('"cancel"', '"nothing"'))

@@ -104,6 +104,21 @@ def test_versions_and_source_are_on_record(site, tmp_path):
     assert named.foreign_packages(validate(SETTINGS)) == "", "what is not used is no fact of a trial"
 
 
+def test_a_package_in_several_folders_is_recorded_whole(tmp_path, monkeypatch):
+    parts = [tmp_path / name / "spread" for name in ("one", "two")]
+    for part in parts:
+        part.mkdir(parents=True)
+        (part / f"{part.parent.name}.py").write_text("x = 1\n")
+        monkeypatch.syspath_prepend(str(part.parent))
+    found = []
+    for text in ("x = 1\n", "x = 2\n"):
+        for part in parts:
+            (part / f"{part.parent.name}.py").write_text(text)
+            plugins.digest_of.cache_clear()
+            found.append(plugins.digest_of(plugins.PlugIn("half", "spread.one", "spread", "0.1")))
+    assert len(set(found)) == 3, "an edit of either counts"
+
+
 def test_other_processes_find_it_too(site):
     install(site, "my-lab", {"schedules/half": HALF})
     code = "import json; from runner import named; print(json.dumps(named.names('schedules')))"

@@ -185,10 +185,11 @@ BASE = Document({"a": {"b": 1, "c": {"d": 2}}, "sweep": {"grid": {"m.g": [1]}}},
 
 def test_overrides_set_dotted_keys_by_the_same_rules():
     changed = override(BASE, ["a.b=1e-3", "a.c.e=no", "new.x={y: [1, true]}", "a.t=12:30:00", "sweep.grid.m.g=[2]"])
+    changed = override(changed, ["sweep.grid.o.lr=[1]", "sweep.zip.o.wd=[0]"])
     assert changed.mapping == {
         "a": {"b": 1e-3, "c": {"d": 2, "e": "no"}, "t": "12:30:00"},
         "new": {"x": {"y": [1, True]}},
-        "sweep": {"grid": {"m.g": [2]}},
+        "sweep": {"grid": {"m.g": [2], "o.lr": [1]}, "zip": {"o.wd": [0]}},
     }
     assert BASE.mapping["a"] == {"b": 1, "c": {"d": 2}}
     assert changed.where("a.b") == "override a.b=1e-3"

@@ -134,6 +134,14 @@ def test_configs_hold_no_secret(tmp_path, capfd, monkeypatch, value, way):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("line", ["curl -H 'Authorization: Bearer 9f8e7d6c5b4a' x", "wandb login 9f8e7d6c5b4a9f8e7d6c"])
+def test_a_line_of_a_profile_holds_no_login(tmp_path, line):
+    path = tmp_path / "site.yaml"
+    path.write_text(json.dumps({"cluster": "local", "setup": [line]}))
+    with pytest.raises(ConfigError, match=r"setup\.0: holds a secret"):
+        load_profile(path)
+
+
 def test_what_only_looks_like_one_is_allowed(monkeypatch):
     monkeypatch.setenv("LAB_TOKEN", SENTINEL)
     for text in (
@@ -142,6 +150,8 @@ def test_what_only_looks_like_one_is_allowed(monkeypatch):
         "git@example.org:x/y",
         "https://me@host/x",
         "bearer of news",
+        "wandb login --relogin",
+        "authorization: none",
     ):
         assert not holds_secret(text, secret_values())
 

@@ -341,11 +341,13 @@ def test_a_hook_may_break_off_an_epoch_or_the_run(tmp_path):
     assert checkpoint.load(run, Group(), lineage.newest_valid(run)[0], []).shared["skipped"] == 1 + 4
 
 
-def test_a_method_that_says_it_never_breaks_off_must_not(tmp_path, monkeypatch):
+def test_a_method_that_says_it_never_breaks_off_must_not(tmp_path):
     run = prepare_run(tmp_path, **BROKEN_OFF)
-    with breaking_off(0), pytest.raises(ConfigError, match="SCL: a hook raised BreakEpoch or BreakAllEpochs"):
-        monkeypatch.setattr(SCL, "may_break_off", False)
-        train_here(run)
+    # Undone in the reverse order: else what this puts back would outlive the test.
+    with breaking_off(0), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SCL, "may_break_off", False)
+        with pytest.raises(ConfigError, match="SCL: a hook raised BreakEpoch or BreakAllEpochs"):
+            train_here(run)
 
 
 def train_until_broken_off(group: Group, folder: str, signals: list[int]) -> list[str]:

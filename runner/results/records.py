@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import ConfigError
-from runner.files import replacing
+from runner.files import replacing_output
 from runner.results.compare import Pairs
 from runner.results.groups import Setting
 from runner.results.statistics import Spread
@@ -99,7 +99,7 @@ def write_parquet(path: Path, records: Records) -> None:
 def write_file(path: Path, content: bytes) -> None:
     """Write a file the user named. Raises: ConfigError when it cannot be written."""
     try:
-        with replacing(path) as file:
+        with replacing_output(path) as file:
             file.write(content)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
