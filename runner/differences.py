@@ -10,6 +10,7 @@ from typing import Any
 
 from runner.errors import ConfigError
 from runner.experiment import OUTSIDE_IDENTITY
+from runner.files import read_whole
 from runner.grouped_yaml import split_text
 from runner.record import find_flaw
 from runner.rundir import RunDir
@@ -110,8 +111,8 @@ def read_configs(runs: list[RunDir]) -> list[dict[str, Any]]:
 def split_groups(run: RunDir) -> dict[str, str]:
     """The text of config.yaml by top-level key; nothing where it cannot be read, or is not as it was written."""
     try:
-        content = run.config.read_bytes()
-    except OSError:
+        content = read_whole(run.config)
+    except (OSError, ValueError):
         return {}
     return {} if find_flaw(content) else split_text(content.decode())
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from runner import named
 from runner.batch import Batch
 from runner.dataset import Records, Split
+from runner.errors import NonFiniteLossError
 from runner.facts import Facts
 from runner.faults import NO_FAULTS, Faults
 from runner.features import extract_features
@@ -77,6 +78,7 @@ def evaluate(
         for data_name, test in tests.items():
             with suppress(BreakEpoch):  # a hook leaves this data set out
                 unknown = extract(test)
+                check_finite(unknown.features, data_name)
                 for name, config in probes.items():
                     probe, given = named.load("evaluation", name), unknown
                     if hasattr(config, "samples") and hasattr(config, "views"):
@@ -94,6 +96,13 @@ def evaluate(
         wish(method.after_eval)
         raise
     return metrics, heed(method, "after_eval", group) == BREAK_ALL or is_enough
+
+
+def check_finite(features_ND: Tensor, data: str) -> None:
+    """Raise NonFiniteLossError for features of which a probe would make some number all the same."""
+    if not bool(features_ND.isfinite().all()):
+        count = int((~features_ND.isfinite().all(dim=1)).sum())
+        raise NonFiniteLossError(f"the features of {count} of {len(features_ND)} samples of {data} became nan or inf")
 
 
 def heed(method: Method, hook: str, group: Group, *index: int) -> int:

@@ -64,7 +64,12 @@ def extract_features(
     def embed(first: int, last: int) -> dict[str, Tensor]:
         batch = make_batch(data, torch.arange(first, last), group.device)
         with nullcontext() if precision is None else precision.autocast():
-            return {name: output.float() for name, output in method.embed(batch).items()}
+            outputs = {name: output.float() for name, output in method.embed(batch).items()}
+        for name, output in outputs.items():
+            if len(output) != last - first:
+                problem = f"embed gives {len(output)} rows of {name} for {last - first} samples"
+                raise ValueError(f"{type(method).__name__}: {problem}; it must give one each")
+        return outputs
 
     pieces: list[dict[str, Tensor]] = []
     with torch.no_grad(), evaluating(method):

@@ -52,13 +52,27 @@ def check_private(folder: Path, top: Path) -> None:
         raise ConfigError(problem)
 
 
+def read_whole(path: Path) -> bytes:
+    """The content of a file. Raises: OSError; ValueError, naming it, for a folder, or a pipe that awaits a writer."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path}: is no regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The document, or None when the file does not exist. Raises: ValueError, naming it, without a JSON mapping."""
     try:
-        document = json.loads(path.read_bytes())
+        content = read_whole(path)
     except FileNotFoundError:
         return None
-    except ValueError:
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
         raise ValueError(f"{path}: holds no JSON") from None
     if not isinstance(document, dict):
         raise ValueError(f"{path}: holds no mapping")
@@ -68,8 +82,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file; what is none, such as a line torn by a kill, is left out."""
     try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
+        lines = read_whole(path).split(b"\n")
+    except (FileNotFoundError, ValueError):
         return []
     rows = []
     for line in lines:

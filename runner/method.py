@@ -176,11 +176,18 @@ def check_request(method: Method) -> None:
 
 def name_losses(losses: Losses) -> dict[str, Tensor]:
     """One tensor is `loss`; a list becomes loss_0, loss_1, ...; a dict keeps its names."""
+    if not isinstance(losses, Tensor | dict | list | tuple):
+        problem = f"compute_loss returned {type(losses).__name__}"
+        raise TypeError(f"{problem}; must be a scalar tensor, or a list or a dict of them")
     if isinstance(losses, Tensor):
-        return {"loss": losses}
+        losses = {"loss": losses}
     named = losses if isinstance(losses, dict) else {f"loss_{index}": loss for index, loss in enumerate(losses)}
     if not named:
         raise ValueError("compute_loss returned no loss at all")
+    for name, loss in named.items():
+        if not isinstance(loss, Tensor) or loss.ndim:
+            given = f"{tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise TypeError(f"compute_loss: {name} is {given}; must be a tensor without dimensions")
     if len(named) > 1 and "loss" in named:
         raise ValueError('compute_loss: "loss" is the name of the sum; give its parts other names')
     return named if len(named) > 1 else {"loss": next(iter(named.values()))}

@@ -97,7 +97,10 @@ def write_origin(run: RunDir, origin: tuple[dict[str, Any], str], like: RunDir |
 def describe_commit(provenance: dict[str, Any]) -> str | None:
     """The commit that the code was, in words; None where it was no git checkout."""
     git = provenance.get("git") or {}
-    return f"{git['sha']}{', changed since (diff.patch)' if git.get('dirty') else ''}" if git.get("sha") else None
+    if not git.get("sha"):
+        return None
+    changed = f", changed since ({DIFF_FILE})" if git.get("diff") else ", with files that git does not know"
+    return f"{git['sha']}{changed if git.get('dirty') else ''}"
 
 
 def _kept_environment(environment: Mapping[str, str]) -> dict[str, str]:

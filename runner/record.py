@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.errors import ConfigError
-from runner.files import read_json
+from runner.files import read_json, read_whole
 from runner.rundir import RunDir
 from runner.strict_yaml import parse_yaml
 
@@ -92,7 +92,7 @@ def read_record(run: RunDir) -> Record:
         flaw="; ".join(filter(None, [record.flaw, _config_flaw(run)])),
         overrides=read_overrides(run) if "overrides.yaml" in there else {},
         step=result["step"] if result else _step(run, attempts, logged, "checkpoints" in there),
-        metrics=result["metrics"] if result else {name: x for name, x in logged.items() if "/" in name},
+        metrics=result["metrics"] if result else {k: x for k, x in logged.items() if "/" in k and _is_number(x)},
         updated=max((there[name].stat().st_mtime for name in _DATED if name in there), default=None),
     )
 
@@ -118,9 +118,11 @@ def find_flaw(config: bytes) -> str:
 
 def _config_flaw(run: RunDir) -> str:
     try:
-        return find_flaw(run.config.read_bytes())
+        return find_flaw(read_whole(run.config))
     except FileNotFoundError:
         return ""
+    except ValueError:
+        return "config.yaml is no regular file"
     except OSError as error:
         return f"config.yaml cannot be read: {error.strerror}"
 
@@ -148,6 +150,9 @@ def _read_end(run: RunDir, there: Container[str], is_whole: bool) -> Record:
     if result is not None and not (isinstance(result["step"], int) and isinstance(result["metrics"], dict)):
         damaged.append(f"{run.path / 'result.json'}: its step is no number, or its metrics are no mapping")
         result = None
+    if result is not None and (wrong := [name for name, x in result["metrics"].items() if not _is_number(x)]):
+        damaged.append(f"{run.path / 'result.json'}: {wrong[0]} is no number")
+        result = None
     if result is not None and not is_whole:
         return Record(result=result)
     failure = document("failure.json")
@@ -166,6 +171,10 @@ def _read_end(run: RunDir, there: Container[str], is_whole: bool) -> Record:
         attempts=attempts,
         job=jobs[-1] if jobs else None,
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _let_go(run: RunDir) -> str | None:
@@ -207,8 +216,8 @@ def describe_end(row: dict[str, Any]) -> str:
 def read_overrides(run: RunDir) -> dict[str, Any]:
     """What the sweep set in a trial; nothing where that cannot be read."""
     try:
-        document, _ = parse_yaml(run.overrides.read_text(), str(run.overrides))
-    except (ConfigError, UnicodeDecodeError, FileNotFoundError):
+        document, _ = parse_yaml(read_whole(run.overrides).decode(), str(run.overrides))
+    except (ConfigError, ValueError, FileNotFoundError):
         # Of use for columns only: `runner show` has the whole config.
         return {}
     return document if isinstance(document, dict) else {}
@@ -226,7 +235,9 @@ def _last_metrics(run: RunDir) -> dict[str, Any]:
 
 
 def read_tail(run: RunDir) -> bytes:
-    """The end of metrics.jsonl, which may begin within a row."""
+    """The end of metrics.jsonl, which may begin within a row; nothing of what is no file."""
+    if not run.metrics.is_file():
+        return b""
     with run.metrics.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL_BYTES))

@@ -60,7 +60,17 @@ def build_split(name: str, options: Options, split: str, tokenizer: str | None, 
     source = named.load("data", name)
     more = {"tokenizer": tokenizer} if getattr(source, "TOKENIZES", False) else {}
     built: Split = source.build(options, split, **more)
+    check_whole(name, split, built)
     return built if normalise else unnormalised(built)
+
+
+def check_whole(name: str, split: str, data: Split) -> None:
+    """Raise DataError for a part of a data set that nothing can be made of."""
+    if len(data) == 0:
+        raise DataError(f"data {name}: its {split} part has no samples")
+    if isinstance(data, ImageSet) and not len(data.mean) == len(data.std) == data.inputs:
+        given = f"mean has {len(data.mean)} values and std {len(data.std)}"
+        raise DataError(f"data {name}: the images of its {split} part have {data.inputs} channels, and {given}")
 
 
 def unnormalised(data: Split) -> Split:

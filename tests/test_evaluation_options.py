@@ -9,7 +9,7 @@ import torch
 from runner import named
 from runner.dataset import ImageSet, Records
 from runner.decoded import map_pixels
-from runner.errors import ConfigError
+from runner.errors import ConfigError, DataError
 from runner.evaluate import check_probes
 from runner.experiment import load_experiment, load_trial
 from runner.export import export
@@ -20,7 +20,7 @@ from runner.loader import fetch, hold_out, plain_batch, train_batch
 from runner.method import Method
 from runner.named import resolve_trials
 from runner.sweep import trials
-from runner.trial_data import build_data, check_alike
+from runner.trial_data import build_data, check_alike, check_whole
 from tests.experiments import fingerprint, prepare_run, run_cli, train_here, train_on_ranks, write_experiment
 
 SHORT = {"train": {"steps": 6}, "schedule": {"warmup_steps": 0}, "data": {"limit": 128}, "tracking": {"every_steps": 2}}
@@ -302,6 +302,16 @@ def test_the_labels_of_each_data_set_are_checked():
     ):
         with pytest.raises(ConfigError, match=message):
             check_probes(Plain(), probes, train, {"test": test, "more": more}, Group())
+
+
+def test_a_part_of_which_nothing_can_be_made_is_told_in_one_line():
+    images = torch.zeros(4, 3, 2, 2, dtype=torch.uint8)
+    whole = ImageSet(images, None, (), (0.5,) * 3, (0.5,) * 3)
+    check_whole("mine", "test", whole)
+    with pytest.raises(DataError, match=r"^data mine: its test part has no samples$"):
+        check_whole("mine", "test", whole.subset(torch.arange(0)))
+    with pytest.raises(DataError, match=r"its test part have 3 channels, and mean has 1 values and std 1$"):
+        check_whole("mine", "test", replace(whole, mean=(0.5,), std=(0.5,)))
 
 
 def test_data_that_the_model_cannot_read_are_refused_before_the_training():

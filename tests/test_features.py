@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from runner.dataset import ImageSet, Records
+from runner.errors import NonFiniteLossError
+from runner.evaluate import check_finite
 from runner.features import extract_features
 from runner.group import Group
 from runner.method import Method
@@ -166,3 +168,21 @@ def test_records_give_every_output_by_name():
     assert torch.equal(found.features[:, 1:], torch.tensor([[1, 1, 0], [0, 0, 1], [4, 0, 0]]).float())
     assert torch.equal(found.others["scores"], torch.tensor([[2.0], [1.0], [4.0]]))
     assert torch.equal(found.labels, labels) and found.data is records
+
+
+class Few(Toy):
+    """A mistake that broadcasting would hide: one row for all samples, against which any label may be compared."""
+
+    def encode(self, images_BCHW):
+        return super().encode(images_BCHW)[:1]
+
+
+def test_each_sample_has_a_row():
+    with pytest.raises(ValueError, match="Few: embed gives 1 rows of features for 4 samples; it must give one each"):
+        extract_features(Few(), make_images(6), Group(), 4)
+
+
+def test_features_that_are_no_numbers_are_not_scored():
+    check_finite(torch.zeros(3, 2), "test")
+    with pytest.raises(NonFiniteLossError, match="the features of 1 of 3 samples of test became nan or inf"):
+        check_finite(torch.tensor([[0.0, 1.0], [torch.nan, 0.0], [1.0, 1.0]]), "test")

@@ -88,6 +88,14 @@ def test_measurements_are_logged_beside_the_losses():
 
 
 def test_parts_in_16_bits_are_summed_in_32():
+    for losses, told in (
+        (None, "compute_loss returned NoneType; must be a scalar tensor, or a list or a dict of them"),
+        (0.5, "compute_loss returned float"),
+        ({"kl": 0.5}, "compute_loss: kl is float; must be a tensor without dimensions"),
+        (torch.zeros(4), r"compute_loss: loss is \(4,\); must be"),
+    ):
+        with pytest.raises(TypeError, match=told):
+            name_losses(losses)
     parts = name_losses([torch.tensor(256.0, dtype=torch.bfloat16), torch.tensor(0.5, dtype=torch.bfloat16)])
     method = Method()
     method.compute_loss = lambda batch, step: parts

@@ -26,7 +26,10 @@ def run(tmp_path):
     code = run.path.parents[1] / ".code" / "0123456789ab"
     (code / "runner").mkdir(parents=True)
     provenance = {"snapshot": {"code": code.name}, "folder": str(tmp_path), "executable": "/no/such/python"}
-    write_json(run.provenance, provenance | {"packages": {"torch": "1.0"}, "git": {"sha": "c0ffee", "dirty": True}})
+    write_json(
+        run.provenance,
+        provenance | {"packages": {"torch": "1.0"}, "git": {"sha": "c0ffee", "dirty": True, "diff": "diff.patch"}},
+    )
     return run
 
 

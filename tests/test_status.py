@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -446,6 +447,31 @@ def test_a_damaged_config_has_a_note_and_no_columns(tmp_path):
     ]
     assert [column.header for column in status_table(rows).columns][:3] == ["trial", "seed", "state"]
     assert select(runs, [parse_condition("train.seed=1")]) == [runs[1]], "the sweep set it, whatever became of the file"
+
+
+def odd_pipe(path):
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "overrides.yaml", "result.json", "metrics.jsonl", "attempts.jsonl"])
+@pytest.mark.parametrize("make", [odd_pipe, Path.mkdir], ids=["a pipe", "a folder"])
+@pytest.mark.parametrize("verb", ["status", "results", "report", "goodput"])
+def test_one_odd_file_hides_no_other_trial(tmp_path, capsys, verb, make, name):
+    """What waits for a writer is not waited for: run folders may be of others."""
+    runs = [
+        make_trial(tmp_path, f"t{seed}", overrides={"train.seed": seed}, result={"test/f1": 0.5}) for seed in (0, 1)
+    ]
+    (runs[0].path / name).unlink(missing_ok=True)
+    make(runs[0].path / name)
+    assert cli([verb, "exp", "--root", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and (verb == "report" or "t1" in out)
+
+
+def test_a_metric_that_is_no_number_is_damage(tmp_path):
+    run = make_trial(tmp_path, "a", result={"test/f1": "0.5"})
+    (row,) = read_statuses([run], slurm_is_silent)
+    assert row.state != "done" and "test/f1 is no number" in row.note
 
 
 def test_who_is_shown_alone_still_has_its_settings(tmp_path):

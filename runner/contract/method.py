@@ -108,6 +108,7 @@ def check_evaluation(trial: Trial) -> None:
     assert declared is None or set(declared) == set(found), f"{name}: outputs says {declared}, embed {sorted(found)}"
     for key, value in found.items():
         assert len(value) == len(plain.ids if plain.ids is not None else value), f"{name}: {key} has other rows"
+        assert key != "features" or value.isfinite().all(), f"{name}: embed gives features that are nan or inf"
         assert torch.equal(value, again[key]), f"{name}: embed gives other {key} at a second look"
         close = torch.allclose(first[key][0].float(), value[0].float(), rtol=1e-3, atol=1e-4)
         assert close, f"{name}: {key} of a sample depend on the others of its batch"
