@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -60,7 +59,6 @@ def build_split(name: str, options: Options, split: str, tokenizer: str | None, 
     source = named.load("data", name)
     more = {"tokenizer": tokenizer} if getattr(source, "TOKENIZES", False) else {}
     built: Split = source.build(options, split, **more)
-    check_whole(name, split, built)
     return built if normalise else unnormalised(built)
 
 
@@ -87,7 +85,12 @@ def build_data(trial: Trial, options: named.ResolvedTrial, device: torch.device,
     than the model's.
     """
     source, evaluate = named.load("data", trial.data.name), trial.evaluate
-    build = partial(build_split, normalise=trial.views.normalise)
+
+    def build(name: str, own: Options, split: str, tokenizer: str | None) -> Split:
+        built = build_split(name, own, split, tokenizer, normalise=trial.views.normalise)
+        check_whole(name, split, built)
+        return built
+
     train = tests = probe_train = None
     if trial.train.steps != 0 or fits(options.probes) or evaluate.on == "validation":
         train = build(trial.data.name, options.data, "train", tokenizer)
