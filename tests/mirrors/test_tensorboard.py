@@ -65,7 +65,7 @@ def test_an_open_tensorboard_forgets_what_comes_again(tmp_path):
 
 def test_without_tensorboard_a_submission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"tracking.tensorboard: is not installed; pip install 'runner\[tensorboard"):
+    with pytest.raises(ConfigError, match=r"tracking.tensorboard: is not installed; pip install -e '.\[tensorboard"):
         tensorboard.check()
     monkeypatch.undo()
     check_mirrors(TrackingConfig.model_validate({"tensorboard": {}, "wandb": {}}))

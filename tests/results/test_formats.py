@@ -103,7 +103,7 @@ def test_parquet_has_typed_columns(tmp_path):
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigError, match=r"--parquet .*x: needs pyarrow: pip install 'runner\[results\]'"):
+    with pytest.raises(ConfigError, match=r"--parquet .*x: needs pyarrow: pip install -e '.\[results\]'"):
         write_parquet(tmp_path / "x", trial_records(sweep()))
 
 
