@@ -59,7 +59,7 @@ class TrainJob:
     """Ends the trial early, for rehearsals."""
 
     def __call__(self) -> None:
-        run = RunDir(Path(self.folder))
+        run = RunDir(Path(self.folder).absolute())
         if run.result.exists() or run.failure.exists() or run.cancelled.exists():
             return
         from runner.provenance import enter_folder

@@ -91,6 +91,8 @@ def retry(
 
     if profile is not None:
         load_profile(profile)
+    # A job starts in the folder that its trial was first submitted in.
+    runs = [RunDir(run.path.absolute()) for run in runs]
     wait_for_ending(runs, patience_seconds)
     total = RetryPlan()
     for folder in dict.fromkeys(run.path.parent for run in runs):

@@ -241,7 +241,9 @@ def test_a_retry_of_several_submissions_is_one_for_each_profile(tmp_path, monkey
         append_row(run.jobs, {"time": SUBMITTED, "submission": str(place), **local_job(2**22 + 1)})
         write_json(run.failure, FAILURE)
     monkeypatch.setattr(dispatch, "start", lambda *_: psutil.Process())
-    assert retry(runs, None).runs == runs
+    monkeypatch.chdir(tmp_path)
+    # A job starts in another folder than this one.
+    assert retry([RunDir(run.path.relative_to(tmp_path)) for run in runs], None).runs == runs
     sent = [SubmissionDir(Path(run.job_rows()[1]["submission"])) for run in runs]
     assert [load_profile(each.profile).parallel for each in sent] == [3, 3, 4]
     assert sent[0] == sent[1] and sent[0].members() == runs[:2] and sent[2].members() == runs[2:]
