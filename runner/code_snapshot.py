@@ -37,13 +37,9 @@ def read_package(package: Path = PACKAGE) -> dict[str, bytes]:
 
     Raises: ConfigError for a file that is too large to be code.
     """
-    files, seen = {}, {os.path.realpath(package)}
+    files = {}
     for folder, names, found in os.walk(package, followlinks=True):
-        names[:] = [name for name in names if name != "__pycache__" and name[0] != "."]
-        # Python follows links to folders, too; one that leads back to where it stands has no end.
-        real = {name: os.path.realpath(os.path.join(folder, name)) for name in names}
-        names[:] = [name for name in names if real[name] not in seen]
-        seen.update(real.values())
+        names[:] = sorted(name for name in names if name != "__pycache__" and name[0] != "." and _is_code(folder, name))
         for name in found:
             path = os.path.join(folder, name)
             if name[0] == "." or name.endswith(".pyc") or not os.path.exists(path):
@@ -55,6 +51,15 @@ def read_package(package: Path = PACKAGE) -> dict[str, bytes]:
                 raise ConfigError(f"{path}: {limit}, since submissions copy it; move it out of the package")
             files[os.path.relpath(path, package)] = content
     return dict(sorted(files.items()))
+
+
+def _is_code(folder: str, name: str) -> bool:
+    """Whether a folder is to be copied: of links those to packages, which Python follows, too, and that have an end."""
+    path = os.path.join(folder, name)
+    if not os.path.islink(path):
+        return True
+    leads_back = Path(path).resolve() in {above.resolve() for above in (Path(folder), *Path(folder).parents)}
+    return os.path.exists(os.path.join(path, "__init__.py")) and not leads_back
 
 
 def digest(files: dict[str, bytes]) -> str:

@@ -30,14 +30,7 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _check_data_name(name: str) -> str:
-    if "." in _check_name(name):
-        raise ValueError("must have no dot: it is a part of dotted keys")
-    return name
-
-
 Name = Annotated[str, AfterValidator(_check_name)]
-DataName = Annotated[str, AfterValidator(_check_data_name)]
 """A name that is safe as a folder, a job name and a part of a command line."""
 
 
@@ -198,7 +191,7 @@ class EvaluateConfig(Options):
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """How much of the training data is held out by `on: validation` where the data set has no such part itself."""
 
-    data: dict[DataName, Selection] = Field(default_factory=dict)
+    data: dict[Name, Selection] = Field(default_factory=dict)
     """More data sets whose test parts are evaluated too, by the name their metrics get."""
 
     @model_validator(mode="after")

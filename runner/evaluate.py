@@ -75,6 +75,8 @@ def evaluate(
     try:
         obey(heed(method, "before_eval", group))
         known = extract(train) if train is not None and fits(probes) else None
+        if known is not None:
+            check_finite(known.features, "the training set")
         for data_name, test in tests.items():
             with suppress(BreakEpoch):  # a hook leaves this data set out
                 unknown = extract(test)
@@ -87,6 +89,7 @@ def evaluate(
                     pulse.at("evaluate.probe")
                     found = run_on_main(work, group, preemption)
                     metrics |= {f"{data_name}/{name}_{metric}": value for metric, value in found.items()}
+                    check_numbers(name, found)
     except BreakEpoch:  # it leaves out what probes are fitted on, and so all of them
         pass
     except BreakAllEpochs:
@@ -103,6 +106,13 @@ def check_finite(features_ND: Tensor, data: str) -> None:
     if not bool(features_ND.isfinite().all()):
         count = int((~features_ND.isfinite().all(dim=1)).sum())
         raise NonFiniteLossError(f"the features of {count} of {len(features_ND)} samples of {data} became nan or inf")
+
+
+def check_numbers(probe: str, found: Mapping[str, object]) -> None:
+    """Raise TypeError for what a probe gives that is no number: results are tables of numbers."""
+    for metric, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"evaluation {probe}: {metric} is {value!r}; must be a number")
 
 
 def heed(method: Method, hook: str, group: Group, *index: int) -> int:

@@ -34,13 +34,13 @@ def find_changes(old: Any, new: Any, key: str) -> Iterator[Change]:
     """Where two values at a dotted key differ.
 
     Keys that only one of them has do not count: another version of this program adds and drops options. But for
-    those of `tracking`, which are the mirrors.
+    those of `tracking`, which are the mirrors, and their options as they were typed.
     """
     if isinstance(old, dict) and isinstance(new, dict):
         for name in {**old, **new}:
             if name in old and name in new:
                 yield from find_changes(old[name], new[name], f"{key}.{name}")
-            elif key.rpartition(".")[2] == "tracking":
+            elif key.removeprefix("file.").partition(".")[0] == "tracking":
                 yield Change(f"{key}.{name}", old.get(name), new.get(name))
     elif canonical(old) != canonical(new):
         yield Change(key, old, new)
@@ -84,6 +84,11 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     if sweep is not None and not isinstance(sweep, dict):
         problem = f"{show(sweep)} is not allowed; must be a mapping, such as {{grid: {{train.seed: [0, 1]}}}}"
         raise document.locate(OptionError("sweep", problem))
+    evaluate = document.mapping.get("evaluate")
+    for data in (evaluate.get("data") or {}) if isinstance(evaluate, dict) else {}:
+        if "." in str(data):
+            problem = f"{show(data)} is not allowed; must have no dot, which is between the parts of a key"
+            raise document.locate(OptionError("evaluate.data", problem))
     try:
         name = _validated("name", canonical(base["name"])) if "name" in base else None
     except OptionError as error:

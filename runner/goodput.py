@@ -211,8 +211,8 @@ def cost_rows(interruptions: Sequence[Interruption]) -> Iterator[list[str]]:
             _mean(each.redone_seconds for each in some),
             f"{steps:.1f}",
             _mean(each.idle_seconds for each in some),
-            _mean(each.queue_seconds for each in some),
-            _mean(each.restart_seconds for each in some),
+            _mean([each.queue_seconds for each in some if each.is_followed] or [0.0]),
+            _mean([each.restart_seconds for each in some if each.is_followed] or [0.0]),
         ]
 
 

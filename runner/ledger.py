@@ -145,6 +145,9 @@ class Interruption:
     restart_seconds: float
     """Start-up and restoring of the launch that followed."""
 
+    is_followed: bool = True
+    """By a launch; the last of a trial is not."""
+
     @property
     def is_of_the_site(self) -> bool:
         """Whether it would have struck any trial there; else the trial or its user brought it about."""
@@ -328,4 +331,5 @@ def _interruptions(history: History, spans: list[Span]) -> Iterator[Interruption
             idle_seconds=total(index, IDLE),
             queue_seconds=total(index + 1, QUEUE),
             restart_seconds=total(index + 1, START_UP, RESTORING),
+            is_followed=not is_last,
         )

@@ -19,7 +19,8 @@ _WELL_KNOWN = re.compile(
 _URL_USER = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s@]+@")
 _URL_PASSWORD = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/\s@:]*:[^/\s@]+@")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}")
-_HEADER = re.compile(r"(?i)\b(authorization:\s*(bearer|basic|token)|wandb login(\s+--\S+)*)\s+\w[\w.~+/=-]{7,}")
+_HEADER = re.compile(r"(?i)\bauthorization:\s*(?:bearer|basic|token)\s+[\w.~+/=-]{8,}")
+_LOGIN = re.compile(r"(?P<command>\bwandb login\b[^;|&\n]*?[\s\"'])[0-9a-f]{20,}\b")
 _ASSIGNMENT = re.compile(r"(?P<name>[+~-]*[\w.-]+)(?P<sign>\s*[=:]\s*)(?P<value>\S.*)", re.DOTALL)
 _LITERAL = re.compile(r"""(?P<name>[\w.-]+)(?P<sign>["']?\s*[=:]\s*)(?P<value>"[^"\s]{8,}"|'[^'\s]{8,}')""")
 
@@ -46,6 +47,7 @@ def mask_text(text: str) -> str:
         text = text.replace(value, MASK)
     text = _URL_USER.sub(rf"\g<scheme>{MASK}@", text)
     text = _BEARER.sub(rf"\1 {MASK}", text)
+    text = _LOGIN.sub(rf"\g<command>{MASK}", text)
     text = _LITERAL.sub(_mask_assignment, text)
     return _WELL_KNOWN.sub(MASK, text)
 
@@ -65,6 +67,7 @@ def holds_secret(text: str, values: list[str]) -> bool:
         or _URL_PASSWORD.search(text) is not None
         or _WELL_KNOWN.search(text) is not None
         or _HEADER.search(text) is not None
+        or _LOGIN.search(text) is not None
     )
 
 

@@ -5,7 +5,7 @@ its own (runner/plugins.py). What else it may say:
 
 KIND                "records" where it gives or takes them; images otherwise, and of an evaluation either unless it says
 IN_BATCH_NEGATIVES  False for a method whose loss takes no negatives from the batch
-BATCH_NORM          True for a method whose head has batch norm, where the line above does not ask for two samples
+has_batch_norm      of a method's Config, where its head does: then a pass takes two samples, whatever the loss takes
 GLOBAL_VIEWS        (fewest, most or None) global views that a method looks at
 LOCAL_VIEWS         False for a method that does not look at local views
 TOKENIZES           True for a data set with a choice of tokenizers: its `build` takes the one of the model, too
@@ -163,7 +163,7 @@ def _resolve(trial: Trial, seen: dict[tuple[str, int], Any]) -> ResolvedTrial:
         module.check(method, trial.train)
     if getattr(module, "IN_BATCH_NEGATIVES", True):
         check_negatives(trial)
-    if getattr(module, "BATCH_NORM", False):
+    elif getattr(method, "has_batch_norm", False):
         check_batch_statistics(trial)
     if trial.train.steps:
         check_warmup(getattr(options.schedule, "warmup_steps", 0), trial.train.steps)

@@ -152,7 +152,7 @@ def _read_end(run: RunDir, there: Container[str], is_whole: bool) -> Record:
         result = None
     if result is not None and (wrong := [name for name, x in result["metrics"].items() if not _is_number(x)]):
         damaged.append(f"{run.path / 'result.json'}: {wrong[0]} is no number")
-        result = None
+        result = {**result, "metrics": {name: x for name, x in result["metrics"].items() if name not in wrong}}
     if result is not None and not is_whole:
         return Record(result=result)
     failure = document("failure.json")

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from runner import files
+from runner.client import UnansweredError
 from runner.code_snapshot import code_of
-from runner.dispatch import RefusedError
 from runner.errors import ConfigError, SubmissionError
 from runner.evidence import has_checkpoint, last_attempt, told_saved
 from runner.files import masked, replacing
@@ -121,7 +121,11 @@ def retry(
                         set_aside(run)
                     ship(shipment, folder)
                 total.runs.extend(shipment.runs)
-            total.refused.extend(plan.refused)
+            sent = set(total.runs)
+            left = [
+                f"{run.trial}: the queue has no room for it yet; retry later" for run in plan.runs if run not in sent
+            ]
+            total.refused.extend([*plan.refused, *left])
     return total
 
 
@@ -167,7 +171,9 @@ def _put_back_if_refused(runs: Sequence[RunDir]) -> Iterator[None]:
     before = {run: (set(os.listdir(run.path)), run.config.read_bytes(), len(run.job_rows())) for run in runs}
     try:
         yield
-    except (RefusedError, ConfigError):
+    except UnansweredError:
+        raise  # the cluster may have the job
+    except (SubmissionError, ConfigError, OSError):
         for run, (names, config, jobs) in before.items():
             if len(run.job_rows()) == jobs:
                 _put_back(run, names, config)
@@ -178,7 +184,7 @@ def _put_back(run: RunDir, names: set[str], config: bytes) -> None:
     for name in set(os.listdir(run.path)) - names:
         if aside := _ASIDE.fullmatch(name):
             (run.path / name).replace(run.path / f"{aside[1]}{aside[2]}")
-        elif name == DIFF_FILE:
+        elif name in (DIFF_FILE, run.provenance.name):
             (run.path / name).unlink()
     if run.config.read_bytes() != config:
         with replacing(run.config) as file:

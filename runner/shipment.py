@@ -5,13 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from runner.ahead import Ahead, look_at_cluster
+from runner.ahead import look_at_cluster
+from runner.arrays import tightest
 from runner.config import ResourcesConfig
 from runner.dispatch import send
 from runner.errors import SubmissionError
 from runner.experiment import load_trial
 from runner.files import masked
 from runner.limits import Limits
+from runner.packing import count_fitting
 from runner.preflight import check_scheduler
 from runner.profile import Profile, load_profile
 from runner.rundir import RunDir
@@ -71,7 +73,9 @@ def check_shipment(shipment: Shipment, folder: Path) -> Shipment:
     if site.cluster != "slurm":
         return shipment
     limits = look_at_cluster(kinds, site, folder, shipment.place)
-    return replace(shipment, members=shipment.members[: Ahead(limits).count_fitting(kinds, site)], limits=limits)
+    bound = tightest(limits.bounds)
+    fitting = len(kinds) if bound is None else count_fitting(kinds, site, bound.room)
+    return replace(shipment, members=shipment.members[:fitting], limits=limits)
 
 
 def ship(shipment: Shipment, folder: Path, stop_after: int | None = None) -> None:

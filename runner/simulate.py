@@ -227,7 +227,7 @@ def measured(total: Ledger, finished: Ledger, *, trials: int, done: int, launche
         preempt_every_hours=total.held_seconds / saved / HOUR if saved else math.inf,
         save_seconds=total.seconds[SAVING] / max(total.saves, 1),
         restart_seconds=starting + total.seconds[IDLE] / max(launches, 1),
-        queue_seconds=sum(each.queue_seconds for each in struck) / max(len(struck), 1),
+        queue_seconds=sum(each.queue_seconds for each in struck) / max(sum(each.is_followed for each in struck), 1),
         evaluation_share=total.seconds[EVALUATION] / training,
         interval=training / periodic / 60 if periodic else training / max(done, 1) / 60,
     )

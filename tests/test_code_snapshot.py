@@ -71,15 +71,19 @@ def test_a_snapshot_has_every_file_and_nothing_else(root, package):
 
 
 def test_links_are_followed_as_python_does(package, tmp_path):
-    lab = tmp_path / "lab"
-    lab.mkdir()
-    (lab / "own.py").write_text("b = 2\n")
+    lab, data = tmp_path / "lab", tmp_path / "data"
+    lab.mkdir(), data.mkdir()
+    for name in ("__init__.py", "own.py"):
+        (lab / name).write_text("b = 2\n")
+    (data / "set.bin").write_bytes(b"x")
     (package / "linked").symlink_to(lab)
+    (package / "methods" / "again").symlink_to(lab)
+    (package / "methods" / "data").symlink_to(data)
     (lab / "round").symlink_to(package)
     (package / "methods" / "gone.py").symlink_to(tmp_path / "nothing")
     files = read_package(package)
-    assert files["linked/own.py"] == b"b = 2\n"
-    assert not any("round" in name or "gone" in name for name in files)
+    assert files["linked/own.py"] == files["methods/again/own.py"] == b"b = 2\n"
+    assert not any(word in name for name in files for word in ("round/linked", "gone", "set.bin"))
 
 
 def test_its_name_is_that_of_the_code_in_the_facts_of_a_checkpoint(root):

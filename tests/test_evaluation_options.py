@@ -141,7 +141,10 @@ def test_without_a_step_weights_are_evaluated_only(tmp_path, world):
             "evaluate={probes: [knn], data: {a: {name: cifar11}}}",
             'evaluate.data.a.name: "cifar11" is not allowed; did you mean "cifar10"?',
         ),
-        ("evaluate={probes: [knn], data: {a.b: {name: cifar10}}}", "must have no dot: it is a part of dotted keys"),
+        (
+            "evaluate={probes: [knn], data: {a.b: {name: cifar10}}}",
+            'evaluate.data: "a.b" is not allowed; must have no dot',
+        ),
         ("evaluate.validation_share=0.2", "evaluate.validation_share: 0.2 needs on: validation"),
         ("method={name: simclr} views.global_views=3", '3 is not allowed; method "simclr" compares 2'),
         ("method={name: dino} views.global_views=1", '1 is not allowed; method "dino" compares at least 2'),

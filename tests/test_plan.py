@@ -151,6 +151,8 @@ def test_new_settings_for_what_is_submitted_are_a_move():
     mirrored = replace(plan, settings={"tracking": {"every_steps": 5, "tensorboard": {}}})
     assert find_move(plan, mirrored) == "file.tracking.tensorboard was null, is {}"
     assert find_move(mirrored, plan) == "file.tracking.tensorboard was {}, is null"
+    own = replace(mirrored, settings={"tracking": {"every_steps": 5, "tensorboard": {"x": 1}}})
+    assert find_move(mirrored, own) == "file.tracking.tensorboard.x was null, is 1"
     elsewhere = replace(slower, site={"partition": "b", "parallel": 2})
     assert find_move(plan, elsewhere) == "profile.partition was a, is b (+1 more)"
 

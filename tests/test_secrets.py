@@ -134,7 +134,10 @@ def test_configs_hold_no_secret(tmp_path, capfd, monkeypatch, value, way):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("line", ["curl -H 'Authorization: Bearer 9f8e7d6c5b4a' x", "wandb login 9f8e7d6c5b4a9f8e7d6c"])
+LOGINS = "curl -H 'Authorization: Bearer 9f8e7d6c5b4a' x", "wandb login --host https://x.y '9f8e7d6c5b4a9f8e7d6c'"
+
+
+@pytest.mark.parametrize("line", LOGINS)
 def test_a_line_of_a_profile_holds_no_login(tmp_path, line):
     path = tmp_path / "site.yaml"
     path.write_text(json.dumps({"cluster": "local", "setup": [line]}))
@@ -151,6 +154,7 @@ def test_what_only_looks_like_one_is_allowed(monkeypatch):
         "https://me@host/x",
         "bearer of news",
         "wandb login --relogin",
+        "wandb login beforehand",
         "authorization: none",
     ):
         assert not holds_secret(text, secret_values())

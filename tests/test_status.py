@@ -471,7 +471,7 @@ def test_one_odd_file_hides_no_other_trial(tmp_path, capsys, verb, make, name):
 def test_a_metric_that_is_no_number_is_damage(tmp_path):
     run = make_trial(tmp_path, "a", result={"test/f1": "0.5"})
     (row,) = read_statuses([run], slurm_is_silent)
-    assert row.state != "done" and "test/f1 is no number" in row.note
+    assert row.state == "done" and "test/f1 is no number" in row.note and row.record.metrics == {}
 
 
 def test_who_is_shown_alone_still_has_its_settings(tmp_path):

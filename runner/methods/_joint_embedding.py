@@ -34,6 +34,11 @@ class JointEmbeddingOptions(Options):
         """What `embed` gives."""
         return ("features", "scores") if self.online_probe else ("features",)
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the head does: between the layers of its networks."""
+        return len(self.projector_widths) > 1
+
 
 class TeacherOptions(JointEmbeddingOptions):
     momentum: float = Field(0.996, ge=0, lt=1)

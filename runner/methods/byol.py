@@ -10,13 +10,17 @@ from runner.methods._joint_embedding import SelfDistillation, TeacherOptions
 from runner.projection import build_mlp
 
 IN_BATCH_NEGATIVES = False
-BATCH_NORM = True
 GLOBAL_VIEWS, LOCAL_VIEWS = (2, 2), False
 
 
 class Config(TeacherOptions):
     predictor_hidden: int = Field(512, ge=1)
     """Width of the predictor's hidden layer."""
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """The predictor always has."""
+        return True
 
 
 def build(config: Config, encoder: nn.Module, task: Task) -> "BYOL":

@@ -13,7 +13,6 @@ from runner.method import Task
 from runner.methods._joint_embedding import SelfDistillation, TeacherOptions, Width
 
 IN_BATCH_NEGATIVES = False
-BATCH_NORM = True
 GLOBAL_VIEWS = (2, None)
 
 

@@ -12,7 +12,6 @@ from runner.methods._joint_embedding import SelfDistillation, TeacherOptions
 from runner.queue import Queue
 
 IN_BATCH_NEGATIVES = False
-BATCH_NORM = True
 GLOBAL_VIEWS, LOCAL_VIEWS = (2, 2), False
 
 

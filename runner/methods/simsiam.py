@@ -10,7 +10,6 @@ from runner.methods._joint_embedding import JointEmbedding, JointEmbeddingOption
 from runner.projection import build_mlp
 
 IN_BATCH_NEGATIVES = False
-BATCH_NORM = True
 GLOBAL_VIEWS, LOCAL_VIEWS = (2, 2), False
 
 
@@ -20,6 +19,11 @@ class Config(JointEmbeddingOptions):
 
     predictor_hidden: int = Field(128, ge=1)
     """Width of the predictor's hidden layer, narrower than the projections."""
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """The predictor always has."""
+        return True
 
 
 def build(config: Config, encoder: nn.Module, task: Task) -> "SimSiam":
