@@ -29,12 +29,14 @@ def test_processes_and_gpus_are_joined():
 
 
 def test_nvidia_smi_is_asked_in_the_background(tmp_path, monkeypatch):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(f'#!/bin/sh\ncase "$1" in *apps*) echo "{PROCESSES}";; *) echo "{GPUS}";; esac\n')
+    tool, asked = tmp_path / "nvidia-smi", tmp_path / "asked"
+    wait = f"until [ -e {asked} ]; do sleep 0.02; done"
+    tool.write_text(f'#!/bin/sh\n{wait}\ncase "$1" in *apps*) echo "{PROCESSES}";; *) echo "{GPUS}";; esac\n')
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     meter = GpuMeter()
-    assert meter.is_there and meter.look_up([12]) == []
+    assert meter.is_there and meter.look_up([12]) == [], "nothing waits for an answer"
+    asked.touch()
     wait_for(lambda: meter.look_up([12]), 30, "an answer", until=lambda gpus: gpus == [Gpu(87.0, 60.0)])
     assert meter.look_up([99]) == []
 
