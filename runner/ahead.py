@@ -12,10 +12,9 @@ from runner.config import ResourcesConfig, Trial
 from runner.dispatch import Waiting, batch_script
 from runner.errors import SubmissionError
 from runner.explain import OptionError
-from runner.layout import layout
 from runner.limits import Limits, read_cluster, read_limits
 from runner.named import ResolvedTrial, list_sources
-from runner.packing import check_pack, count_fitting, plan_packs
+from runner.packing import check_kinds, count_fitting, plan_packs
 from runner.plan import Plan
 from runner.preflight import check_data, check_space, measure_kept
 from runner.profile import Profile, locate
@@ -66,9 +65,7 @@ def look_at_cluster(kinds: Sequence[ResourcesConfig], site: Profile, folder: Pat
     """
     new = folder / SUBMISSIONS / "NEW"
     try:
-        for resources in set(kinds):
-            layout(resources.ranks, site.gpus_per_node)
-            check_pack(site, resources)
+        check_kinds(site, set(kinds))
         packs = plan_packs(kinds, site)
         sizes = {kinds[pack[0]]: len(pack) for pack in sorted(packs, key=len)}
         scripts = {resources: batch_script(resources, 1, site, new, trials=size) for resources, size in sizes.items()}

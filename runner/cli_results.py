@@ -120,7 +120,8 @@ def results(
         from runner.plot import plot_results
 
         plot_results(plot, " and ".join(sweeps), view.results, view.groups, spread=spread)
-    _write_text(view, markdown, latex)
+    if markdown is not None or latex is not None:
+        _write_text(view, markdown, latex)
     if as_json:
         print_json(view.document())
     elif markdown is None and latex is None:
@@ -213,8 +214,9 @@ def _write_text(view: "View", markdown: Path | None, latex: Path | None) -> None
     from runner.results.records import write_file
     from runner.tables import PIPED_WIDTH
 
+    sheet = view.sheet(PIPED_WIDTH)
     for file, render in ((markdown, markup.markdown), (latex, markup.latex)):
         if file == Path(STDOUT):
-            sys.stdout.write(render(view.sheet(PIPED_WIDTH)))
+            sys.stdout.write(render(sheet))
         elif file is not None:
-            write_file(file, render(view.sheet(PIPED_WIDTH)).encode())
+            write_file(file, render(sheet).encode())

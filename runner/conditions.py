@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from runner.errors import ConfigError
-from runner.strict_yaml import parse_yaml
+from runner.strict_yaml import is_number, parse_yaml
 from runner.tables import format_value, same_text
 
 SIGNS = "=!<>"
@@ -45,7 +45,7 @@ class Condition:
         """Whether a trial meets it; `found` has the trial's one value, or none where it has no such key."""
         if self.sign in _COMPARE:
             bound = self.values[0].value
-            return any(_is_number(value) and _COMPARE[self.sign](value, bound) for value in found.values())
+            return any(is_number(value) and _COMPARE[self.sign](value, bound) for value in found.values())
         return any(wanted.fits(value) for value in found.values() for wanted in self.values) == (self.sign == "=")
 
 
@@ -65,12 +65,8 @@ def parse_condition(text: str, option: str = "") -> Condition:
     values = parse_yaml(document, told, numbered=False)[0]
     if not isinstance(values, list) or not values:
         raise ConfigError(f"{told}: has no value")
-    if sign in _COMPARE and not (len(values) == 1 and _is_number(values[0])):
+    if sign in _COMPARE and not (len(values) == 1 and is_number(values[0])):
         raise ConfigError(f"{told}: {sign} needs one number")
     texts = parse_yaml(document, told, numbered=False, typed=False)[0]
     wanted = [Wanted(*pair) for pair in zip(values, texts, strict=True)]
     return Condition(text, key, "!=" if no else "=" if sign == "==" else sign, wanted)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

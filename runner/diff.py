@@ -13,7 +13,7 @@ from runner.differences import flatten
 from runner.errors import ConfigError
 from runner.files import read_json
 from runner.provenance import describe_commit
-from runner.record import find_flaw
+from runner.record import config_flaw
 from runner.rundir import RunDir
 from runner.schema import load_yaml
 from runner.status import Ask, Row, read_statuses
@@ -43,7 +43,7 @@ def diff_trials(first: RunDir, second: RunDir, ask: Ask | None = None) -> dict[s
 
 def _read_config(run: RunDir) -> dict[str, Any]:
     # What is cut off would look like so many differences.
-    if flaw := find_flaw(run.config.read_bytes() if run.config.exists() else b""):
+    if flaw := config_flaw(run):
         raise ConfigError(f"{run.experiment}/{run.trial}: {flaw}")
     return flatten(load_yaml(run.config).mapping)
 

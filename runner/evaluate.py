@@ -14,13 +14,14 @@ from runner.dataset import Records, Split
 from runner.errors import NonFiniteLossError
 from runner.facts import Facts
 from runner.faults import NO_FAULTS, Faults
-from runner.features import extract_features
+from runner.features import FrozenFeatures, extract_features
 from runner.group import Group
 from runner.heartbeat import Pulse
 from runner.loader import fetch, plain_batch, train_batch
 from runner.method import BREAK_ALL, BreakAllEpochs, BreakEpoch, Method, check_request, evaluating, wish
 from runner.preemption import Preemption
 from runner.schema import Options
+from runner.strict_yaml import is_number
 from runner.views_config import ViewsConfig
 
 POLL_SECONDS = 0.2
@@ -70,6 +71,16 @@ def evaluate(
         batches = (partial(_view_batch, views=views, seed=seed, number=number) for number in range(count))
         return torch.stack([extract(some, make_batch=make_batch).features for make_batch in batches], 1)
 
+    def run_probe(name: str, test: Split, known: FrozenFeatures | None, unknown: FrozenFeatures) -> dict[str, float]:
+        probe, config = named.load("evaluation", name), probes[name]
+        if hasattr(config, "samples") and hasattr(config, "views"):
+            unknown = unknown._replace(others={"views": extract_views(test, config.samples, config.views)})
+        work = partial(probe.run, config, known, unknown, device=group.device, seed=seed)
+        pulse.at("evaluate.probe")
+        found = run_on_main(work, group, preemption)
+        check_numbers(name, found)
+        return found
+
     metrics: dict[str, float] = {}
     is_enough = False
     try:
@@ -81,15 +92,9 @@ def evaluate(
             with suppress(BreakEpoch):  # a hook leaves this data set out
                 unknown = extract(test)
                 check_finite(unknown.features, data_name)
-                for name, config in probes.items():
-                    probe, given = named.load("evaluation", name), unknown
-                    if hasattr(config, "samples") and hasattr(config, "views"):
-                        given = unknown._replace(others={"views": extract_views(test, config.samples, config.views)})
-                    work = partial(probe.run, config, known, given, device=group.device, seed=seed)
-                    pulse.at("evaluate.probe")
-                    found = run_on_main(work, group, preemption)
+                for name in probes:
+                    found = run_probe(name, test, known, unknown)
                     metrics |= {f"{data_name}/{name}_{metric}": value for metric, value in found.items()}
-                    check_numbers(name, found)
     except BreakEpoch:  # it leaves out what probes are fitted on, and so all of them
         pass
     except BreakAllEpochs:
@@ -111,7 +116,7 @@ def check_finite(features_ND: Tensor, data: str) -> None:
 def check_numbers(probe: str, found: Mapping[str, object]) -> None:
     """Raise TypeError for what a probe gives that is no number: results are tables of numbers."""
     for metric, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not is_number(value):
             raise TypeError(f"evaluation {probe}: {metric} is {value!r}; must be a number")
 
 

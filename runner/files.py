@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -211,6 +212,12 @@ def set_aside(path: Path) -> None:
     numbers = (path.with_suffix(f".{number}{path.suffix}") for number in itertools.count(1))
     if path.exists():
         os.rename(path, next(aside for aside in numbers if not aside.exists()))
+
+
+def name_before(name: str) -> str | None:
+    """What `set_aside` made a name from; None of a name that is no such one."""
+    aside = re.fullmatch(r"(.+)\.\d+(\.\w+)", name)
+    return f"{aside[1]}{aside[2]}" if aside else None
 
 
 def sync_path(path: Path) -> None:

@@ -4,7 +4,7 @@ Trials of one kind share a job, on one node. Without `trials_per_job` each has a
 """
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -64,6 +64,13 @@ def check_pack(site: Profile, resources: ResourcesConfig) -> None:
     if site.gpus_per_job is not None and site.gpus_per_job < ranks:
         problem = f"each of the {ranks} ranks of a trial needs a GPU of its own"
         raise OptionError("gpus_per_job", f"{site.gpus_per_job} is not allowed; {problem}")
+
+
+def check_kinds(site: Profile, kinds: Iterable[ResourcesConfig]) -> None:
+    """Raise OptionError for resources that a site's nodes, or the jobs of several trials there, cannot have."""
+    for resources in kinds:
+        layout(resources.ranks, site.gpus_per_node)
+        check_pack(site, resources)
 
 
 def count_cpus(site: Profile, resources: ResourcesConfig, trials: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from runner.errors import ConfigError
 from runner.files import read_json, read_whole
 from runner.rundir import RunDir
-from runner.strict_yaml import parse_yaml
+from runner.strict_yaml import is_number, parse_yaml
 
 MAIN_METRICS = ("test/linear_top1", "test/knn_top1", "validation/linear_top1", "validation/knn_top1")
 """Shown first where a trial has several; then any other test metric, then the training loss."""
@@ -89,10 +89,10 @@ def read_record(run: RunDir) -> Record:
     logged = _last_metrics(run) if "metrics.jsonl" in there and result is None else {}
     return replace(
         record,
-        flaw="; ".join(filter(None, [record.flaw, _config_flaw(run)])),
+        flaw="; ".join(filter(None, [record.flaw, config_flaw(run)])),
         overrides=read_overrides(run) if "overrides.yaml" in there else {},
         step=result["step"] if result else _step(run, attempts, logged, "checkpoints" in there),
-        metrics=result["metrics"] if result else {k: x for k, x in logged.items() if "/" in k and _is_number(x)},
+        metrics=result["metrics"] if result else {k: x for k, x in logged.items() if "/" in k and is_number(x)},
         updated=max((there[name].stat().st_mtime for name in _DATED if name in there), default=None),
     )
 
@@ -116,7 +116,8 @@ def find_flaw(config: bytes) -> str:
     return "" if text.endswith("\n") and "\ntrain:" in f"\n{text}" else "config.yaml is cut short"
 
 
-def _config_flaw(run: RunDir) -> str:
+def config_flaw(run: RunDir) -> str:
+    """The same of a run folder's; empty where there is none, which is told otherwise."""
     try:
         return find_flaw(read_whole(run.config))
     except FileNotFoundError:
@@ -150,7 +151,7 @@ def _read_end(run: RunDir, there: Container[str], is_whole: bool) -> Record:
     if result is not None and not (isinstance(result["step"], int) and isinstance(result["metrics"], dict)):
         damaged.append(f"{run.path / 'result.json'}: its step is no number, or its metrics are no mapping")
         result = None
-    if result is not None and (wrong := [name for name, x in result["metrics"].items() if not _is_number(x)]):
+    if result is not None and (wrong := [name for name, x in result["metrics"].items() if not is_number(x)]):
         damaged.append(f"{run.path / 'result.json'}: {wrong[0]} is no number")
         result = {**result, "metrics": {name: x for name, x in result["metrics"].items() if name not in wrong}}
     if result is not None and not is_whole:
@@ -171,10 +172,6 @@ def _read_end(run: RunDir, there: Container[str], is_whole: bool) -> Record:
         attempts=attempts,
         job=jobs[-1] if jobs else None,
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _let_go(run: RunDir) -> str | None:

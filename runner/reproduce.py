@@ -18,7 +18,7 @@ from runner.experiment import load_trial
 from runner.explain import counted
 from runner.files import read_json, read_rows
 from runner.launcher import leading
-from runner.provenance import DIFF_FILE, describe_commit, package_versions
+from runner.provenance import DIFF_FILE, FOLDER, describe_commit, package_versions
 from runner.rundir import RunDir, find_trials
 from runner.search import read_told
 from runner.trial_environment import describe_differences, read_environment
@@ -93,7 +93,7 @@ def read_recipe(run: RunDir, root: Path | None = None) -> Recipe:
     """
     run = RunDir(run.path.resolve())
     provenance, told = read_json(run.provenance) or {}, read_told(run)
-    folder = Path(provenance.get("folder") or ".")
+    folder = Path(provenance.get(FOLDER) or ".")
     python = provenance.get("executable") or sys.executable
     return Recipe(
         run,

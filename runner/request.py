@@ -13,11 +13,10 @@ from runner.experiment import load_experiment, warnings
 from runner.explain import OptionError
 from runner.files import check_private, masked, remove_empty
 from runner.interval import longest_stop_seconds
-from runner.layout import layout
 from runner.lock import locked
 from runner.named import ResolvedTrial, foreign_packages, plug_in_names, resolve_trials
 from runner.orphans import settle_orphans
-from runner.packing import check_pack
+from runner.packing import check_kinds
 from runner.plan import Plan
 from runner.preflight import check_root, check_scheduler, check_shared
 from runner.profile import Profile, advice, lead_advice, load_profile
@@ -84,9 +83,7 @@ def read_request(path: Path, overrides: list[str], profile: str, root: Path) -> 
     folder = experiment_dir(root.absolute(), experiment.name)
     expanded = as_drawn(expanded, folder)
     if site.cluster == "slurm":
-        for resources in {trial.resources for _, trial in expanded}:
-            layout(resources.ranks, site.gpus_per_node)
-            check_pack(site, resources)
+        check_kinds(site, {trial.resources for _, trial in expanded})
     check_private(folder / SUBMISSIONS, folder.parent)
     cuda = has_gpus(site)
     lines = [*advice(site), *lead_advice(site, longest_stop(folder)), *sweep.advice(experiment)]

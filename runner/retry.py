@@ -1,7 +1,6 @@
 """Take stopped trials up again, from their last checkpoints."""
 
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -26,9 +25,6 @@ PATIENCE_SECONDS = 30
 """How long a retry waits for jobs that are just ending; saving takes seconds."""
 
 POLL_SECONDS = 1.0
-
-_ASIDE = re.compile(r"(.+)\.\d+(\.\w+)")
-"""What `files.set_aside` makes of a name."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +178,8 @@ def _put_back_if_refused(runs: Sequence[RunDir]) -> Iterator[None]:
 
 def _put_back(run: RunDir, names: set[str], config: bytes) -> None:
     for name in set(os.listdir(run.path)) - names:
-        if aside := _ASIDE.fullmatch(name):
-            (run.path / name).replace(run.path / f"{aside[1]}{aside[2]}")
+        if before := files.name_before(name):
+            (run.path / name).replace(run.path / before)
         elif name in (DIFF_FILE, run.provenance.name):
             (run.path / name).unlink()
     if run.config.read_bytes() != config:

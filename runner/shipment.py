@@ -80,6 +80,5 @@ def check_shipment(shipment: Shipment, folder: Path) -> Shipment:
 
 def ship(shipment: Shipment, folder: Path, stop_after: int | None = None) -> None:
     """Submit trials of one experiment folder again; call under its lock. `stop_after` ends each early (on Slurm)."""
-    check_scheduler(shipment.site)
     with masked(shipment.site.umask):
         send(shipment.members, shipment.site, folder, stop_after, shipment.limits)

@@ -68,6 +68,11 @@ def is_secret(key: str) -> bool:
     return bool(_SECRET.search(re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
 
 
+def is_number(value: Any) -> bool:
+    """Whether a plain value is one; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def show(value: Any) -> str:
     """A value in YAML's flow style, on one line of at most 80 characters."""
     text = one_line(json.dumps(value, ensure_ascii=False))

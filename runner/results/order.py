@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from runner.strict_yaml import is_number
 from runner.tables import same_text, varying_keys
 
 Item = TypeVar("Item")
@@ -25,7 +26,7 @@ def sort_by_settings(items: Iterable[Item], settings_of: Callable[[Item], dict[s
 def sort_values(values: Iterable[Any]) -> list[Any]:
     """Each value once: numbers by size, if all are numbers."""
     known = list({same_text(value): value for value in values}.values())
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
+    numbers = all(map(is_number, known))
     return sorted(known) if numbers else known
 
 
