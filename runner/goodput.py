@@ -1,7 +1,7 @@
 """What the run folders tell of where the time of trials went, and how that looks in a table."""
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from runner.ledger import (
     IDLE,
     KINDS,
     RESTORING,
+    TRAINING,
     History,
     Interruption,
     Launch,
@@ -62,7 +63,7 @@ def read_history(row: Row, now: float) -> History:
     run = row.run
     if is_closed(run):
         return History((), (), now)
-    launches = [_launch(run, *rows) for rows in _pair(run, row.record.attempts)]
+    launches = _launches(run, row.record.attempts)
     last = launches[-1] if launches else Launch()
     if row.state == "running" and last.end is None and last.readings:
         word = last.readings[-1]
@@ -104,8 +105,47 @@ def _pair(run: RunDir, rows: Sequence[Event]) -> Iterator[tuple[int | None, Even
     return ((number, start, end) for number, start, end in found)
 
 
-def _launch(run: RunDir, number: int | None, start: Event | None, end: Event | None) -> Launch:
-    readings = _readings(run, number, start, end) if number else ()
+@dataclass(frozen=True)
+class _Traces:
+    """What is left of attempts in the files of the whole trial, by attempt."""
+
+    logged: Mapping[int, Event]
+    """The last row of metrics that was not taken back."""
+
+    saved: Mapping[int, int]
+    """The furthest step from which another attempt went on."""
+
+
+def _launches(run: RunDir, rows: Sequence[Event]) -> list[Launch]:
+    paired = list(_pair(run, rows))
+    # Whoever told its end needs no traces; then a file of any length is not read.
+    told = all(_is_told(end) for _, _, end in paired)
+    traces = _Traces({}, {}) if told else _Traces(_last_logged(run), _resumed_steps(rows))
+    return [_launch(run, traces, *each) for each in paired]
+
+
+def _is_told(end: Event | None) -> bool:
+    """Whether an attempt lived to write its end itself."""
+    return end is not None and "launch" not in end
+
+
+def _last_logged(run: RunDir) -> dict[int, Event]:
+    rows = read_rows(run.metrics)
+    return {row["attempt"]: row for row in rows if isinstance(row.get("attempt"), int) and {"time", "step"} <= {*row}}
+
+
+def _resumed_steps(rows: Sequence[Event]) -> dict[int, int]:
+    steps: dict[int, int] = {}
+    for row in rows:
+        # The name of a checkpoint ends with the attempt that wrote it.
+        number = str(row.get("resumed_from")).rpartition(".")[2]
+        if row["event"] == "start" and number.isdecimal():
+            steps[int(number)] = max(row["start_step"], steps.get(int(number), 0))
+    return steps
+
+
+def _launch(run: RunDir, traces: _Traces, number: int | None, start: Event | None, end: Event | None) -> Launch:
+    readings = _readings(run, traces, number, start, end) if number else ()
     return Launch(
         attempt=number,
         readings=readings,
@@ -118,14 +158,14 @@ def _launch(run: RunDir, number: int | None, start: Event | None, end: Event | N
     )
 
 
-def _readings(run: RunDir, number: int, start: Event | None, end: Event | None) -> tuple[Reading, ...]:
+def _readings(run: RunDir, traces: _Traces, number: int, start: Event | None, end: Event | None) -> tuple[Reading, ...]:
     """The clock of an attempt up to its last word: a heartbeat, a row of metrics, what a rank said as it crashed."""
     noted = read_rows(run.readings(number))
     beat = _document(run.beat(number, 0))
     if start is not None:
         # Older folders have no clock; then nothing is known of what was before.
         noted.insert(0, {"step": start["start_step"], "kind": RESTORING, "seconds": {}, **start})
-    own = end is not None and "launch" not in end
+    own = _is_told(end)
     if own and end is not None:
         noted.append({"step": end.get("end_step") or 0, "kind": IDLE, **end})
     clock: list[Reading] = []
@@ -136,12 +176,21 @@ def _readings(run: RunDir, number: int, start: Event | None, end: Event | None) 
             clock.append(Reading(row["time"], row["step"], row["seconds"], row.get("kind", IDLE)))
     if not own:
         sightings += [(crash["time"], crash.get("step") or 0) for crash in read_crashes(run, number)]
-        rows = read_rows(run.metrics)[-1:]
-        sightings += [(row["time"], row["step"]) for row in rows if row.get("attempt") == number]
+        sightings += [(row["time"], row["step"]) for row in [traces.logged.get(number)] if row is not None]
     for moment, step in sorted(sightings):
         if clock and moment > clock[-1].time:
             clock.append(clock[-1].later(moment, step))
+    if clock and not own and (saved := traces.saved.get(number, 0)) > clock[-1].step:
+        clock.append(_at_step(clock, saved))
     return tuple(clock)
+
+
+def _at_step(clock: Sequence[Reading], step: int) -> Reading:
+    """The clock at a step that was saved after the last word: a kill may come between. At the pace until then."""
+    word = clock[-1]
+    trained = word.step - clock[0].step
+    pace = word.seconds.get(TRAINING, 0.0) / trained if trained > 0 else 0.0
+    return word.later(word.time + pace * (step - word.step), step)
 
 
 def _document(path: Any) -> Event:

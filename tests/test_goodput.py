@@ -157,6 +157,26 @@ def test_a_launch_that_was_killed_while_it_started_up_counts(tmp_path):
     assert ledger.seconds["queue"] == pytest.approx(now - 20 - SUBMITTED, abs=1)
 
 
+def test_a_launch_got_as_far_as_the_checkpoint_that_it_left(tmp_path):
+    """Killed after a save, but before a heartbeat or a row of metrics of a later step: no row is taken back then."""
+    attempts = [
+        start(1, at=10),
+        end(1, None, "killed", requeue=True, at=60, launch="7.0"),
+        {**start(2, 100, at=70), "resumed_from": "step_00000100.00001"},
+        end(2, 500, "done", at=470),
+    ]
+    metrics = [
+        {"step": 95, "time": SUBMITTED + 57.5, "attempt": 1, "train/loss": 1.0},
+        {"step": 105, "time": SUBMITTED + 75, "attempt": 2, "train/loss": 1.0},
+    ]
+    run = make_trial(tmp_path, "a", job=slurm_job(), attempts=attempts, metrics=metrics, result={"test/knn_top1": 0.5})
+    (account,) = read_accounts([Row(run, read_record(run), "done")], SUBMITTED + 1000)
+    assert (account.ledger.useful_steps, account.ledger.redone_steps) == (500, 0)
+    # 95 steps took 47.5 s, so 5 more take 2.5 s: nothing is idle until the end is noticed.
+    expected = {"queue": 10 + 10, "useful": 50 + 400}
+    assert account.ledger.seconds == pytest.approx(dict.fromkeys(KINDS, 0.0) | expected)
+
+
 def test_a_pulse_keeps_account_of_its_time(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr("runner.heartbeat.time.monotonic", lambda: clock[0])
