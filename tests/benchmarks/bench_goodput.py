@@ -31,6 +31,7 @@ from tests.experiments import run_cli, write_experiment
 
 LOOK_SECONDS = 0.1
 PATIENCE_SECONDS = 3600
+START_PATIENCE_SECONDS = 300
 REPEATS = 200
 
 
@@ -48,8 +49,8 @@ class Comparison:
     first_order: float
 
 
-def compare(folder: Path, *, trials: int, steps: int, mean_seconds: float, save_every_seconds: float) -> Comparison:
-    """Run a sweep in `folder`, each trial interrupted every `mean_seconds`."""
+def compare(folder: Path, *, trials: int, steps: int, mean_starts: float, save_every_seconds: float) -> Comparison:
+    """Run a sweep in `folder`; a launch lives `mean_starts` times what start-up takes, be the machine fast or slow."""
     root, site = folder / "runs", folder / "here.yaml"
     site.write_text(yaml.safe_dump({"cluster": "local", "parallel": 2, "max_failures": 1000}))
     path = write_experiment(
@@ -63,6 +64,7 @@ def compare(folder: Path, *, trials: int, steps: int, mean_seconds: float, save_
     done = run_cli("submit", path, "--on", site, "--root", root)
     assert done.returncode == 0, done.stderr
     runs = find_trials(root / "tiny")
+    mean_seconds = mean_starts * _await_start_up_seconds(runs)
     _interrupt(runs, mean_seconds)
     accounts = read_accounts(read_statuses(runs), time.time())
     lived = {run.trial: run.result.stat().st_mtime - run.job_rows()[0]["time"] for run in runs}
@@ -78,6 +80,15 @@ def compare(folder: Path, *, trials: int, steps: int, mean_seconds: float, save_
         exact_ratio(scenario),
         first_order_ratio(scenario),
     )
+
+
+def _await_start_up_seconds(runs: list[RunDir]) -> float:
+    """What start-up took the first launch of all."""
+    deadline = time.monotonic() + START_PATIENCE_SECONDS
+    while not (rows := [row for run in runs for row in run.attempt_rows()]):
+        assert time.monotonic() < deadline, "no launch began"
+        time.sleep(LOOK_SECONDS)
+    return float(rows[0]["seconds"]["start_up"])
 
 
 def _interrupt(runs: list[RunDir], mean_seconds: float) -> None:
@@ -116,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=4)
     parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--mean-seconds", type=float, default=20.0)
+    parser.add_argument("--mean-starts", type=float, default=2.5, help="how long a launch lives, in start-ups")
     parser.add_argument("--save-every-seconds", type=float, default=3.0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +135,7 @@ def main() -> None:
             Path(folder),
             trials=given.trials,
             steps=given.steps,
-            mean_seconds=given.mean_seconds,
+            mean_starts=given.mean_starts,
             save_every_seconds=given.save_every_seconds,
         )
     total, saved = found.ledger, sum(each.saved for each in found.ledger.interruptions)
