@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -142,8 +143,13 @@ def _run_ranks(run: RunDir, world: int, steps: int | None) -> int:
 
 def supervise(ranks: list[SpawnProcess], stragglers: Stragglers) -> None:
     """Wait until all ranks have ended; those that outlive one of them are ended."""
-    handles = {process: psutil.Process(process.pid) for process in ranks if process.is_alive()}
-    while living := [process for process in ranks if process.is_alive()]:
+    handles: dict[SpawnProcess, psutil.Process] = {}
+    for process in ranks:
+        # It may end, and be gone, right after it was seen alive.
+        with suppress(psutil.NoSuchProcess):
+            if process.is_alive():
+                handles[process] = psutil.Process(process.pid)
+    while living := [process for process in handles if process.is_alive()]:
         stragglers.look(
             [handles[process] for process in living],
             lambda: all(process.exitcode in (None, 0) for process in ranks),

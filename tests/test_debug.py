@@ -1,5 +1,6 @@
 """`runner debug`: one trial in the foreground, on one rank or several, and how its end is told."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,9 +12,10 @@ import torch
 
 from runner.attempt import Attempt
 from runner.cli import run as cli
+from runner.debug import supervise
 from runner.files import read_json, read_rows
 from runner.heartbeat import read_beats
-from runner.processes import is_running, kill
+from runner.processes import Stragglers, is_running, kill
 from runner.rundir import find_trials
 from tests.experiments import last_step, only_trial, run_cli, write_experiment
 from tests.slurm_cluster import GONE_SECONDS, wait_for
@@ -132,3 +134,11 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path, ranks):
     command = f"{words} | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert done.stdout.startswith("runner: tiny/") and done.stdout.endswith("\n141\n") and done.stderr == ""
+
+
+def test_a_rank_that_is_gone_before_it_was_looked_for_is_not_waited_for():
+    process = multiprocessing.get_context("spawn").Process(target=os.getpid)
+    process.start()
+    os.waitpid(process.pid, 0)
+    assert process.is_alive(), "multiprocessing does not know: it was not the one that waited"
+    supervise([process], Stragglers(patience_seconds=0.2, kill_seconds=5))
