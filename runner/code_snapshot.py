@@ -39,7 +39,7 @@ def read_package(package: Path = PACKAGE) -> dict[str, bytes]:
     """
     files = {}
     for folder, names, found in os.walk(package, followlinks=True):
-        names[:] = sorted(name for name in names if name != "__pycache__" and name[0] != "." and _is_code(folder, name))
+        names[:] = [name for name in names if name != "__pycache__" and name[0] != "." and _is_code(folder, name)]
         for name in found:
             path = os.path.join(folder, name)
             if name[0] == "." or name.endswith(".pyc") or not os.path.exists(path):

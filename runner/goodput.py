@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from runner import lineage
 from runner.columns import Column, fitted_table
 from runner.evidence import read_crashes
 from runner.files import read_json, read_rows
@@ -137,10 +138,9 @@ def _last_logged(run: RunDir) -> dict[int, Event]:
 def _resumed_steps(rows: Sequence[Event]) -> dict[int, int]:
     steps: dict[int, int] = {}
     for row in rows:
-        # The name of a checkpoint ends with the attempt that wrote it.
-        number = str(row.get("resumed_from")).rpartition(".")[2]
-        if row["event"] == "start" and number.isdecimal():
-            steps[int(number)] = max(row["start_step"], steps.get(int(number), 0))
+        if row["event"] == "start" and lineage.NAME.fullmatch(str(row.get("resumed_from"))):
+            step, attempt = lineage.order_of(row["resumed_from"])
+            steps[attempt] = max(step, steps.get(attempt, 0))
     return steps
 
 
@@ -176,7 +176,8 @@ def _readings(run: RunDir, traces: _Traces, number: int, start: Event | None, en
             clock.append(Reading(row["time"], row["step"], row["seconds"], row.get("kind", IDLE)))
     if not own:
         sightings += [(crash["time"], crash.get("step") or 0) for crash in read_crashes(run, number)]
-        sightings += [(row["time"], row["step"]) for row in [traces.logged.get(number)] if row is not None]
+        if last := traces.logged.get(number):
+            sightings.append((last["time"], last["step"]))
     for moment, step in sorted(sightings):
         if clock and moment > clock[-1].time:
             clock.append(clock[-1].later(moment, step))

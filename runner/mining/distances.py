@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from runner.errors import DataError
+from runner.strict_yaml import is_number
 
 Floats = NDArray[np.float64]
 
@@ -100,6 +101,6 @@ def _number(content: Any, path: Path, row: str, column: str) -> float:
         value = content[row][column]
     except (KeyError, TypeError):
         raise DataError(f"{path}: has no distance from {row} to {column}") from None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+    if not is_number(value) or not 0 <= value < float("inf"):
         raise DataError(f"{path}: from {row} to {column} is {value!r}, should be a number of at least 0")
     return float(value)

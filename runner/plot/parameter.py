@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from runner.plot.figure import add_legend, literal, new_figure, style
-from runner.plot.scene import Scene, is_number
+from runner.plot.scene import Scene, is_coordinate
 from runner.results.groups import Setting, identity, without
 from runner.results.statistics import measure
 from runner.tables import format_value, same_text
@@ -24,7 +24,7 @@ def plot_parameter(scene: Scene) -> Any:
     series: dict[Any, list[Setting]] = {}
     for group in groups:
         series.setdefault(identity(without(group.settings, key)), []).append(group)
-    joined = all(map(is_number, values))
+    joined = all(map(is_coordinate, values))
     for number, members in enumerate(series.values()):
         members = sorted(members, key=lambda group: places[same_text(group.settings.get(key))])
         xs = [places[same_text(group.settings.get(key))] for group in members]
@@ -49,7 +49,7 @@ def is_log_spaced(values: Sequence[float]) -> bool:
 
 def _set_scale(axes: Any, values: list[Any]) -> dict[str, float]:
     """Set the scale of the horizontal axis; the place of each value on it, by its text."""
-    if not all(map(is_number, values)):
+    if not all(map(is_coordinate, values)):
         axes.set_xticks(range(len(values)), [literal(format_value(value)) for value in values])
         axes.set_xlim(-0.5, len(values) - 0.5)
         return {same_text(value): float(place) for place, value in enumerate(values)}

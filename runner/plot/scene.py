@@ -9,6 +9,7 @@ from runner.plot.figure import literal
 from runner.results.groups import Setting
 from runner.results.sheet import SpreadKind
 from runner.results.statistics import Spread
+from runner.strict_yaml import is_number
 from runner.tables import describe, short_names, varying_keys
 
 _BARS = {"std": "standard deviation", "ci": "95 % confidence interval", "sem": "standard error"}
@@ -73,7 +74,7 @@ class Scene:
         if self.x is None and all("search.number" in group.settings for group in self.groups):
             return "search"
         keys = self.keys
-        one_number = len(keys) == 1 and all(is_number(group.settings.get(keys[0])) for group in done)
+        one_number = len(keys) == 1 and all(is_coordinate(group.settings.get(keys[0])) for group in done)
         return "parameter" if self.x or one_number else "settings"
 
     def axis(self) -> str:
@@ -83,12 +84,13 @@ class Scene:
         """
         if self.x is not None:
             return self.x
-        keys = [key for key in self.keys if all(is_number(group.settings.get(key)) for group in self.groups)]
+        keys = [key for key in self.keys if all(is_coordinate(group.settings.get(key)) for group in self.groups)]
         if len(keys) != 1:
             there = ", ".join(short_names(self.keys, self.known)) or "nothing"
             raise ConfigError(f"--kind parameter: --x KEY says which setting is the axis; they differ in {there}")
         return keys[0]
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_coordinate(value: Any) -> bool:
+    """Whether a setting has a place on an axis: a finite number."""
+    return is_number(value) and math.isfinite(value)

@@ -8,7 +8,7 @@ from typing import Any
 from runner.differences import read_configs
 from runner.explain import counted
 from runner.masking import mask_text
-from runner.plot.scene import is_number
+from runner.plot.scene import is_coordinate
 from runner.provenance import describe_commit
 from runner.report.html import Content, Html, element, fold, join, paragraph, table
 from runner.report.material import Material
@@ -101,7 +101,7 @@ def _name(run: Any) -> str:
 
 
 def _values(values: list[Any]) -> Html:
-    if len(values) > MOST_VALUES and all(map(is_number, values)):
+    if len(values) > MOST_VALUES and all(map(is_coordinate, values)):
         return join(f"{format_value(values[0])} to {format_value(values[-1])}")
     words = [mask_text(format_value(value)) for value in values[:MOST_VALUES]]
     more = f" and {len(values) - MOST_VALUES} more" if len(values) > MOST_VALUES else ""

@@ -8,7 +8,7 @@ from runner.explain import counted
 from runner.plot.curves import plot_curves
 from runner.plot.figure import COLORS
 from runner.plot.parameter import plot_parameter
-from runner.plot.scene import Scene, is_number
+from runner.plot.scene import Scene, is_coordinate
 from runner.plot.settings import plot_settings
 from runner.report.html import Html, element, fold, paragraph, sheet_table
 from runner.report.material import Material
@@ -90,7 +90,7 @@ def _parameters(material: Material) -> Iterator[Html]:
     if len(groups) < 2:
         return
     keys = varying_keys([group.settings for group in groups])
-    numeric = [key for key in keys if all(is_number(group.settings.get(key)) for group in groups)]
+    numeric = [key for key in keys if all(is_coordinate(group.settings.get(key)) for group in groups)]
     for place, key in enumerate(numeric[:MOST_PARAMETERS]):
         some, words = groups, f"{metric} by {key}; dots are trials, bars ± the standard deviation"
         if len({identity(without(group.settings, key)) for group in groups}) > MOST_CURVES:
